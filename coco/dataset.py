@@ -1,0 +1,28 @@
+"""COCO 2014: the names of its classes in the order of their category ids, and where its files lie."""
+from pathlib import Path
+
+from tool.dataspec import DatasetSpec
+
+COCO_CLASSES = (
+    'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light',
+    'fire hydrant', 'stop sign', 'parking meter', 'bench', 'bird', 'cat', 'dog', 'horse', 'sheep', 'cow',
+    'elephant', 'bear', 'zebra', 'giraffe', 'backpack', 'umbrella', 'handbag', 'tie', 'suitcase', 'frisbee',
+    'skis', 'snowboard', 'sports ball', 'kite', 'baseball bat', 'baseball glove', 'skateboard', 'surfboard',
+    'tennis racket', 'bottle', 'wine glass', 'cup', 'fork', 'knife', 'spoon', 'bowl', 'banana', 'apple', 'sandwich',
+    'orange', 'broccoli', 'carrot', 'hot dog', 'pizza', 'donut', 'cake', 'chair', 'couch', 'potted plant', 'bed',
+    'dining table', 'toilet', 'tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone', 'microwave', 'oven',
+    'toaster', 'sink', 'refrigerator', 'book', 'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush')
+ROOT = Path('data/coco2014')
+LISTS = Path('coco')
+
+# Of the 12-digit ids of val2014 in the order of the instances file, one a line, each ended by a newline.
+VAL_SHA256 = '7f5fb1b62b08374a29e3f5a2c88346113b31173b9cad855a562a3b68d900ce9b'
+
+
+def spec(root: Path = ROOT, lists: Path = LISTS) -> DatasetSpec:
+    """COCO 2014 in `root` (the folder with Images and Masks), its lists in `lists`."""
+    return DatasetSpec(
+        name='coco', classes=COCO_CLASSES, root=Path(root), lists=Path(lists),
+        image_template='Images/{}.jpg', mask_templates=('Masks/{}.png',),
+        train_split='train2014', val_split='val2014', score_split='train2014', preset='coco',
+        flag='coco')

@@ -1,0 +1,127 @@
+"""Score CAMs, pseudo-labels or segmentations against exact masks: mIoU and contour F.
+
+    python eval.py --what cam  --split train     mIoU over 60 background thresholds, contour F at 0.25 and at the best
+    python eval.py --what walk --split val
+    python eval.py --what seg  --split val --protocol strict
+    python eval.py --table                       every score of the run so far, one line a stage
+
+Reads exp/<run>/labels/<split>/cam or walk, or exp/<run>/results/<split>, and the masks of the split; prints a table and
+adds a record to exp/<run>/scores.json. All scores are in percent.
+
+--protocol reference scores as the published numbers were made: void pixels are left out of IoU but are background for
+contours, and a class that the truth never shows stays in the mean. --protocol strict ignores void everywhere and leaves
+such classes out. The best threshold is chosen with the truth: it is no setting that could be known beforehand.
+"""
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lib.data.imageio import read_mask
+from lib.data.labelio import read_maps
+from lib.data.registry import get_spec
+from lib.run.options import base_parser, resolve, run_script
+from lib.run.pool import map_chunks
+from lib.run.record import add_score, environment, read_scores
+from lib.run.table import evaluation_text, summary_text
+from tool.camutils import cam_label
+from tool.dataspec import DatasetSpec, Sample, check_files
+from tool.evalutils import PROTOCOLS, Curve, Scores
+
+PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
+MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags; the defaults are the published settings."""
+    parser = base_parser(__doc__)
+    group = parser.add_argument_group('evaluation')
+    group.add_argument('--what', choices=tuple(MADE_BY), default='cam', help='which output of the run is scored')
+    group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
+    group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the run\'s own')
+    group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
+    group.add_argument('--background-score', type=float, default=0.25,
+                       help='constant score of background that CAMs compete with')
+    group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
+    return parser
+
+
+def score_chunk(samples: Sequence[Sample], folder: Path, num_classes: int, protocol: str,
+                threshold: float | None, curve: bool) -> tuple[Scores, Curve | None]:
+    """Scores of some samples, and their curve over thresholds if asked for; label PNGs where threshold is None."""
+    scores, curves = Scores(num_classes, protocol), Curve(num_classes, protocol) if curve else None
+    for sample in samples:
+        truth = read_mask(sample.mask, num_classes)
+        try:
+            if threshold is None:
+                scores.add(truth, read_mask(folder / f'{sample.name}.png', num_classes))
+            else:
+                keys, cam = read_maps(folder / f'{sample.name}.npz')
+                scores.add(truth, cam_label(keys, cam, threshold))
+                if curves:
+                    curves.add(truth, keys, cam)
+        except ValueError as error:
+            raise ValueError(f'{sample.name}: {error}') from error
+    return scores, curves
+
+
+def score(samples: Sequence[Sample], folder: Path, num_classes: int, protocol: str, threshold: float | None,
+          curve: bool, workers: int) -> tuple[Scores, Curve | None]:
+    """score_chunk of all samples, shared by worker processes."""
+    total = None
+    function = partial(score_chunk, folder=folder, num_classes=num_classes, protocol=protocol, threshold=threshold,
+                       curve=curve)
+    with tqdm(total=len(samples), desc='eval', unit='image', dynamic_ncols=True, leave=False) as bar:
+        for part in map_chunks(function, samples, workers):
+            bar.update(part[0].images)
+            if total is None:
+                total = part
+                continue
+            for mine, theirs in zip(total, part):
+                if mine:
+                    mine.merge(theirs)
+    return total
+
+
+def evaluate(args: argparse.Namespace, spec: DatasetSpec, samples: Sequence[Sample], folder: Path) -> dict:
+    """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs."""
+    run = partial(score, samples, folder, spec.num_classes, args.protocol, workers=args.workers)
+    if args.what != 'cam':
+        return {'results': [run(None, False)[0].summary()]}
+    given, curve = run(args.background_score, True)
+    curve = curve.summary()
+    best = run(curve['best_threshold'], False)[0]
+    return {'results': [{'threshold': args.background_score, **given.summary()},
+                        {'threshold': curve['best_threshold'], 'best': True, **best.summary()}],
+            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}}
+
+
+def main(argv=None):
+    """Score one output of one split, or print the run's table."""
+    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    scores = args.folder / 'scores.json'
+    if args.table:
+        print(summary_text(read_scores(scores), args.run))
+        return
+    split = args.split or spec.val_split
+    kind = Path('results') / split if args.what == 'seg' else Path('labels') / spec.label_split(split) / args.what
+    folder = args.labels or args.folder / kind
+    spec.check(split, need_masks=True)
+    samples = spec.samples(split)[:args.limit]
+    ending = 'npz' if args.what == 'cam' else 'png'
+    check_files([folder / f'{sample.name}.{ending}' for sample in samples], f'{folder} lacks files of {split}',
+                f'make them with python {MADE_BY[args.what]} --dataset {args.dataset} --run {args.run} '
+                f'--split {split if args.what == "seg" else spec.label_split(split)}')
+    if args.dry_run:
+        print(f'{args.what} of {len(samples)} images ({spec.name} {split}) in {folder}')
+        return
+    record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
+              'images': len(samples), 'classes': list(spec.class_names), **evaluate(args, spec, samples, folder)}
+    print(evaluation_text(record))
+    add_score(scores, {**record, **environment()})
+
+
+if __name__ == '__main__':
+    run_script(main)

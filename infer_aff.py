@@ -1,0 +1,100 @@
+"""Refine CAMs with the affinity network's random walk: pseudo-label PNGs.
+
+    python infer_aff.py --split train_aug
+
+Reads exp/<run>/aff/model.pth, the images of the split and exp/<run>/labels/<split>/cam; writes
+exp/<run>/labels/<split>/walk/<id>.png, labels 0 (background) to the number of classes, with the VOC palette.
+"""
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib.data.datasets import InferSet
+from lib.data.imageio import write_label_png
+from lib.data.labelio import read_maps
+from lib.data.loading import single_images
+from lib.data.registry import get_spec
+from lib.net.aff import AffinityNet
+from lib.net.resnet38d import ResNet38d
+from lib.net.weights import load_network
+from lib.run import device as devices
+from lib.run.options import add_device_flags, base_parser, non_negative_int, positive_float, positive_int, resolve, run_script
+from lib.run.pool import Background
+from lib.run.record import made_by
+from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
+from tool.dataspec import check_files
+from tool.imutils import normalise, pad_to_multiple
+
+PRESETS = {
+    'voc12': {},
+    'coco': {},
+    'toy': {'width': 0.125, 'alpha': 4.0, 'beta': 16.0, 'log_steps': 5, 'amp': 'auto'},
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags; the defaults are the published settings."""
+    parser = base_parser(__doc__)
+    add_device_flags(parser)
+    group = parser.add_argument_group('random walk')
+    group.add_argument('--split', help='list of images; the default is the data set\'s training split')
+    group.add_argument('--checkpoint', type=Path, metavar='FILE',
+                       help='trained network, ours or a published one; the default is exp/<run>/aff/model.pth')
+    group.add_argument('--cams', type=Path, metavar='DIR', help='CAM files; the default is exp/<run>/labels/<split>/cam')
+    group.add_argument('--alpha', type=positive_float, default=6.0,
+                       help='power of the background score: larger gives less background')
+    group.add_argument('--beta', type=positive_float, default=8.0,
+                       help='power of the affinities: larger keeps scores closer to edges')
+    group.add_argument('--log-steps', type=non_negative_int, default=6, help='the walk takes 2 to this power steps')
+    group.add_argument('--radius', type=positive_int, default=5, help='steps are shorter than this, in feature pixels')
+    return parser
+
+
+def write_walk(path: Path, cam_file: Path, affinity: np.ndarray, size: tuple[int, int], args: argparse.Namespace,
+               image_size: tuple[int, int]) -> None:
+    """Walk on one image's CAMs and write its label PNG."""
+    present, cam = read_maps(cam_file)
+    if cam.shape[1:] != image_size:
+        raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of {image_size[0]}x{image_size[1]}; '
+                         'make the CAMs again with infer_cam.py')
+    walked = random_walk(affinity, size, pool_cams(cam, args.alpha), args.beta, args.log_steps, args.radius)
+    write_label_png(path, walk_label(walked, present, image_size))
+
+
+def main(argv=None):
+    """Infer one split."""
+    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    split = args.split or spec.train_split
+    dataset = InferSet(spec, split, args.limit, with_labels=False)
+    dataset.check()
+    names = [sample.name for sample in dataset.samples]
+    cams = args.cams or args.folder / 'labels' / split / 'cam'
+    check_files([cams / f'{name}.npz' for name in names], f'{cams} lacks CAMs of {split}',
+                f'make them with python infer_cam.py --dataset {args.dataset} --run {args.run} --split {split}')
+    device = devices.pick_device(args.device)
+    amp = devices.pick_amp(args.amp, device)
+    network = AffinityNet(ResNet38d(args.width))
+    load_network(network, args.checkpoint or args.folder / 'aff' / 'model.pth')
+    network = devices.place(network, device, amp).eval()
+    folder = args.folder / 'labels' / split / 'walk'
+    print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {folder}')
+    if args.dry_run:
+        return
+    made_by(folder, args, device)
+    stride = network.backbone.stride
+    with Background(args.workers) as background, torch.inference_mode():
+        for sample in tqdm(single_images(dataset, min(args.workers, 1)), desc='infer_aff', unit='image', dynamic_ncols=True):
+            image, name = sample['image'], sample['name']
+            view = torch.from_numpy(pad_to_multiple(normalise(image, network.backbone.norm), stride))[None].to(device)
+            with devices.autocast(device, amp):
+                features = network(view)
+            affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
+            background.submit(write_walk, folder / f'{name}.png', cams / f'{name}.npz', affinity,
+                              tuple(features.shape[-2:]), args, image.shape[:2])
+
+
+if __name__ == '__main__':
+    run_script(main)

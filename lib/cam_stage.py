@@ -1,0 +1,148 @@
+"""Body of the two CAM training scripts: SEAM with the importance-sampling and the feature-similarity loss."""
+import argparse
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from lib.data.datasets import CamTrainSet, InferSet
+from lib.data.imageio import voc_palette
+from lib.data.loading import steps_of, training_batches
+from lib.data.registry import get_spec
+from lib.net.freeze import freeze_early, set_train_mode
+from lib.net.optimizer import make_optimizer
+from lib.net.resnet38d import ResNet38d
+from lib.net.seam import Seam
+from lib.net.weights import load_imagenet, save_network
+from lib.run import device as devices
+from lib.run.loop import train
+from lib.run.options import add_device_flags, add_training_flags, base_parser, resolve
+from tool.camloss import cam_objective, second_view
+from tool.camutils import cam_label, fuse_scales
+from tool.dataspec import DatasetSpec
+from tool.drawing import blend, heat, side_by_side, stacked
+from tool.imutils import normalise, resize_bicubic, scaled_size
+from tool.torchutils import poly_factor
+
+PRESETS = {
+    'voc12': {'fsl_weight': 1.0},
+    'coco': {'fsl_weight': 0.2},
+    'toy': {'width': 0.125, 'crop_size': 128, 'long_side': (115, 197), 'epochs': 6, 'view2_scale': 0.3, 'amp': 'auto'},
+}
+
+
+def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
+    """Flags of CAM training; the defaults reproduce the paper on VOC."""
+    parser = base_parser(doc)
+    parser.set_defaults(dataset=dataset)
+    add_device_flags(parser)
+    # The published runs passed weight decay in momentum's place, so their SGD has momentum 0.0005.
+    add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
+    group = parser.add_argument_group('CAM objective')
+    group.add_argument('--epochs', type=int, default=8, help='passes over the training split')
+    group.add_argument('--empty-classes', choices=('refuse', 'allow'), default='refuse',
+                       help='what to do about a class that no training image shows')
+    group.add_argument('--crop-size', type=int, default=448, help='side of the training crop, pixels')
+    group.add_argument('--long-side', type=int, nargs=2, default=(448, 768), metavar=('LOW', 'HIGH'),
+                       help='range from which the long side of a training image is drawn, pixels')
+    group.add_argument('--view2-scale', type=float, default=0.3, help='size of the second view over the first')
+    group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
+    group.add_argument('--isl-weight', type=float, default=0.2, metavar='LAMBDA',
+                       help='share of the importance-sampling loss in the first view\'s classification loss; 0 is off')
+    group.add_argument('--isl-samples', type=int, default=10, help='pixels drawn for an image and class')
+    group.add_argument('--fsl', action=argparse.BooleanOptionalAction, default=True, help='feature-similarity loss')
+    group.add_argument('--fsl-weight', type=float, default=1.0, help='weight of the feature-similarity loss')
+    group.add_argument('--fsl-mu', type=float, default=2.5,
+                       help='colour difference at which similarity changes sign: larger is less tolerant')
+    group.add_argument('--fsl-sigma', type=sigma, default=5.0,
+                       help='reach of the feature-similarity loss in pixels of the logits; none is unlimited')
+    return parser
+
+
+def sigma(word: str) -> float | None:
+    """Value of --fsl-sigma: a length above 0, or none."""
+    if word == 'none':
+        return None
+    value = float(word)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f'{word} must be above 0, or none')
+    return value
+
+
+def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
+    """SEAM with ImageNet weights; batch norm and the first convolutions stay as they are there."""
+    torch.manual_seed(args.seed)
+    dropouts = (0.3, 0.5) if args.dropout else (0, 0)
+    backbone = ResNet38d(args.width, dropouts)
+    load_imagenet(backbone, args.weights)
+    network = Seam(backbone, spec.num_classes, dropout=0.5 if args.dropout else 0)
+    freeze_early(network)
+    set_train_mode(network, batch_norm='running')
+    return network
+
+
+def make_step(args: argparse.Namespace, network: Callable, norm, device: torch.device) -> Callable:
+    """The training step: two views of a batch -> every term of the objective by name."""
+    amp = devices.pick_amp(args.amp, device)
+
+    def step(batch: Mapping) -> dict[str, torch.Tensor]:
+        images = batch['image']
+        with devices.autocast(device, amp):
+            view1 = network(images)
+            view2 = network(second_view(images, args.view2_scale))
+        return cam_objective(view1, view2, images, batch['image_labels'], norm=norm,
+                             isl_weight=args.isl_weight, isl_samples=args.isl_samples,
+                             fsl_weight=args.fsl_weight if args.fsl else 0, fsl_mu=args.fsl_mu, fsl_sigma=args.fsl_sigma)
+
+    return step
+
+
+def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: Seam, device: torch.device) -> Callable:
+    """Function that draws, for some validation images: the image, its strongest class map, and the labels at 0.25."""
+    samples = InferSet(spec, spec.val_split, limit=4)
+    norm = network.backbone.norm
+
+    def draw() -> dict[str, np.ndarray]:
+        network.eval()
+        rows = []
+        for index in range(len(samples)):
+            image, present = samples[index]['image'], np.flatnonzero(samples[index]['image_labels'])
+            factor = args.crop_size / max(image.shape[:2])
+            image = resize_bicubic(image, *scaled_size(*image.shape[:2], factor))
+            view = torch.from_numpy(normalise(image, norm))[None].to(device)
+            with torch.inference_mode():
+                cam = fuse_scales(network(view).refined[:, 1:][:, present]).cpu().numpy()
+            label = cam_label(present, cam, 0.25)
+            rows.append(side_by_side([image, heat(image, cam.max(0, initial=0)), blend(image, label, voc_palette())]))
+        set_train_mode(network, batch_norm='running')
+        return {'cam': stacked(rows)}
+
+    return draw
+
+
+def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
+    """Train on the data set's training split; what the two scripts share."""
+    args, spec = resolve(make_parser(doc, dataset), argv, PRESETS, get_spec)
+    device = devices.pick_device(args.device)
+    amp = devices.pick_amp(args.amp, device)
+    network = make_network(args, spec)
+    data = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, tuple(args.long_side),
+                       seed=args.seed, limit=args.limit)
+    data.check()
+    empty = spec.classes_without_images(spec.train_split)
+    if empty and args.empty_classes == 'refuse':
+        raise ValueError(f'no image of {spec.name} {spec.train_split} shows {", ".join(empty)}: such a class cannot be '
+                         'learnt; correct labels.txt, or accept it with --empty-classes allow')
+    steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split)
+    folder = args.folder / 'cam'
+    print(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    if args.dry_run:
+        return
+    network = devices.place(network, device, amp)
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
+          make_step(args, devices.parallel(network, device, args.gpus), network.backbone.norm, device),
+          training_batches(data, args.batch_size, steps, args.seed, args.workers),
+          lambda step: poly_factor(step, steps, args.poly_power), steps, device,
+          make_pictures(args, spec, network, device))
+    save_network(folder / 'model.pth', network, {'network': 'seam', 'backbone': 'resnet38d', 'width': args.width,
+                                                 'classes': list(spec.classes)})

@@ -1,0 +1,257 @@
+"""The five kinds of samples, over any DatasetSpec: for training CAM, affinity and segmentation, inference, evaluation.
+
+Training sets are indexed with (epoch, index): every random number of a sample comes from a generator seeded with
+(seed, epoch, index), so that the number of worker processes and an interruption change nothing.
+"""
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from lib.data import augment
+from lib.data.imageio import IGNORED, read_image, read_mask, read_size
+from lib.data.labelio import read_seeds
+from tool.affutils import affinity_label
+from tool.dataspec import DatasetSpec, Sample, check_files
+from tool.imutils import IMAGENET_NORM, Norm, normalise
+
+
+class LabelPair(NamedTuple):
+    """Files to compare for one image."""
+
+    name: str
+    prediction: Path
+    truth: Path
+
+
+class _TrainSet(Dataset):
+    """What the training sets share. A key is (epoch, index)."""
+
+    def __init__(self, spec: DatasetSpec, split: str, norm: Norm, crop: int, seed: int, limit: int | None):
+        self.spec, self.split, self.norm, self.crop, self.seed = spec, split, norm, crop, seed
+        self.samples = spec.samples(split)[:limit]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        return {'name': self.samples[index].name, **self.draw(index, np.random.default_rng((self.seed, epoch, index)))}
+
+    def place(self, image: np.ndarray, crop: augment.Crop) -> torch.Tensor:
+        """Normalise and crop an image; padding is 0, the mean colour."""
+        return torch.from_numpy(crop.paste(normalise(image[crop.source], self.norm), 0))
+
+
+class CamTrainSet(_TrainSet):
+    """{'image': float32 [3, crop, crop], 'image_labels': float32 [K], 'name'}; long_side in pixels, both included."""
+
+    def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
+                 long_side: tuple[int, int] = (448, 768), seed: int = 1, limit: int | None = None):
+        super().__init__(spec, split, norm, crop, seed, limit)
+        self.long_side = long_side
+        self.labels = spec.image_labels([sample.name for sample in self.samples])
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict:
+        image = augment.resize_long_side(read_image(self.samples[index].image), rng, *self.long_side)
+        image = augment.colour_jitter(image[:, augment.random_flip(rng)], rng)
+        crop = augment.random_crop(rng, *image.shape[:2], self.crop)
+        return {'image': self.place(image, crop), 'image_labels': torch.from_numpy(self.labels[index]).float()}
+
+    def check(self) -> None:
+        """Make sure that all pictures are there and have readable headers; the labels were read before."""
+        _check_images(self.samples, self.split)
+
+
+class AffTrainSet(_TrainSet):
+    """{'image': float32 [3, crop, crop], 'label': uint8 [crop / 8, crop / 8], 'name'}; 255 is ignored.
+
+    `alphas` are the background strengths of the two seeds: the one trusted for objects, the one for background.
+    """
+
+    def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
+                 seeds_dir: Path = Path('seeds'), alphas: tuple[float, float] = (1, 24), seed: int = 1,
+                 limit: int | None = None):
+        super().__init__(spec, split, norm, crop, seed, limit)
+        if crop % 8:
+            raise ValueError(f'the crop of {crop} pixels must be a multiple of 8; use {crop - crop % 8 or 8}')
+        self.seeds_dir, self.alphas = Path(seeds_dir), alphas
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict:
+        sample = self.samples[index]
+        image = augment.colour_jitter(read_image(sample.image), rng)
+        keys, low, high = self._read_seeds(sample, image.shape[:2])
+        crop = augment.random_crop(rng, *image.shape[:2], self.crop)
+        flip = augment.random_flip(rng)
+        low, high = (crop.paste(scores[..., *crop.source], 0)[..., flip] for scores in (low, high))
+        channel = affinity_label(low, high)
+        value_of = np.full(256, IGNORED, np.uint8)              # channel of the seeds -> mask value
+        value_of[:len(keys) + 1] = [0, *(keys + 1)]
+        image = self.place(image, crop)
+        return {'image': image.flip(-1) if flip.step < 0 else image, 'label': torch.from_numpy(value_of[channel])}
+
+    def check(self) -> None:
+        """Make sure that all pictures and seeds are there."""
+        _check_images(self.samples, self.split)
+        check_files([self._seeds_path(sample) for sample in self.samples], f'{self.split} lacks seeds', self._remedy())
+
+    def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        path = self._seeds_path(sample)
+        keys, scores = read_seeds(path)
+        for alpha in self.alphas:
+            if alpha not in scores:
+                found = ', '.join(f'{strength:g}' for strength in scores)
+                raise ValueError(f'{path} has seeds for alpha {found}, not for {alpha:g}; {self._remedy()}')
+        if len(keys) and keys.max() >= self.spec.num_fg:
+            raise ValueError(f'{path} has class index {keys.max()}, {self.spec.name} has {self.spec.num_fg} classes; '
+                             f'{self._remedy()}')
+        low, high = (scores[alpha] for alpha in self.alphas)
+        _check_size(path, low.shape[-2:], sample.image, size, self._remedy())
+        return keys, low, high
+
+    def _seeds_path(self, sample: Sample) -> Path:
+        return self.seeds_dir / f'{sample.name}.npz'
+
+    def _remedy(self) -> str:
+        return f'make them with python infer_cam.py --dataset {_flag(self.spec)} --split {self.split}'
+
+
+class SegTrainSet(_TrainSet):
+    """{'image': float32 [3, crop, crop], 'mask': int64 [crop, crop] (padding 255), 'name'}; labels from PNGs."""
+
+    def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
+                 labels_dir: Path = Path('walk'), seed: int = 1, scale: tuple[float, float] = (0.5, 1.5),
+                 limit: int | None = None):
+        super().__init__(spec, split, norm, crop, seed, limit)
+        self.labels_dir, self.scale = Path(labels_dir), scale
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict:
+        sample, path = self.samples[index], self._label_path(self.samples[index])
+        image, mask = read_image(sample.image), read_mask(path, self.spec.num_classes)
+        _check_size(path, mask.shape, sample.image, image.shape[:2], self._remedy())
+        flip = augment.random_flip(rng)
+        image = augment.hsv_shift(image, rng)[:, flip]
+        image, mask = augment.random_scale(image, mask[:, flip], rng, *self.scale)
+        crop = augment.random_crop(rng, *mask.shape, self.crop)
+        mask = crop.paste(mask[crop.source], IGNORED)
+        return {'image': self.place(image, crop), 'mask': torch.from_numpy(mask.astype(np.int64))}
+
+    def check(self) -> None:
+        """Make sure that all pictures and label PNGs are there and of the same size (headers only)."""
+        _check_images(self.samples, self.split)
+        check_files([self._label_path(sample) for sample in self.samples], f'{self.split} lacks labels', self._remedy())
+        for sample in self.samples:
+            path = self._label_path(sample)
+            _check_size(path, read_size(path), sample.image, read_size(sample.image), self._remedy())
+
+    def _label_path(self, sample: Sample) -> Path:
+        return self.labels_dir / f'{sample.name}.png'
+
+    def _remedy(self) -> str:
+        return f'make them with python infer_aff.py --dataset {_flag(self.spec)} --split {self.split}'
+
+
+class InferSet(Dataset):
+    """{'image': uint8 [H, W, 3], 'image_labels': float32 [K], 'name'} in list order; with_labels=False: no labels."""
+
+    def __init__(self, spec: DatasetSpec, split: str, limit: int | None = None, with_labels: bool = True):
+        self.split, self.samples = split, spec.samples(split)[:limit]
+        names = [sample.name for sample in self.samples]
+        self.labels = spec.image_labels(names).astype(np.float32) if with_labels else None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict:
+        sample = {'image': read_image(self.samples[index].image), 'name': self.samples[index].name}
+        return sample if self.labels is None else sample | {'image_labels': self.labels[index]}
+
+    def check(self) -> None:
+        """Make sure that all pictures are there and have readable headers."""
+        _check_images(self.samples, self.split)
+
+
+class EvalSet(Dataset):
+    """{'prediction': uint8 [H, W], 'truth': uint8 [H, W] (255 ignored), 'name'} from label PNGs, in list order."""
+
+    def __init__(self, spec: DatasetSpec, split: str, labels_dir: Path, limit: int | None = None):
+        self.num_classes, self.pairs = spec.num_classes, label_pairs(spec, split, labels_dir, '.png', limit)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict:
+        pair = self.pairs[index]
+        prediction, truth = (read_mask(path, self.num_classes) for path in (pair.prediction, pair.truth))
+        _check_size(pair.prediction, prediction.shape, pair.truth, truth.shape, 'make the labels again')
+        return {'prediction': prediction, 'truth': truth, 'name': pair.name}
+
+    def check(self) -> None:
+        """Make sure that predictions and masks are of the same size; that they are there was checked before."""
+        for pair in self.pairs:
+            _check_size(pair.prediction, read_size(pair.prediction), pair.truth, read_size(pair.truth),
+                        'make the labels again')
+
+
+def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png',
+                limit: int | None = None) -> list[LabelPair]:
+    """Files to compare, in list order: <labels_dir>/<name><suffix> and the mask of the list.
+
+    Raises:
+        FileNotFoundError: if a mask or a prediction is not there, naming the first and how many.
+    """
+    spec.check(split, need_masks=True)
+    samples = spec.samples(split)[:limit]
+    pairs = [LabelPair(sample.name, Path(labels_dir) / f'{sample.name}{suffix}', sample.mask) for sample in samples]
+    check_files([pair.prediction for pair in pairs], f'{split} lacks predictions',
+                f'make them with the inference script of the stage and --split {split}')
+    return pairs
+
+
+class KeySampler(Sampler):
+    """Batches of (epoch, index) for a training set: shuffled in each epoch, the rest of an epoch dropped.
+
+    The order depends on (seed, epoch) alone; start_step skips batches, so that a resumed run sees what it would have.
+
+    Raises:
+        ValueError: if a batch is larger than the set.
+    """
+
+    def __init__(self, num_samples: int, batch: int, epochs: int, seed: int, start_step: int = 0,
+                 split: str = 'the split'):
+        if batch > num_samples:
+            raise ValueError(f'--batch-size {batch} is larger than the {num_samples} images of {split}; '
+                             f'use at most {num_samples}')
+        self.num_samples, self.batch, self.epochs, self.seed = num_samples, batch, epochs, seed
+        self.start_step = start_step
+
+    def __len__(self) -> int:
+        return max(0, self.num_samples // self.batch * self.epochs - self.start_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps = self.num_samples // self.batch
+        for epoch in range(self.start_step // steps, self.epochs):
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples).tolist()
+            first = self.start_step % steps if epoch == self.start_step // steps else 0
+            for step in range(first, steps):
+                yield [(epoch, index) for index in order[step * self.batch:(step + 1) * self.batch]]
+
+
+def _check_images(samples: Sequence[Sample], split: str) -> None:
+    check_files([sample.image for sample in samples], f'{split} lists images that are not there',
+                'check --data-root, or correct the list')
+    for sample in samples:
+        read_size(sample.image)
+
+
+def _check_size(path: Path, size: Sequence[int], other: Path, other_size: Sequence[int], remedy: str) -> None:
+    if tuple(size) != tuple(other_size):
+        raise ValueError(f'{path} is {size[0]}x{size[1]} pixels (height x width), {other} is '
+                         f'{other_size[0]}x{other_size[1]}; {remedy}')
+
+
+def _flag(spec: DatasetSpec) -> str:
+    return spec.flag or spec.name

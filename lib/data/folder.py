@@ -1,0 +1,78 @@
+"""A data set described by a file, dataset.json: how the toy set and a user's own pictures come in.
+
+    {"name": "birds", "classes": ["wren", "red kite"], "images": "photos/{}.jpg", "masks": ["masks/{}.png"],
+     "lists": "lists", "train_split": "train", "val_split": "val", "score_split": "train", "preset": "voc12"}
+
+Paths are relative to the folder of dataset.json. Without "masks" the set can be trained on and predicted, not scored.
+"lists" holds <split>.txt and labels.txt as tool/dataspec.py describes them.
+"""
+import json
+from pathlib import Path
+
+from tool.dataspec import DatasetSpec
+
+REQUIRED = {'name': str, 'classes': list, 'images': str}
+OPTIONAL = {'masks': list, 'lists': str, 'train_split': str, 'val_split': str, 'score_split': str, 'preset': str,
+            'prepare': str}
+
+
+def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
+    """Read dataset.json (or the folder that holds it).
+
+    Args:
+        path: the file.
+        root: folder of the pictures, if not the folder of the file.
+        lists: folder of the lists, if not the one the file names.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no JSON, lacks an entry, has an unknown one or one of the wrong type.
+    """
+    path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
+    entries = _read_entries(path)
+    root = Path(root) if root else path.parent
+    splits = {key: entries[key] for key in ('train_split', 'val_split', 'score_split', 'preset', 'prepare')
+              if key in entries}
+    splits.setdefault('train_split', 'train')
+    return DatasetSpec(name=entries['name'], classes=tuple(entries['classes']), root=root,
+                       lists=Path(lists) if lists else path.parent / entries.get('lists', 'lists'),
+                       image_template=entries['images'], mask_templates=tuple(entries.get('masks', ())),
+                       flag=str(path), **splits)
+
+
+def _read_entries(path: Path) -> dict:
+    try:
+        entries = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path} is not there; it describes a data set, see lib/data/folder.py') from None
+    except ValueError as error:
+        raise ValueError(f'{path} is no JSON file ({error})') from None
+    if not isinstance(entries, dict):
+        raise ValueError(f'{path} must hold one JSON object with {", ".join(REQUIRED)}')
+    types = REQUIRED | OPTIONAL
+    for key in REQUIRED:
+        if key not in entries:
+            raise ValueError(f'{path} lacks "{key}"; it needs {", ".join(REQUIRED)}')
+    for key, value in entries.items():
+        if key not in types:
+            raise ValueError(f'{path} has an unknown entry "{key}"; known ones: {", ".join(types)}')
+        if not isinstance(value, types[key]):
+            raise ValueError(f'{path}: "{key}" must be a {"text" if types[key] is str else "list"}, not {value!r}')
+    _check_values(entries, path)
+    return entries
+
+
+def _check_values(entries: dict, path: Path) -> None:
+    classes = entries['classes']
+    for name in classes:
+        if not isinstance(name, str) or not name.strip() or '\t' in name or '\n' in name:
+            raise ValueError(f'{path}: class {name!r} is no plain name')
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError(f'{path}: "classes" must name at least one class and none twice')
+    if 'background' in classes:
+        raise ValueError(f'{path}: "classes" lists foreground classes only; leave "background" out')
+    if not entries['name'] or Path(entries['name']).name != entries['name']:
+        raise ValueError(f'{path}: "name" must be a plain name, as it becomes the name of a folder')
+    for template in (entries['images'], *entries.get('masks', ())):
+        if not isinstance(template, str) or template.count('{}') != 1 or template.count('{') != 1:
+            raise ValueError(f'{path}: {template!r} must be a path with one {{}} in place of the name')

@@ -1,0 +1,103 @@
+"""Reading pictures and masks, and writing label PNGs in the VOC palette.
+
+EXIF rotation is not applied: the masks of a data set lie in the orientation in which its pictures are stored.
+"""
+import functools
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tool.fileio import replacing
+
+IGNORED = 255
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture as uint8 [H, W, 3] in RGB.
+
+    Grey, CMYK, palette and 16-bit pictures are converted; transparency is dropped (no background is invented for it).
+
+    Raises:
+        FileNotFoundError: if it is absent.
+        ValueError: if it cannot be decoded to its end, naming the file.
+    """
+    try:
+        with Image.open(path) as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')                     # PIL's remarks on palettes with transparency
+            file.load()
+            if file.mode.startswith('I') or file.mode == 'F':
+                return _reduce_depth(np.asarray(file))
+            return np.array(file.convert('RGB'))
+    except UNREADABLE as error:
+        raise _explained(error, path, 'picture') from error
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) from a picture's header alone; the same errors as read_image."""
+    try:
+        with Image.open(path) as file:
+            return file.height, file.width
+    except UNREADABLE as error:
+        raise _explained(error, path, 'picture') from error
+
+
+def read_mask(path: Path, num_classes: int) -> np.ndarray:
+    """Read a label PNG (palette or grey) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255 ignored.
+
+    Raises:
+        FileNotFoundError: if it is absent.
+        ValueError: if it is unreadable, a colour picture, or holds a value that no class has.
+    """
+    try:
+        with Image.open(path) as file:
+            mode, mask = file.mode, np.array(file)
+    except UNREADABLE as error:
+        raise _explained(error, path, 'mask') from error
+    if mode not in ('P', 'L'):
+        raise ValueError(f'{path} is a picture of mode {mode}; a mask is a palette or grey PNG of 8 bits '
+                         'whose values are class indices')
+    largest = int(mask[mask != IGNORED].max(initial=0))
+    if largest >= num_classes:
+        raise ValueError(f'{path} holds the value {largest}; expected 0 to {num_classes - 1} or {IGNORED}: '
+                         'check the class list, or whether the mask belongs to another data set')
+    return mask
+
+
+def write_label_png(path: Path, mask: np.ndarray) -> None:
+    """Write labels uint8 [H, W] as a palette PNG in VOC colours, under a temporary name first."""
+    image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
+    image.putpalette(voc_palette().tobytes())
+    with replacing(path) as temporary:
+        image.save(temporary, format='PNG')
+
+
+@functools.cache
+def voc_palette() -> np.ndarray:
+    """The VOC palette uint8 [256, 3]: an index's bits, lowest first, go to red, green and blue, top bit first."""
+    index = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for level in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((index >> (3 * level + channel) & 1) << (7 - level)).astype(np.uint8)
+    return palette
+
+
+def _reduce_depth(values: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits (PIL's I and F modes) to RGB of 8 bits; anything beyond 16 bits is refused."""
+    low, high = float(values.min()), float(values.max())
+    if not (0 <= low and high <= 65535):
+        raise ValueError(f'values from {low:g} to {high:g}, expected 8 or 16 bits')
+    grey = (values / 257 + 0.5).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _explained(error: Exception, path: Path, kind: str) -> Exception:
+    """The error to raise when PIL could not read `path`: what is wrong with which file, and what to do."""
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
+    reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
+    return ValueError(f'{path} is no readable {kind} ({reason}); restore it, or drop it from the list')

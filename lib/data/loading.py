@@ -1,0 +1,48 @@
+"""Batches for training and single images for inference, read ahead by worker processes."""
+from collections.abc import Callable
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lib.data.datasets import KeySampler
+
+
+def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int,
+                     workers: int) -> Callable[[int], DataLoader]:
+    """Function from a first step to the batches from that step on, the same whatever the number of workers."""
+    epochs = -(-total_steps // (len(dataset) // batch_size))
+
+    def batches(start_step: int) -> DataLoader:
+        sampler = KeySampler(len(dataset), batch_size, epochs, seed, start_step)
+        return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, worker_init_fn=_one_thread,
+                          pin_memory=torch.cuda.is_available(), persistent_workers=False)
+
+    return batches
+
+
+def single_images(dataset: Dataset, workers: int) -> DataLoader:
+    """The samples of an inference set one by one, in order, as NumPy arrays."""
+    return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=_one_thread)
+
+
+def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str) -> int:
+    """Steps of a training run: whole batches of each epoch, at most max_steps.
+
+    Raises:
+        ValueError: if the set has fewer images than a batch.
+    """
+    if num_images < batch_size:
+        raise ValueError(f'--batch-size {batch_size} is larger than the {num_images} images of {split}; '
+                         f'use at most {num_images}')
+    steps = num_images // batch_size * epochs
+    return min(steps, max_steps or steps)
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def _as_it_is(sample):
+    return sample

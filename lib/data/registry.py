@@ -1,0 +1,37 @@
+"""The data set that --dataset names. This is the one file that knows VOC and COCO by name."""
+from pathlib import Path
+
+import coco.dataset
+import voc12.dataset
+from lib.data import folder
+from tool.dataspec import DatasetSpec
+
+TOY = Path('data/toy/dataset.json')
+
+
+def get_spec(dataset: str, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
+    """Describe a data set.
+
+    Args:
+        dataset: voc12, coco, toy, or the path of a dataset.json.
+        root: folder of the pictures; None for the data set's own place under data/.
+        lists: folder of the split lists and labels.txt; None for the data set's own.
+
+    Raises:
+        ValueError: if the name is unknown.
+        FileNotFoundError: if the named dataset.json, or the toy set, is not there.
+    """
+    places = {key: Path(value) for key, value in (('root', root), ('lists', lists)) if value}
+    if dataset == 'voc12':
+        return voc12.dataset.spec(**places)
+    if dataset == 'coco':
+        return coco.dataset.spec(**places)
+    if dataset == 'toy':
+        path = places.get('root', TOY.parent) / TOY.name
+        if not path.exists():
+            raise FileNotFoundError(f'{path} is not there; draw the toy set with '
+                                    f'python -m lib.data.toy --out {path.parent}')
+        return folder.read_spec(path, lists=lists)
+    if dataset.endswith('.json') or Path(dataset).is_dir():
+        return folder.read_spec(Path(dataset), **places)
+    raise ValueError(f'--dataset {dataset} is unknown; use voc12, coco, toy or the path of a dataset.json')

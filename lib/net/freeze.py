@@ -1,0 +1,55 @@
+"""What stays fixed while a stage trains: chosen once, in the script's build(), never a side effect of train().
+
+                      CAM, affinity                        segmentation
+    weights           freeze_early                         freeze_norm_affine
+    batch norm        set_train_mode(net, 'running')       set_train_mode(net, 'batch')
+"""
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def norm_layers(net: nn.Module) -> Iterator[_BatchNorm]:
+    """All batch norms of a network, synchronised ones and subclasses included."""
+    return (module for module in net.modules() if isinstance(module, _BatchNorm))
+
+
+def freeze_early(net: nn.Module) -> None:
+    """CAM and affinity stages: fix the scale and shift of every batch norm, and the early layers of the backbone.
+
+    The early layers are net.backbone.frozen_prefixes. Everything else is trained, whatever was chosen before.
+    """
+    freeze_norm_affine(net)
+    for name in net.backbone.frozen_prefixes:
+        net.backbone.get_submodule(name).requires_grad_(False)
+
+
+def freeze_norm_affine(net: nn.Module) -> None:
+    """Segmentation stage: fix the scale and shift of every batch norm; every convolution is trained, the first too.
+
+    The original keeps scale and shift out of its optimiser in all stages.
+    """
+    net.requires_grad_(True)
+    for layer in norm_layers(net):
+        layer.requires_grad_(False)
+
+
+def set_train_mode(net: nn.Module, batch_norm: str) -> None:
+    """Training mode: dropout is on, and batch norm does as told.
+
+    Args:
+        net: the network, or its DataParallel wrapper.
+        batch_norm: 'running' normalises with the stored statistics and leaves them alone (CAM and affinity stages);
+            'batch' normalises with those of the batch and updates the stored ones (segmentation stage; the original
+            never calls train(), so its network stays in the mode in which PyTorch makes it: this one).
+
+    Raises:
+        ValueError: if batch_norm is neither.
+    """
+    if batch_norm not in ('running', 'batch'):
+        raise ValueError(f"batch_norm is {batch_norm!r}; use 'running' or 'batch'")
+    net.train()
+    if batch_norm == 'running':
+        for layer in norm_layers(net):
+            layer.eval()

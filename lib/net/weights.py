@@ -1,0 +1,172 @@
+"""Weights in and out: ImageNet weights for a backbone, and networks that a stage hands to the next.
+
+Everything is loaded strictly. Files are read with weights_only, which refuses pickled code.
+"""
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lib.net.mxnet import read_mxnet_params, resnet38d_from_mxnet
+from tool.fileio import replacing
+
+IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
+Tensors = dict[str, torch.Tensor]
+
+
+def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
+    """Start a backbone from ImageNet weights.
+
+    Args:
+        backbone: the network to fill.
+        source: 'none' leaves it as it is; a .params file (MXNet, ResNet-38d); a .pth file with the backbone's tensors.
+
+    Raises:
+        FileNotFoundError: if there is no such file; says where it comes from.
+        ValueError: if the file is damaged, or belongs to another network or width.
+    """
+    if str(source) == 'none':
+        return
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} is missing: the ImageNet weights {IMAGENET_FILE} (by the authors of "Wider or Deeper", '
+            'github.com/itijyou/ademxapp) are linked from the README pages of AffinityNet (github.com/jiwoon-ahn/psa) '
+            'and SEAM (github.com/YudeWang/SEAM); put the file into pretrained/, or train from scratch: --weights none')
+    if path.suffix == '.params':
+        arrays = read_mxnet_params(path)
+        try:
+            state = resnet38d_from_mxnet(arrays)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+    elif path.suffix == '.pth':
+        state, _ = _split(_read(path), path)
+    else:
+        raise ValueError(f"{path}: weights are a .params file (MXNet), a .pth file (PyTorch) or 'none'")
+    _load_strictly(backbone, state, path)
+
+
+def save_network(path: Path, net: nn.Module, meta: Mapping[str, Any]) -> None:
+    """Write a network's tensors and what was said about them; a former file stays until the new one is whole.
+
+    Args:
+        path: the file; its folder is made if need be.
+        net: the network, or its DataParallel wrapper.
+        meta: how it was made: numbers, texts, lists, dictionaries (what JSON can hold).
+
+    Raises:
+        ValueError: if meta holds anything else, which load_network would refuse to read.
+    """
+    try:
+        plain = json.loads(json.dumps(dict(meta)))
+    except TypeError as error:
+        raise ValueError(f'{path}: meta may hold numbers, texts, lists and dictionaries only: {error}') from error
+    state = {name: tensor.detach().cpu() for name, tensor in unwrapped(net).state_dict().items()}
+    with replacing(Path(path)) as temporary:
+        torch.save({'state_dict': state, 'meta': plain}, temporary)
+
+
+def load_network(net: nn.Module, path: Path, expect: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Fill a network from a file of save_network, or from a published one that holds just the tensors.
+
+    Args:
+        net: the network, or its DataParallel wrapper.
+        path: the file; its tensor names may begin with 'module.'.
+        expect: entries that the file's meta must have if it has them at all, as {'dataset': 'voc12'}.
+
+    Returns:
+        The file's meta; {} for a published file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, holds pickled objects, or fits another network; net is then unchanged.
+    """
+    path = Path(path)
+    state, meta = _split(_read(path), path)
+    for key, wanted in (expect or {}).items():
+        if key in meta and meta[key] != wanted:
+            raise ValueError(f'{path} was made with {key} {meta[key]!r}, this run has {wanted!r}; name another file '
+                             f'or set {key} to {meta[key]!r}')
+    _load_strictly(unwrapped(net), state, path)
+    return meta
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What save_network was told about a file; {} for a published one. Raises as load_network does."""
+    path = Path(path)
+    return _split(_read(path, mmap=True), path)[1]
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network inside a DataParallel or DistributedDataParallel wrapper."""
+    return net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
+
+
+def _read(path: Path, mmap: bool = False) -> Any:
+    """The content of a file of torch.save; with mmap, tensors stay on the disk and only the rest is checked."""
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing: it is written when the stage that trains this network is finished')
+    damaged = f'{path} is damaged or not a PyTorch file; fetch or make it again'
+    try:
+        zipped = zipfile.is_zipfile(path)       # files of torch before 1.6 are none
+        if zipped and not mmap and _has_wrong_checksum(path):
+            raise ValueError(damaged)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and zipped)
+    except pickle.UnpicklingError as error:
+        if 'GLOBAL' not in str(error):          # so torch calls a Python object that it will not make
+            raise ValueError(damaged) from error
+        raise ValueError(f'{path} holds pickled Python objects besides tensors, which could run code when read; '
+                         'save its state_dict alone: torch.save(net.state_dict(), path)') from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(damaged) from error
+
+
+def _has_wrong_checksum(path: Path) -> bool:
+    """Whether a part of a zip archive differs from what was written; torch.load does not look."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is not None
+
+
+def _split(content: Any, path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors by name, without 'module.', and meta, of either form of file."""
+    meta = {}
+    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
+        content, meta = content['state_dict'], content.get('meta', {})
+    if not isinstance(content, dict) or not content or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()):
+        raise ValueError(f"{path} holds no tensors by name; expected a state_dict, or {{'state_dict', 'meta'}}")
+    if all(name.startswith('module.') for name in content):
+        content = {name.removeprefix('module.'): value for name, value in content.items()}
+    return dict(content), meta
+
+
+def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
+    """Load tensors, or explain in one line why they do not fit; then net is unchanged."""
+    wanted = net.state_dict()
+    # Counters of batches, unused with a fixed momentum, came with torch 0.4.1: older files lack them.
+    missing = [name for name in wanted if name not in state and not name.endswith('num_batches_tracked')]
+    unexpected = [name for name in state if name not in wanted]
+    if missing or unexpected:
+        parts = [f'{len(names)} tensors {what} (first: {names[0]})'
+                 for what, names in (('missing', missing), ('unexpected', unexpected)) if names]
+        raise ValueError(f'{path} is of another network than {type(net).__name__}: {", ".join(parts)}; '
+                         'name the file of this stage and backbone')
+    other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    class_module = getattr(net, 'class_module', None)
+    by_class = [name for name in other if class_module and name.startswith(f'{class_module}.')]
+    if other and other == by_class:
+        has, needs = (tensors[other[0]].shape[0] for tensors in (state, wanted))
+        if has != needs:
+            raise ValueError(f'{path} has {has} classes, this data set needs {needs} (background included); '
+                             'name the file trained on this data set')
+    if other:
+        name = next((name for name in other if name not in by_class), other[0])
+        raise ValueError(f'{path} is of another width: {len(other)} tensors differ in shape (first: {name} is '
+                         f'{tuple(state[name].shape)}, here {tuple(wanted[name].shape)}); '
+                         'give the --width it was made with')
+    net.load_state_dict(state)

@@ -1,0 +1,73 @@
+"""Choice of device and number format, and how a network is laid over them."""
+import contextlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a --device value means.
+
+    Raises:
+        ValueError: if it is not here.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N') from error
+    if device.type == 'cuda':
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu or check CUDA_VISIBLE_DEVICES')
+    return device
+
+
+def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type an --amp value means on this device; None for full float32.
+
+    `auto` is bfloat16 where the hardware multiplies in it; elsewhere it would be emulated, slower than float32.
+    """
+    if name == 'auto':
+        name = 'bf16' if has_bfloat16(device) else 'none'
+    if name == 'fp16' and device.type == 'cpu':
+        raise ValueError('--amp fp16 needs a GPU; on a CPU use --amp bf16 or none')
+    return {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively."""
+    if device.type == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path('/proc/cpuinfo')
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ''
+    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+
+
+def autocast(device: torch.device, amp: torch.dtype | None) -> contextlib.AbstractContextManager:
+    """Context in which the network runs."""
+    return torch.autocast(device.type, amp) if amp else contextlib.nullcontext()
+
+
+def place(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> nn.Module:
+    """The network on the device, in the memory format that suits the number format.
+
+    channels_last is used with autocast and on GPUs, where it is the faster one.
+    """
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last) if amp or device.type == 'cuda' else network
+
+
+def parallel(network: nn.Module, device: torch.device, gpus: int | None) -> nn.Module:
+    """The network spread over several GPUs of this process, or as it is where there is one device.
+
+    Raises:
+        ValueError: if fewer GPUs are visible than asked for.
+    """
+    visible = torch.cuda.device_count() if device.type == 'cuda' and device.index is None else 1
+    if (gpus or 1) > visible:
+        raise ValueError(f'--gpus {gpus}: {visible} device(s) can be used; lower it or check CUDA_VISIBLE_DEVICES')
+    count = gpus or visible
+    return nn.DataParallel(network, list(range(count))) if count > 1 else network

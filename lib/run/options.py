@@ -1,0 +1,143 @@
+"""Flags that several scripts share, and how a script's settings come about: flag given > preset > default."""
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+PLACE_FLAGS = ('exp', 'run', 'data_root', 'lists', 'dry_run', 'fresh', 'device', 'gpus', 'workers', 'log_every',
+               'save_every', 'picture_every')
+
+
+def base_parser(doc: str) -> argparse.ArgumentParser:
+    """Parser with the flags of every stage; `doc` is the script's docstring, shown by --help."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
+    group = parser.add_argument_group('data and place')
+    group.add_argument('--dataset', default='voc12', help='voc12, coco, toy, or the path of a dataset.json')
+    group.add_argument('--data-root', '--voc12-root', '--coco-root', type=Path, metavar='DIR',
+                       help='folder that holds the images; the default is the data set\'s own place under data/')
+    group.add_argument('--lists', type=Path, metavar='DIR',
+                       help='folder with <split>.txt and labels.txt; the default is the data set\'s own')
+    group.add_argument('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
+    group.add_argument('--run', metavar='NAME', help='name of the run, a folder in --exp; the default is the data set\'s name')
+    group.add_argument('--limit', type=positive_int, metavar='N', help='use only the first N images of the split')
+    group.add_argument('--workers', type=non_negative_int, default=min(4, os.cpu_count() or 1), metavar='N',
+                       help='helper processes that read images, run the CRF and the like; 0 does all in this process')
+    group.add_argument('--dry-run', action='store_true', help='check all inputs, print the settings, and stop')
+    return parser
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the stages that run a network."""
+    group = parser.add_argument_group('network and device')
+    group.add_argument('--device', default='auto', help='auto (a GPU where there is one), cpu, cuda or cuda:N')
+    group.add_argument('--gpus', type=positive_int, metavar='N', help='how many GPUs share a batch; the default is all')
+    group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
+                       help='number format of the convolutions; auto is bf16 where the hardware computes with it')
+    group.add_argument('--width', type=positive_float, default=1.0,
+                       help='multiple of the published channel counts of ResNet-38d')
+
+
+def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
+    """Flags of the training stages; the defaults given are the published ones of the stage on VOC."""
+    group = parser.add_argument_group('training')
+    group.add_argument('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
+                       help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights')
+    group.add_argument('--batch-size', type=positive_int, default=batch_size, help='images a step, over all GPUs')
+    group.add_argument('--max-steps', type=positive_int, metavar='N',
+                       help='stop after N steps; the learning rate still falls to zero at the last of them')
+    group.add_argument('--lr', type=positive_float, default=lr, help='learning rate of pretrained weights at step 0; '
+                       'biases take 2, new layers 10, their biases 20 times as much')
+    group.add_argument('--momentum', type=non_negative_float, default=momentum, help='momentum of SGD')
+    group.add_argument('--weight-decay', type=non_negative_float, default=5e-4, help='decay of weights; biases have none')
+    group.add_argument('--poly-power', type=positive_float, default=0.9,
+                       help='the learning rate falls as (1 - step / steps) to this power')
+    group.add_argument('--seed', type=non_negative_int, default=1, help='seed of initial weights, data order, '
+                       'augmentation, dropout and pixel sampling')
+    group.add_argument('--log-every', type=positive_int, default=20, metavar='N', help='steps between records')
+    group.add_argument('--save-every', type=positive_int, default=500, metavar='N', help='steps between checkpoints')
+    group.add_argument('--picture-every', type=non_negative_int, default=500, metavar='N',
+                       help='steps between pictures in TensorBoard; 0 for none')
+    group.add_argument('--fresh', action='store_true', help='start over, ignoring an earlier checkpoint of this run')
+
+
+def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Mapping[str, Mapping],
+            get_spec: Callable) -> tuple:
+    """Settings of a script and the data set they name.
+
+    Args:
+        parser: the script's flags.
+        argv: words of the command line; None reads sys.argv.
+        presets: rows of settings (keys as in the namespace) by preset name; what the data set asks for.
+        get_spec: (dataset, data_root, lists) -> DatasetSpec.
+
+    Returns:
+        (args, spec); args.run is filled in, args.folder is <exp>/<run>.
+
+    Raises:
+        ValueError: if the data set asks for a preset that the script has not.
+    """
+    words = [plain_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
+    args = parser.parse_args(words)
+    spec = get_spec(args.dataset, args.data_root, args.lists)
+    if spec.preset not in presets:
+        raise ValueError(f'{args.dataset} asks for preset {spec.preset!r}, which is not one of {sorted(presets)}')
+    unknown = set(presets[spec.preset]) - set(vars(args))
+    assert not unknown, f'preset names no flag: {unknown}'
+    parser.set_defaults(**presets[spec.preset])
+    args = parser.parse_args(words)
+    args.run = args.run or spec.name
+    if Path(args.run).name != args.run or args.run.startswith('.'):
+        raise ValueError(f'--run {args.run} is not a plain name; use --exp for another folder of runs')
+    args.folder = args.exp / args.run
+    return args, spec
+
+
+def plain_flag(word: str) -> str:
+    """`--some_flag=a_b` as `--some-flag=a_b`; every other word unchanged."""
+    if not word.startswith('--'):
+        return word
+    flag, equals, value = word.partition('=')
+    return flag.replace('_', '-') + equals + value
+
+
+def settings(args: argparse.Namespace) -> dict:
+    """What decides a training run's result, as plain JSON values: all flags but those of place and speed."""
+    return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for key, value in vars(args).items() if key not in (*PLACE_FLAGS, 'folder')}
+
+
+def run_script(main: Callable) -> None:
+    """Run a script's main; a problem the user can mend is one line on stderr and exit status 2.
+
+    With HFPL_DEBUG set in the environment the traceback is shown instead.
+    """
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit('interrupted; the same command continues from the last checkpoint')
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get('HFPL_DEBUG'):
+            raise
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and the script's docstring as it is written."""
+
+
+def _number(kind: type, low: float, strict: bool) -> Callable:
+    def convert(word: str):
+        value = kind(word)
+        if not (value > low if strict else value >= low):
+            raise argparse.ArgumentTypeError(f'{word} must be {"above" if strict else "at least"} {low:g}')
+        return value
+    convert.__name__ = kind.__name__
+    return convert
+
+
+positive_int = _number(int, 0, True)
+non_negative_int = _number(int, 0, False)
+positive_float = _number(float, 0, True)
+non_negative_float = _number(float, 0, False)

@@ -1,0 +1,122 @@
+"""What a run writes about itself: settings, environment, log, metrics, TensorBoard, scores."""
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tool.fileio import replacing
+
+
+class Record:
+    """The traces of one training stage in its folder.
+
+    args.json holds the resolved settings, env.json the command and the machine, log.txt what was said, metrics.jsonl
+    every loss term by step, and TensorBoard events the same with pictures. A resumed run appends; what was recorded
+    beyond `step`, the checkpoint it goes on from, is dropped, since those steps are done again.
+    """
+
+    def __init__(self, folder: Path, args: argparse.Namespace, device: torch.device, step: int):
+        from torch.utils.tensorboard import SummaryWriter   # slow to import, and only training needs it
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / 'args.json', {key: _plain(value) for key, value in vars(args).items()})
+        write_json(folder / 'env.json', environment(device))
+        self.metrics = folder / 'metrics.jsonl'
+        keep = [line for line in read_lines(self.metrics) if json.loads(line)['step'] <= step] if step else []
+        with replacing(self.metrics) as temporary:
+            temporary.write_text(''.join(line + '\n' for line in keep))
+        if not step:
+            for old in folder.glob('events.out.tfevents.*'):
+                old.unlink()
+        self.log_file = folder / 'log.txt'
+        self.board = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self.log(' '.join(['started' if not step else f'resumed after step {step}:', *sys.argv]))
+
+    def log(self, text: str) -> None:
+        """Add a line to log.txt, with the time."""
+        with open(self.log_file, 'a') as file:
+            file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n')
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers after a step."""
+        with open(self.metrics, 'a') as file:
+            file.write(json.dumps({'step': step, **{key: round(value, 7) for key, value in values.items()}}) + '\n')
+        for key, value in values.items():
+            self.board.add_scalar(key, value, step)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Record pictures (uint8 [H, W, 3]) after a step."""
+        for key, picture in pictures.items():
+            self.board.add_image(key, picture, step, dataformats='HWC')
+        self.board.flush()
+
+    def close(self, text: str) -> None:
+        """Say how the run ended and close the files."""
+        self.log(text)
+        self.board.close()
+
+
+def environment(device: torch.device | None = None) -> dict:
+    """Command, code version, library versions and device."""
+    return {'command': [sys.executable, *sys.argv], 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'git': git_state(),
+            'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__,
+            'machine': platform.platform(), 'threads': torch.get_num_threads(), 'device': str(device) if device else None,
+            'gpu': torch.cuda.get_device_name(device) if device and device.type == 'cuda' else None}
+
+
+def git_state() -> str | None:
+    """Commit of the code, with `-dirty` where files differ from it; None outside a checkout."""
+    try:
+        done = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'], capture_output=True, text=True,
+                              cwd=Path(__file__).parent, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def made_by(folder: Path, args: argparse.Namespace, device: torch.device | None = None) -> None:
+    """Say in an output folder what made it."""
+    write_json(folder / 'made_by.json', {**environment(device), 'args': {k: _plain(v) for k, v in vars(args).items()}})
+
+
+def add_score(path: Path, record: dict) -> None:
+    """Append one evaluation to a run's scores.json, a list of records."""
+    scores = read_scores(path)
+    write_json(path, [*scores, record])
+
+
+def read_scores(path: Path) -> list[dict]:
+    """All evaluations of a run so far, oldest first.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged ({error}); move it away') from error
+
+
+def write_json(path: Path, value) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + '\n')
+
+
+def read_lines(path: Path) -> list[str]:
+    """Whole lines of a text file; a last line that was cut off by a kill is left out; no file, no lines."""
+    if not path.exists():
+        return []
+    return path.read_text().split('\n')[:-1]
+
+
+def _plain(value):
+    return value if isinstance(value, int | float | str | bool | None | list) else str(value)

@@ -1,0 +1,129 @@
+"""Stand-in for ImageNet on the toy set: a backbone that knows the textures of the classes.
+
+    python pretrain_toy.py --dataset toy
+
+First it classifies close-ups of single heads, drawn here; then it names the classes of whole training images, which
+also puts the batch-norm statistics, frozen in the later stages, on the real images. Writes exp/<run>/backbone/:
+model.pth for --weights, and the records of both parts in close_ups/ and whole/.
+"""
+import argparse
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from lib.data.datasets import CamTrainSet
+from lib.data.loading import training_batches
+from lib.data.registry import get_spec
+from lib.data.toy import close_ups
+from lib.net.resnet38d import ResNet38d
+from lib.net.weights import save_network
+from lib.run import device as devices
+from lib.run.loop import train
+from lib.run.options import add_device_flags, add_training_flags, base_parser, positive_int, resolve, run_script
+from tool.imutils import normalise
+
+PRESETS = {'toy': {'width': 0.125, 'amp': 'auto'}}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags; there is no published setting, the defaults are what was seen to work."""
+    parser = base_parser(__doc__)
+    parser.set_defaults(dataset='toy')
+    add_device_flags(parser)
+    add_training_flags(parser, batch_size=32, lr=0.1, momentum=0.9)
+    parser.set_defaults(weights='none')
+    group = parser.add_argument_group('stand-in for ImageNet')
+    group.add_argument('--close-ups', type=positive_int, default=2800, help='number of close-ups')
+    group.add_argument('--close-up-size', type=positive_int, default=48, help='their side, pixels')
+    group.add_argument('--close-up-epochs', type=positive_int, default=4, help='passes over the close-ups')
+    group.add_argument('--whole-epochs', type=positive_int, default=8, help='passes over the whole training images')
+    group.add_argument('--whole-batch-size', type=positive_int, default=8, help='whole images a step')
+    group.add_argument('--whole-lr', type=float, default=0.05, help='highest learning rate on whole images')
+    group.add_argument('--crop-size', type=positive_int, default=128, help='crop of whole images, pixels')
+    return parser
+
+
+class CloseUps(Dataset):
+    """Heads of single objects: image float32 [3, size, size], class index."""
+
+    def __init__(self, count: int, size: int, seed: int, norm):
+        self.images, self.labels = close_ups(count, size, seed)
+        self.norm = norm
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        image = self.images[index][:, ::-1 if epoch % 2 else 1]
+        return {'image': normalise(image, self.norm), 'label': self.labels[index]}
+
+
+class Classifier(nn.Module):
+    """Backbone, mean over the positions of conv6, linear layer: images [N, 3, H, W] -> logits [N, K]."""
+
+    def __init__(self, backbone: nn.Module, num_classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Linear(backbone.taps['conv6'], num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.backbone(images)['conv6'].mean((2, 3))).float()
+
+
+def one_cycle(step: int, total: int, warm_up: float = 0.3) -> float:
+    """Share of the highest learning rate: up along a cosine for the first 30 % of the steps, then down to 0."""
+    place = step / total
+    if place < warm_up:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * place / warm_up)) / 2
+    return (1 + math.cos(math.pi * (place - warm_up) / (1 - warm_up))) / 2
+
+
+def make_step(args: argparse.Namespace, network: nn.Module, device: torch.device, target: str, loss: Callable) -> Callable:
+    """The training step: logits of the batch's images against batch[target]."""
+    amp = devices.pick_amp(args.amp, device)
+
+    def step(batch: Mapping) -> dict[str, torch.Tensor]:
+        with devices.autocast(device, amp):
+            logits = network(batch['image'])
+        return {'loss': loss(logits, batch[target])}
+
+    return step
+
+
+def main(argv=None):
+    """Train on close-ups, then on whole images."""
+    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    device = devices.pick_device(args.device)
+    torch.manual_seed(args.seed)
+    network = Classifier(ResNet38d(args.width, dropouts=(0, 0)), spec.num_fg)
+    norm = network.backbone.norm
+    whole = CamTrainSet(spec, spec.train_split, norm, args.crop_size,
+                        (round(0.9 * args.crop_size), round(1.5 * args.crop_size)), seed=args.seed, limit=args.limit)
+    whole.check()
+    folder = args.folder / 'backbone'
+    print(f'Stand-in for ImageNet weights: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
+    if args.dry_run:
+        return
+    network = devices.place(network, device, devices.pick_amp(args.amp, device)).train()
+    heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
+    parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs, args.lr),
+             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs,
+              args.whole_lr)]
+    for name, data, target, loss, batch_size, epochs, lr in parts:
+        part = argparse.Namespace(**{**vars(args), 'batch_size': batch_size})
+        steps = len(data) // batch_size * epochs
+        optimizer = torch.optim.SGD([{'params': list(network.parameters()), 'base_lr': lr}], lr=lr,
+                                    momentum=args.momentum, weight_decay=args.weight_decay)
+        train(part, folder / name, network, optimizer, make_step(args, network, device, target, loss),
+              training_batches(data, batch_size, steps, args.seed, args.workers),
+              lambda step, steps=steps: one_cycle(step, steps), steps, device)
+    save_network(folder / 'model.pth', network.backbone, {'network': 'backbone', 'backbone': 'resnet38d', 'width': args.width})
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.data.imageio import read_image, read_mask, read_size, voc_palette, write_label_png
+
+
+@pytest.fixture
+def picture():
+    rows, columns = np.mgrid[:24, :32]
+    return np.stack([rows * 8, columns * 6, 255 - rows * 4], -1).astype(np.uint8)
+
+
+def save(picture, path, mode):
+    Image.fromarray(picture).convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize('mode, name', [('L', 'a.png'), ('L', 'a.jpg'), ('CMYK', 'a.jpg'), ('P', 'a.png'),
+                                        ('1', 'a.png'), ('LA', 'a.png'), ('RGBA', 'a.png'), ('RGB', 'a.png')])
+def test_every_kind_of_picture_becomes_rgb(picture, tmp_path, mode, name):
+    image = read_image(save(picture, tmp_path / name, mode))
+    assert image.shape == (24, 32, 3) and image.dtype == np.uint8
+    if mode in ('RGB', 'RGBA'):
+        np.testing.assert_array_equal(image, picture)
+
+
+def test_alpha_is_dropped_and_not_blended(picture, tmp_path):
+    transparent = np.concatenate([picture, np.zeros_like(picture[..., :1])], -1)
+    Image.fromarray(transparent).save(tmp_path / 'a.png')
+    np.testing.assert_array_equal(read_image(tmp_path / 'a.png'), picture)
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / 'a.png')
+    np.testing.assert_array_equal(read_image(tmp_path / 'a.png')[..., 1], grey // 257)
+
+
+def test_exif_rotation_is_not_applied(picture, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / 'a.jpg', exif=exif)
+    assert read_image(tmp_path / 'a.jpg').shape == (24, 32, 3)
+
+
+def test_unreadable_pictures_are_named(picture, tmp_path):
+    Image.fromarray(np.tile(picture, (8, 8, 1))).save(tmp_path / 'cut.jpg')
+    content = (tmp_path / 'cut.jpg').read_bytes()
+    (tmp_path / 'cut.jpg').write_bytes(content[:len(content) // 2])
+    (tmp_path / 'text.jpg').write_text('no picture')
+    (tmp_path / 'empty.jpg').write_bytes(b'')
+    for name in ('cut.jpg', 'text.jpg', 'empty.jpg'):
+        with pytest.raises(ValueError, match=rf'{name} is no readable picture .*; restore it') as caught:
+            read_image(tmp_path / name)
+        assert '\n' not in str(caught.value)
+    assert read_size(tmp_path / 'cut.jpg') == (24 * 8, 32 * 8)
+    with pytest.raises(FileNotFoundError, match='absent.jpg is not there'):
+        read_image(tmp_path / 'absent.jpg')
+
+
+def test_labels_survive_writing_and_reading(tmp_path):
+    mask = np.array([[0, 1, 2], [5, 6, 255]], np.uint8)
+    write_label_png(tmp_path / 'new/a.png', mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / 'new/a.png', 7), mask)
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.png']
+    with Image.open(tmp_path / 'new/a.png') as file:
+        assert file.mode == 'P' and file.getpalette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]
+
+
+def test_mask_errors_name_the_file_and_the_value(picture, tmp_path):
+    write_label_png(tmp_path / 'a.png', np.array([[0, 9]], np.uint8))
+    with pytest.raises(ValueError, match=r'a\.png holds the value 9; expected 0 to 6 or 255'):
+        read_mask(tmp_path / 'a.png', 7)
+    save(picture, tmp_path / 'rgb.png', 'RGB')
+    with pytest.raises(ValueError, match=r'rgb\.png is a picture of mode RGB'):
+        read_mask(tmp_path / 'rgb.png', 7)
+    with pytest.raises(FileNotFoundError, match='b.png is not there'):
+        read_mask(tmp_path / 'b.png', 7)
+
+
+def test_palette_holds_the_known_voc_colours():
+    palette = voc_palette()
+    assert palette.shape == (256, 3)
+    assert palette[[0, 1, 12]].tolist() == [[0, 0, 0], [128, 0, 0], [64, 0, 128]]
+    assert palette[[15, 255]].tolist() == [[192, 128, 128], [224, 224, 192]]

@@ -1,0 +1,178 @@
+"""What a data set is to the rest of the code: class names, places of files, split lists and image-level labels.
+
+A list, <lists>/<split>.txt, has a sample a line: '/JPEGImages/a.jpg /SegmentationClassAug/a.png' (paths below the data
+set's root; the mask may be left out) or the bare name 'a' (paths from the templates). <lists>/labels.txt has a line
+'name<TAB>class<TAB>class' for every image; an image without any class is its bare name.
+"""
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Sample(NamedTuple):
+    """One line of a list; mask is None where the data set has none for this image."""
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set, described by data alone.
+
+    classes are the foreground names in label order (mask value 1 is classes[0]). Templates hold one '{}' for the name;
+    of mask_templates the first whose file exists counts. `score_split` are the training images with exact masks.
+    `preset` names the row of settings that the scripts use; `prepare` is the command that writes the lists, and
+    `flag` what --dataset has to be for this data set: both are repeated in messages.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    root: Path
+    lists: Path
+    image_template: str
+    mask_templates: tuple[str, ...] = ()
+    train_split: str = 'train_aug'
+    val_split: str = 'val'
+    score_split: str = 'train'
+    preset: str = 'voc12'
+    prepare: str = ''
+    flag: str = ''
+
+    @property
+    def num_fg(self) -> int:
+        """Number of foreground classes, K."""
+        return len(self.classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes with background, C = K + 1."""
+        return len(self.classes) + 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by mask value: background first."""
+        return ('background', *self.classes)
+
+    def label_split(self, split: str) -> str:
+        """The split under whose name the label files of `split` lie: the training split also serves score_split."""
+        return self.train_split if split == self.score_split else split
+
+    def samples(self, split: str) -> list[Sample]:
+        """The samples of a split in list order; no picture is opened.
+
+        Raises:
+            FileNotFoundError: if there is no such list.
+            ValueError: if the list is empty, names an image twice, or a line is malformed or leaves the root.
+        """
+        path = self.lists / f'{split}.txt'
+        lines = _read_lines(path, self._remedy(f'; lists here: {self._list_names()}'))
+        samples = [self._sample(line, f'{path}:{number}') for number, line in lines]
+        if not samples:
+            raise ValueError(f'{path} names no image{self._remedy()}')
+        name, times = Counter(sample.name for sample in samples).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f'{path} names {name} {times} times; every image may stand in a list once')
+        return samples
+
+    def image_labels(self, names: Sequence[str]) -> np.ndarray:
+        """Image-level labels uint8 [len(names), K], 1 where the class is in the image.
+
+        Raises:
+            FileNotFoundError: if labels.txt is absent.
+            ValueError: if it lacks a name or holds an unknown class.
+        """
+        path = self.lists / 'labels.txt'
+        index = {name: i for i, name in enumerate(self.classes)}
+        known = {}
+        for number, line in _read_lines(path, self._remedy()):
+            name, *present = line.split('\t')
+            unknown = [word for word in present if word not in index]
+            if unknown:
+                raise ValueError(f'{path}:{number}: unknown class {unknown[0]!r}; '
+                                 f'{self.name} has {", ".join(self.classes)}')
+            known[name] = [index[word] for word in present]
+        absent = [name for name in names if name not in known]
+        if absent:
+            raise ValueError(f'{path} has no line for {absent[0]}{_and_more(absent)}{self._remedy()}')
+        labels = np.zeros((len(names), self.num_fg), np.uint8)
+        for row, name in enumerate(names):
+            labels[row, known[name]] = 1
+        return labels
+
+    def classes_without_images(self, split: str) -> list[str]:
+        """Names of the classes that no image of the split shows."""
+        counts = self.image_labels([sample.name for sample in self.samples(split)]).sum(0)
+        return [name for name, count in zip(self.classes, counts) if not count]
+
+    def check(self, split: str, need_masks: bool = False) -> None:
+        """Make sure that every image of a split, and if need be every mask, is there.
+
+        Raises:
+            FileNotFoundError: naming the first that is not, how many are not, and the remedy.
+        """
+        samples = self.samples(split)
+        check_files([sample.image for sample in samples], f'{split} lists images that are not there',
+                    'check --data-root, or correct the list')
+        if need_masks:
+            check_files([sample.mask or self._expected_mask(sample.name) for sample in samples],
+                        f'{split} has images without a mask', 'add the masks, or choose a split that has them')
+
+    def _sample(self, line: str, place: str) -> Sample:
+        if not line.startswith('/'):
+            if '/' in line or '\\' in line or line.startswith('.'):
+                raise ValueError(f"{place}: {line!r} is neither a bare name ('a') nor paths from the data set's root "
+                                 "('/images/a.jpg /masks/a.png')")
+            return Sample(line, self.root / self.image_template.format(line), self._find_mask(line))
+        words = re.split(r'\s+(?=/)', line)
+        if len(words) > 2 or any('..' in word.split('/') for word in words):
+            raise ValueError(f'{place}: {line!r} must be the path of an image and perhaps of its mask, '
+                             f'both inside {self.root}')
+        image, *mask = (self.root / word.lstrip('/') for word in words)
+        return Sample(image.stem, image, mask[0] if mask else self._find_mask(image.stem))
+
+    def _find_mask(self, name: str) -> Path | None:
+        paths = [self.root / template.format(name) for template in self.mask_templates]
+        return next((path for path in paths if path.exists()), None)
+
+    def _expected_mask(self, name: str) -> Path:
+        template = self.mask_templates[0] if self.mask_templates else '{}.png (no folder of masks is named)'
+        return self.root / template.format(name)
+
+    def _list_names(self) -> str:
+        return ', '.join(sorted(path.stem for path in self.lists.glob('*.txt') if path.stem != 'labels')) or 'none'
+
+    def _remedy(self, more: str = '') -> str:
+        return (f'; make it with {self.prepare}' if self.prepare else '; see --lists') + more
+
+
+def check_files(paths: Iterable[Path], problem: str, remedy: str) -> None:
+    """Make sure that files exist.
+
+    Raises:
+        FileNotFoundError: '<problem>: <first missing path> (and n more); <remedy>'.
+    """
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f'{problem}: {missing[0]}{_and_more(missing)}; {remedy}')
+
+
+def _read_lines(path: Path, remedy: str) -> list[tuple[int, str]]:
+    """Numbered lines of a text file, without empty ones."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path} is not there{remedy}') from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is no text file ({error.reason}){remedy}') from None
+    return [(number, line.strip(' \r')) for number, line in enumerate(text.split('\n'), 1) if line.strip()]
+
+
+def _and_more(items: Sequence) -> str:
+    return f' (and {len(items) - 1} more)' if len(items) > 1 else ''

@@ -1,0 +1,77 @@
+"""Small pure functions on images, shared by training, inference and display.
+
+An image is uint8 [H, W, 3] in RGB until normalise() turns it into what a network reads, float32 [3, H, W].
+"""
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+
+class Norm(NamedTuple):
+    """Input normalisation of a backbone: per channel mean and standard deviation of RGB in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET_NORM = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def normalise(image: np.ndarray, norm: Norm = IMAGENET_NORM) -> np.ndarray:
+    """Turn an image uint8 [H, W, 3] into network input float32 [3, H, W]: (image / 255 - mean) / std."""
+    mean, std = np.float32(norm.mean), np.float32(norm.std)
+    scaled = image * (1 / (255 * std)) - mean / std
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32)
+
+
+def denormalise(images, norm: Norm = IMAGENET_NORM):
+    """Undo normalise: images [..., 3, H, W] (array or tensor) back to RGB, in [0, 1] where nothing was padded.
+
+    Padding, 0 after normalisation, becomes the mean colour. Values are not clamped.
+    """
+    if isinstance(images, np.ndarray):
+        mean, std = (np.float32(values)[:, None, None] for values in norm)
+    else:
+        mean, std = (images.new_tensor(values)[:, None, None] for values in norm)
+    return images * std + mean
+
+
+def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """(height, width) times scale, rounded to whole pixels, at least 1."""
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image uint8 [H, W, 3] with PIL's bicubic filter, which averages when it shrinks (CAM stages)."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_cubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an image [H, W, 3], uint8 or float32, with OpenCV's cubic filter (segmentation stage).
+
+    It does not average when it shrinks; float values may overshoot the range of the input.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a mask uint8 [H, W] without mixing labels."""
+    if mask.shape == (height, width):
+        return mask
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def pad_to_multiple(array: np.ndarray, multiple: int, value: float = 0) -> np.ndarray:
+    """Pad [..., H, W] at the right and at the bottom until both sides are whole multiples."""
+    height, width = array.shape[-2:]
+    below, right = -height % multiple, -width % multiple
+    if not below and not right:
+        return array
+    widths = [(0, 0)] * (array.ndim - 2) + [(0, below), (0, right)]
+    return np.pad(array, widths, constant_values=value)

@@ -1,0 +1,100 @@
+"""Train AffinityNet: features in which neighbouring pixels of one class are near, from the CRF seeds.
+
+    python train_aff.py                                  one GPU, or several in this process (DataParallel)
+
+Reads the images, exp/<run>/labels/<train split>/seeds and ImageNet weights; writes exp/<run>/aff/: model.pth, last.pth
+(from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
+"""
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from lib.data.datasets import AffTrainSet
+from lib.data.loading import steps_of, training_batches
+from lib.data.registry import get_spec
+from lib.net.aff import AffinityNet
+from lib.net.freeze import freeze_early, set_train_mode
+from lib.net.optimizer import make_optimizer
+from lib.net.resnet38d import ResNet38d
+from lib.net.weights import load_imagenet, save_network
+from lib.run import device as devices
+from lib.run.loop import train
+from lib.run.options import add_device_flags, add_training_flags, base_parser, positive_int, resolve, run_script
+from tool.affutils import affinity_loss, pair_affinity, pair_labels
+from tool.torchutils import poly_factor
+
+PRESETS = {
+    'voc12': {},
+    'coco': {},
+    'toy': {'width': 0.125, 'crop_size': 128, 'epochs': 5, 'lr': 0.03, 'momentum': 0.9, 'amp': 'auto'},
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags; the defaults reproduce the paper on VOC."""
+    parser = base_parser(__doc__)
+    add_device_flags(parser)
+    # As in CAM training, the published runs passed weight decay in momentum's place.
+    add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
+    group = parser.add_argument_group('affinity objective')
+    group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
+    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
+    group.add_argument('--radius', type=positive_int, default=5, help='pairs are nearer than this, in feature pixels')
+    group.add_argument('--seeds', type=Path, metavar='DIR',
+                       help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds')
+    group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the backbone')
+    return parser
+
+
+def make_network(args: argparse.Namespace) -> AffinityNet:
+    """AffinityNet on ImageNet weights; batch norm and the first convolutions stay as they are there."""
+    torch.manual_seed(args.seed)
+    backbone = ResNet38d(args.width, (0.3, 0.5) if args.dropout else (0, 0))
+    load_imagenet(backbone, args.weights)
+    network = AffinityNet(backbone)
+    freeze_early(network)
+    set_train_mode(network, batch_norm='running')
+    return network
+
+
+def make_step(args: argparse.Namespace, network: Callable, device: torch.device) -> Callable:
+    """The training step: affinities of near pixels against the pairs that the seeds are sure of."""
+    amp = devices.pick_amp(args.amp, device)
+
+    def step(batch: Mapping) -> dict[str, torch.Tensor]:
+        with devices.autocast(device, amp):
+            features = network(batch['image'])
+        affinity = pair_affinity(features, args.radius)                     # [N, offsets, positions] in (0, 1]
+        terms = affinity_loss(affinity, pair_labels(batch['label'], args.radius))
+        terms['loss'] = terms['bg'] / 4 + terms['fg'] / 4 + terms['neg'] / 2
+        return terms
+
+    return step
+
+
+def main(argv=None):
+    """Train on the data set's training split."""
+    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    device = devices.pick_device(args.device)
+    network = make_network(args)
+    seeds = args.seeds or args.folder / 'labels' / spec.train_split / 'seeds'
+    dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds,
+                          seed=args.seed, limit=args.limit)
+    dataset.check()
+    steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split)
+    print(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {args.folder / "aff"}')
+    if args.dry_run:
+        return
+    network = devices.place(network, device, devices.pick_amp(args.amp, device))
+    train(args, args.folder / 'aff', network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
+          make_step(args, devices.parallel(network, device, args.gpus), device),
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
+          lambda step: poly_factor(step, steps, args.poly_power), steps, device)
+    save_network(args.folder / 'aff' / 'model.pth', network,
+                 {'network': 'aff', 'backbone': 'resnet38d', 'width': args.width})
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,0 +1,19 @@
+"""Train the CAM network on MS COCO 2014 from image-level labels.
+
+    python train_cam_coco.py                                  one GPU, or several in this process (DataParallel)
+    python train_cam_coco.py --isl-weight 0 --no-fsl          plain SEAM
+
+Reads the images and labels of the training split and ImageNet weights; writes exp/<run>/cam/: model.pth, last.pth
+(from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
+"""
+from lib.cam_stage import train_cam
+from lib.run.options import run_script
+
+
+def main(argv=None):
+    """Train with the paper's settings for COCO: the feature-similarity loss weighs 0.2."""
+    train_cam(__doc__, 'coco', argv)
+
+
+if __name__ == '__main__':
+    run_script(main)

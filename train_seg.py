@@ -1,0 +1,110 @@
+"""Train DeepLab on the pseudo-labels.
+
+    python train_seg.py                                  one GPU, or several in this process (DataParallel)
+    python train_seg.py --labels data/VOCdevkit/VOC2012/SegmentationClassAug --run upper     on true masks
+
+Reads the images, exp/<run>/labels/<train split>/walk and ImageNet weights; writes exp/<run>/seg/: model.pth, last.pth
+(from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
+"""
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from lib.data.datasets import SegTrainSet
+from lib.data.imageio import voc_palette
+from lib.data.loading import steps_of, training_batches
+from lib.data.registry import get_spec
+from lib.net.deeplab import DeepLab
+from lib.net.freeze import freeze_norm_affine, set_train_mode
+from lib.net.optimizer import make_optimizer
+from lib.net.resnet38d import ResNet38d
+from lib.net.weights import load_imagenet, save_network
+from lib.run import device as devices
+from lib.run.loop import train
+from lib.run.options import (add_device_flags, add_training_flags, base_parser, positive_float, positive_int, resolve,
+                             run_script)
+from tool.torchutils import poly_factor
+
+PRESETS = {
+    'voc12': {'max_steps': 20000},
+    'coco': {'max_steps': 200000},
+    'toy': {'max_steps': 400, 'width': 0.125, 'crop_size': 128, 'lr': 0.015, 'dilation': 6, 'bn_momentum': 0.1,
+            'amp': 'auto'},
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags; the defaults reproduce the paper on VOC."""
+    parser = base_parser(__doc__)
+    add_device_flags(parser)
+    add_training_flags(parser, batch_size=10, lr=0.001, momentum=0.9)
+    group = parser.add_argument_group('segmentation')
+    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
+    group.add_argument('--scale', type=positive_float, nargs=2, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
+                       help='range from which the size of a training image is drawn')
+    group.add_argument('--labels', type=Path, metavar='DIR',
+                       help='label PNGs to learn from; the default is exp/<run>/labels/<train split>/walk')
+    group.add_argument('--dilation', type=positive_int, default=12, help='of the 3x3 convolution of the head')
+    group.add_argument('--fov-channels', type=positive_int, default=512, help='channels of the head')
+    group.add_argument('--bn-momentum', type=positive_float, default=3e-4, help='share of a new batch in running statistics')
+    group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
+    return parser
+
+
+def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
+    """DeepLab on ImageNet weights. Batch norm runs on batch statistics, its scale and shift stay; all else learns.
+
+    The published code never called .train(): what follows from that is chosen here in so many words.
+    """
+    torch.manual_seed(args.seed)
+    backbone = ResNet38d(args.width, (0.3, 0.5) if args.dropout else (0, 0), args.bn_momentum)
+    load_imagenet(backbone, args.weights)
+    network = DeepLab(backbone, num_classes, args.fov_channels, args.dilation, 0.5 if args.dropout else 0,
+                      args.bn_momentum)
+    freeze_norm_affine(network)
+    set_train_mode(network, batch_norm='batch')
+    return network
+
+
+def make_step(args: argparse.Namespace, network: Callable, device: torch.device) -> Callable:
+    """The training step: cross-entropy of each labelled pixel."""
+    amp = devices.pick_amp(args.amp, device)
+
+    def step(batch: Mapping) -> dict[str, torch.Tensor]:
+        with devices.autocast(device, amp):
+            logits = network(batch['image'])                                # [N, C, H, W]
+        return {'loss': F.cross_entropy(logits.float(), batch['mask'], ignore_index=255)}
+
+    return step
+
+
+def main(argv=None):
+    """Train on the pseudo-labels of the data set's training split."""
+    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    device = devices.pick_device(args.device)
+    network = make_network(args, spec.num_classes)
+    labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
+    dataset = SegTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, labels, seed=args.seed,
+                          scale=args.scale, limit=args.limit)
+    dataset.check()
+    steps = args.max_steps
+    steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
+    folder = args.folder / 'seg'
+    print(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    if args.dry_run:
+        return
+    network = devices.place(network, device, devices.pick_amp(args.amp, device))
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
+          make_step(args, devices.parallel(network, device, args.gpus), device),
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
+          lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device)
+    save_network(folder / 'model.pth', network,
+                 {'network': 'deeplab', 'backbone': 'resnet38d', 'width': args.width, 'classes': list(spec.classes),
+                  'fov_channels': args.fov_channels, 'dilation': args.dilation})
+
+
+if __name__ == '__main__':
+    run_script(main)
