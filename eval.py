@@ -19,15 +19,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lib.data.datasets import LabelPair, label_pairs
 from lib.data.imageio import read_mask
 from lib.data.labelio import read_maps
 from lib.data.registry import get_spec
 from lib.run.options import base_parser, resolve, run_script
 from lib.run.pool import map_chunks
+from lib.run.progress import bar_style
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
-from tool.dataspec import DatasetSpec, Sample, check_files
+from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
@@ -48,33 +50,32 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def score_chunk(samples: Sequence[Sample], folder: Path, num_classes: int, protocol: str,
-                threshold: float | None, curve: bool) -> tuple[Scores, Curve | None]:
-    """Scores of some samples, and their curve over thresholds if asked for; label PNGs where threshold is None."""
+def score_chunk(pairs: Sequence[LabelPair], num_classes: int, protocol: str, threshold: float | None,
+                curve: bool) -> tuple[Scores, Curve | None]:
+    """Scores of some images, and their curve over thresholds if asked for; label PNGs where threshold is None."""
     scores, curves = Scores(num_classes, protocol), Curve(num_classes, protocol) if curve else None
-    for sample in samples:
-        truth = read_mask(sample.mask, num_classes)
+    for pair in pairs:
+        truth = read_mask(pair.truth, num_classes)
         try:
             if threshold is None:
-                scores.add(truth, read_mask(folder / f'{sample.name}.png', num_classes))
+                scores.add(truth, read_mask(pair.prediction, num_classes))
             else:
-                keys, cam = read_maps(folder / f'{sample.name}.npz')
+                keys, cam = read_maps(pair.prediction)
                 scores.add(truth, cam_label(keys, cam, threshold))
                 if curves:
                     curves.add(truth, keys, cam)
         except ValueError as error:
-            raise ValueError(f'{sample.name}: {error}') from error
+            raise ValueError(f'{pair.name}: {error}') from error
     return scores, curves
 
 
-def score(samples: Sequence[Sample], folder: Path, num_classes: int, protocol: str, threshold: float | None,
-          curve: bool, workers: int) -> tuple[Scores, Curve | None]:
-    """score_chunk of all samples, shared by worker processes."""
+def score(pairs: Sequence[LabelPair], num_classes: int, protocol: str, threshold: float | None, curve: bool,
+          workers: int) -> tuple[Scores, Curve | None]:
+    """score_chunk of all images, shared by worker processes."""
     total = None
-    function = partial(score_chunk, folder=folder, num_classes=num_classes, protocol=protocol, threshold=threshold,
-                       curve=curve)
-    with tqdm(total=len(samples), desc='eval', unit='image', dynamic_ncols=True, leave=False) as bar:
-        for part in map_chunks(function, samples, workers):
+    function = partial(score_chunk, num_classes=num_classes, protocol=protocol, threshold=threshold, curve=curve)
+    with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
+        for part in map_chunks(function, pairs, workers):
             bar.update(part[0].images)
             if total is None:
                 total = part
@@ -85,9 +86,9 @@ def score(samples: Sequence[Sample], folder: Path, num_classes: int, protocol: s
     return total
 
 
-def evaluate(args: argparse.Namespace, spec: DatasetSpec, samples: Sequence[Sample], folder: Path) -> dict:
+def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
     """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs."""
-    run = partial(score, samples, folder, spec.num_classes, args.protocol, workers=args.workers)
+    run = partial(score, pairs, spec.num_classes, args.protocol, workers=args.workers)
     if args.what != 'cam':
         return {'results': [run(None, False)[0].summary()]}
     given, curve = run(args.background_score, True)
@@ -108,17 +109,14 @@ def main(argv=None):
     split = args.split or spec.val_split
     kind = Path('results') / split if args.what == 'seg' else Path('labels') / spec.label_split(split) / args.what
     folder = args.labels or args.folder / kind
-    spec.check(split, need_masks=True)
-    samples = spec.samples(split)[:args.limit]
-    ending = 'npz' if args.what == 'cam' else 'png'
-    check_files([folder / f'{sample.name}.{ending}' for sample in samples], f'{folder} lacks files of {split}',
-                f'make them with python {MADE_BY[args.what]} --dataset {args.dataset} --run {args.run} '
-                f'--split {split if args.what == "seg" else spec.label_split(split)}')
+    remedy = (f'make them with python {MADE_BY[args.what]} --dataset {args.dataset} --run {args.run} '
+              f'--split {split if args.what == "seg" else spec.label_split(split)}')
+    pairs = label_pairs(spec, split, folder, '.npz' if args.what == 'cam' else '.png', args.limit, remedy)
     if args.dry_run:
-        print(f'{args.what} of {len(samples)} images ({spec.name} {split}) in {folder}')
+        print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
-              'images': len(samples), 'classes': list(spec.class_names), **evaluate(args, spec, samples, folder)}
+              'images': len(pairs), 'classes': list(spec.class_names), **evaluate(args, spec, pairs)}
     print(evaluation_text(record))
     add_score(scores, {**record, **environment()})
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lib.data.datasets import InferSet
 from lib.data.imageio import write_label_png
@@ -21,8 +20,17 @@ from lib.net.aff import AffinityNet
 from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_network
 from lib.run import device as devices
-from lib.run.options import add_device_flags, base_parser, non_negative_int, positive_float, positive_int, resolve, run_script
+from lib.run.options import (
+    add_device_flags,
+    base_parser,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    resolve,
+    run_script,
+)
 from lib.run.pool import Background
+from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.dataspec import check_files
@@ -43,7 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s training split')
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network, ours or a published one; the default is exp/<run>/aff/model.pth')
-    group.add_argument('--cams', type=Path, metavar='DIR', help='CAM files; the default is exp/<run>/labels/<split>/cam')
+    group.add_argument('--cams', type=Path, metavar='DIR',
+                       help='CAM files; the default is exp/<run>/labels/<split>/cam')
     group.add_argument('--alpha', type=positive_float, default=6.0,
                        help='power of the background score: larger gives less background')
     group.add_argument('--beta', type=positive_float, default=8.0,
@@ -58,8 +67,8 @@ def write_walk(path: Path, cam_file: Path, affinity: np.ndarray, size: tuple[int
     """Walk on one image's CAMs and write its label PNG."""
     present, cam = read_maps(cam_file)
     if cam.shape[1:] != image_size:
-        raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of {image_size[0]}x{image_size[1]}; '
-                         'make the CAMs again with infer_cam.py')
+        raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of '
+                         f'{image_size[0]}x{image_size[1]}; make the CAMs again with infer_cam.py')
     walked = random_walk(affinity, size, pool_cams(cam, args.alpha), args.beta, args.log_steps, args.radius)
     write_label_png(path, walk_label(walked, present, image_size))
 
@@ -86,7 +95,7 @@ def main(argv=None):
     made_by(folder, args, device)
     stride = network.backbone.stride
     with Background(args.workers) as background, torch.inference_mode():
-        for sample in tqdm(single_images(dataset, min(args.workers, 1)), desc='infer_aff', unit='image', dynamic_ncols=True):
+        for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_aff'):
             image, name = sample['image'], sample['name']
             view = torch.from_numpy(pad_to_multiple(normalise(image, network.backbone.norm), stride))[None].to(device)
             with devices.autocast(device, amp):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lib.data.datasets import InferSet
 from lib.data.labelio import write_maps, write_seeds
@@ -25,6 +24,7 @@ from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run.options import add_device_flags, base_parser, resolve, run_script
 from lib.run.pool import Background
+from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
@@ -69,8 +69,11 @@ def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales
     if not len(present):
         return np.zeros((0, *image.shape[:2]), np.float32)
     index = torch.from_numpy(present).to(device)
-    maps = multi_scale(image, scales, lambda image, height, width: normalise(resize_bicubic(image, height, width), norm),
-                       lambda views: forward(views)[:, index], device, align_corners=False)
+
+    def view(image: np.ndarray, height: int, width: int) -> np.ndarray:
+        return normalise(resize_bicubic(image, height, width), norm)
+
+    maps = multi_scale(image, scales, view, lambda views: forward(views)[:, index], device, align_corners=False)
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
@@ -105,7 +108,7 @@ def main(argv=None):
     for kind in ('cam', 'seeds')[:1 + args.seeds]:
         made_by(folder / kind, args, device)
     with Background(args.workers) as background:
-        for sample in tqdm(single_images(dataset, min(args.workers, 2)), desc='infer_cam', unit='image', dynamic_ncols=True):
+        for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_cam'):
             present = np.flatnonzero(sample['image_labels'])
             cam = infer_cams(sample['image'], present, forward, args.scales, network.backbone.norm, device)
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,

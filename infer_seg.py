@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lib.data.datasets import FileSet, InferSet
 from lib.data.imageio import write_label_png
@@ -23,6 +22,7 @@ from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run.options import add_device_flags, base_parser, positive_float, positive_int, resolve, run_script
 from lib.run.pool import Background
+from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.crfutils import FINAL_CRF, dense_crf
 from tool.imutils import normalise, resize_cubic
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
                        help='image sizes, each run with its mirror')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='sharpen with the final CRF')
-    group.add_argument('--dilation', type=positive_int, default=12, help='of the 3x3 convolution of the head, as trained')
+    group.add_argument('--dilation', type=positive_int, default=12, help='of the head, as trained')
     group.add_argument('--fov-channels', type=positive_int, default=512, help='channels of the head, as trained')
     return parser
 
@@ -81,7 +81,7 @@ def main(argv=None):
     norm = network.backbone.norm
     made_by(folder, args, device)
     with Background(args.workers) as background:
-        for sample in tqdm(single_images(dataset, min(args.workers, 1)), desc='infer_seg', unit='image', dynamic_ncols=True):
+        for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_seg'):
             image = sample['image']
             normalised = normalise(image, norm).transpose(1, 2, 0)
 

@@ -83,7 +83,8 @@ def one_cycle(step: int, total: int, warm_up: float = 0.3) -> float:
     return (1 + math.cos(math.pi * (place - warm_up) / (1 - warm_up))) / 2
 
 
-def make_step(args: argparse.Namespace, network: nn.Module, device: torch.device, target: str, loss: Callable) -> Callable:
+def make_step(args: argparse.Namespace, network: nn.Module, device: torch.device, target: str,
+              loss: Callable) -> Callable:
     """The training step: logits of the batch's images against batch[target]."""
     amp = devices.pick_amp(args.amp, device)
 
@@ -122,7 +123,8 @@ def main(argv=None):
         train(part, folder / name, network, optimizer, make_step(args, network, device, target, loss),
               training_batches(data, batch_size, steps, args.seed, args.workers),
               lambda step, steps=steps: one_cycle(step, steps), steps, device)
-    save_network(folder / 'model.pth', network.backbone, {'network': 'backbone', 'backbone': 'resnet38d', 'width': args.width})
+    save_network(folder / 'model.pth', network.backbone,
+                 {'network': 'backbone', 'backbone': 'resnet38d', 'width': args.width})
 
 
 if __name__ == '__main__':

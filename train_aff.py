@@ -84,15 +84,16 @@ def main(argv=None):
                           seed=args.seed, limit=args.limit)
     dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split)
-    print(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {args.folder / "aff"}')
+    folder = args.folder / 'aff'
+    print(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
     if args.dry_run:
         return
     network = devices.place(network, device, devices.pick_amp(args.amp, device))
-    train(args, args.folder / 'aff', network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
           make_step(args, devices.parallel(network, device, args.gpus), device),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device)
-    save_network(args.folder / 'aff' / 'model.pth', network,
+    save_network(folder / 'model.pth', network,
                  {'network': 'aff', 'backbone': 'resnet38d', 'width': args.width})
 
 

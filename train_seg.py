@@ -14,7 +14,6 @@ import torch
 from torch.nn import functional as F
 
 from lib.data.datasets import SegTrainSet
-from lib.data.imageio import voc_palette
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.net.deeplab import DeepLab
@@ -24,8 +23,15 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run.loop import train
-from lib.run.options import (add_device_flags, add_training_flags, base_parser, positive_float, positive_int, resolve,
-                             run_script)
+from lib.run.options import (
+    add_device_flags,
+    add_training_flags,
+    base_parser,
+    positive_float,
+    positive_int,
+    resolve,
+    run_script,
+)
 from tool.torchutils import poly_factor
 
 PRESETS = {
@@ -49,7 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
                        help='label PNGs to learn from; the default is exp/<run>/labels/<train split>/walk')
     group.add_argument('--dilation', type=positive_int, default=12, help='of the 3x3 convolution of the head')
     group.add_argument('--fov-channels', type=positive_int, default=512, help='channels of the head')
-    group.add_argument('--bn-momentum', type=positive_float, default=3e-4, help='share of a new batch in running statistics')
+    group.add_argument('--bn-momentum', type=positive_float, default=3e-4,
+                       help='share of a new batch in the running statistics')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
     return parser
 

@@ -84,6 +84,7 @@ def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
 def make_step(args: argparse.Namespace, network: Callable, norm, device: torch.device) -> Callable:
     """The training step: two views of a batch -> every term of the objective by name."""
     amp = devices.pick_amp(args.amp, device)
+    fsl_weight = args.fsl_weight if args.fsl else 0
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         images = batch['image']
@@ -91,8 +92,8 @@ def make_step(args: argparse.Namespace, network: Callable, norm, device: torch.d
             view1 = network(images)
             view2 = network(second_view(images, args.view2_scale))
         return cam_objective(view1, view2, images, batch['image_labels'], norm=norm,
-                             isl_weight=args.isl_weight, isl_samples=args.isl_samples,
-                             fsl_weight=args.fsl_weight if args.fsl else 0, fsl_mu=args.fsl_mu, fsl_sigma=args.fsl_sigma)
+                             isl_weight=args.isl_weight, isl_samples=args.isl_samples, fsl_weight=fsl_weight,
+                             fsl_mu=args.fsl_mu, fsl_sigma=args.fsl_sigma)
 
     return step
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lib.data.datasets import AffTrainSet, CamTrainSet, EvalSet, InferSet, KeySampler, SegTrainSet, label_pairs
+from lib.data.datasets import AffTrainSet, CamTrainSet, FileSet, InferSet, KeySampler, SegTrainSet, label_pairs
 from lib.data.imageio import write_label_png
 from lib.data.labelio import write_seeds
 from lib.data.registry import get_spec
@@ -138,17 +138,39 @@ def test_inference_sample_is_the_picture_itself(spec):
 
 
 def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
-    data = EvalSet(spec, 'val', spec.root / 'walk')
-    data.check()
-    for sample in data:
-        np.testing.assert_array_equal(sample['prediction'], sample['truth'])
-    with pytest.raises(FileNotFoundError, match=r'val lacks predictions: .*val_00000.npz \(and 1 more\); make them'):
-        label_pairs(spec, 'val', tmp_path, '.npz')
+    pairs = label_pairs(spec, 'val', spec.root / 'walk')
+    assert [pair.name for pair in pairs] == [sample.name for sample in spec.samples('val')]
+    for pair in pairs:
+        np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (pair.prediction, pair.truth)))
+    with pytest.raises(FileNotFoundError, match=r'val lacks predictions: .*val_00000.npz \(and 1 more\); make them so'):
+        label_pairs(spec, 'val', tmp_path, '.npz', remedy='make them so')
 
 
 def test_limit_takes_the_first_images(spec):
     assert [len(make(spec, limit=4)) for make in (cam_set, aff_set, seg_set)] == [4, 4, 4]
-    assert len(EvalSet(spec, 'val', spec.root / 'walk', limit=1)) == 1
+    assert len(label_pairs(spec, 'val', spec.root / 'walk', limit=1)) == 1
+
+
+def test_single_files_are_read_and_may_not_share_a_name(spec, tmp_path):
+    files = [sample.image for sample in spec.samples('val')]
+    data = FileSet(files)
+    data.check()
+    assert [data[i]['name'] for i in range(len(data))] == [path.stem for path in files]
+    twin = tmp_path / files[0].name
+    twin.write_bytes(files[0].read_bytes())
+    with pytest.raises(ValueError, match='would both be written to'):
+        FileSet([*files, twin]).check()
+
+
+def test_truncated_picture_is_found_before_training(spec):
+    path = spec.samples('train')[1].image
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])
+    with pytest.raises(ValueError, match=f'{path.name} is no readable picture .*; restore it'):
+        cam_set(spec).check()
+    path.write_bytes(whole + b'some bytes behind the end of the picture')
+    cam_set(spec).check()
+    path.write_bytes(whole)
 
 
 def test_missing_inputs_name_the_command_that_makes_them(spec):

@@ -1,5 +1,7 @@
 """The five kinds of samples, over any DatasetSpec: for training CAM, affinity and segmentation, inference, evaluation.
 
+The first four are Datasets; evaluation reads pairs of files (label_pairs).
+
 Training sets are indexed with (epoch, index): every random number of a sample comes from a generator seeded with
 (seed, epoch, index), so that the number of worker processes and an interruption change nothing.
 """
@@ -12,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from lib.data import augment
-from lib.data.imageio import IGNORED, read_image, read_mask, read_size
+from lib.data.imageio import IGNORED, check_whole, read_image, read_mask, read_size
 from lib.data.labelio import read_seeds
 from tool.affutils import affinity_label
 from tool.dataspec import DatasetSpec, Sample, check_files
@@ -174,30 +176,32 @@ class InferSet(Dataset):
         _check_images(self.samples, self.split)
 
 
-class EvalSet(Dataset):
-    """{'prediction': uint8 [H, W], 'truth': uint8 [H, W] (255 ignored), 'name'} from label PNGs, in list order."""
+class FileSet(Dataset):
+    """{'image': uint8 [H, W, 3], 'name'} of pictures named one by one, outside any data set."""
 
-    def __init__(self, spec: DatasetSpec, split: str, labels_dir: Path, limit: int | None = None):
-        self.num_classes, self.pairs = spec.num_classes, label_pairs(spec, split, labels_dir, '.png', limit)
+    def __init__(self, files: Sequence[Path]):
+        self.files = list(files)
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        pair = self.pairs[index]
-        prediction, truth = (read_mask(path, self.num_classes) for path in (pair.prediction, pair.truth))
-        _check_size(pair.prediction, prediction.shape, pair.truth, truth.shape, 'make the labels again')
-        return {'prediction': prediction, 'truth': truth, 'name': pair.name}
+        return {'image': read_image(self.files[index]), 'name': self.files[index].stem}
 
     def check(self) -> None:
-        """Make sure that predictions and masks are of the same size; that they are there was checked before."""
-        for pair in self.pairs:
-            _check_size(pair.prediction, read_size(pair.prediction), pair.truth, read_size(pair.truth),
-                        'make the labels again')
+        """Make sure that all pictures are there and whole, and that no two would be written to one file."""
+        check_files(self.files, 'some pictures are not there', 'check the names after --images')
+        seen = {}
+        for path in self.files:
+            check_whole(path)
+            if path.stem in seen:
+                raise ValueError(f'{path} and {seen[path.stem]} would both be written to {path.stem}.png; '
+                                 'give them one after another with different --out')
+            seen[path.stem] = path
 
 
 def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png',
-                limit: int | None = None) -> list[LabelPair]:
+                limit: int | None = None, remedy: str = 'check the folder') -> list[LabelPair]:
     """Files to compare, in list order: <labels_dir>/<name><suffix> and the mask of the list.
 
     Raises:
@@ -206,8 +210,7 @@ def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '
     spec.check(split, need_masks=True)
     samples = spec.samples(split)[:limit]
     pairs = [LabelPair(sample.name, Path(labels_dir) / f'{sample.name}{suffix}', sample.mask) for sample in samples]
-    check_files([pair.prediction for pair in pairs], f'{split} lacks predictions',
-                f'make them with the inference script of the stage and --split {split}')
+    check_files([pair.prediction for pair in pairs], f'{split} lacks predictions', remedy)
     return pairs
 
 
@@ -244,7 +247,7 @@ def _check_images(samples: Sequence[Sample], split: str) -> None:
     check_files([sample.image for sample in samples], f'{split} lists images that are not there',
                 'check --data-root, or correct the list')
     for sample in samples:
-        read_size(sample.image)
+        check_whole(sample.image)
 
 
 def _check_size(path: Path, size: Sequence[int], other: Path, other_size: Sequence[int], remedy: str) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from tool.fileio import replacing
 
 IGNORED = 255
+END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -43,6 +44,21 @@ def read_size(path: Path) -> tuple[int, int]:
             return file.height, file.width
     except UNREADABLE as error:
         raise _explained(error, path, 'picture') from error
+
+
+def check_whole(path: Path) -> None:
+    """Make sure, cheaply, that a picture has a readable header and its end; the same errors as read_image.
+
+    Only a JPEG or PNG that does not end as it should is decoded in full, since some have bytes behind their end.
+    """
+    read_size(path)
+    end = END_MARKS.get(path.suffix.lower())
+    if end is None:
+        return
+    with open(path, 'rb') as file:
+        file.seek(max(0, path.stat().st_size - 32))
+        if end not in file.read():
+            read_image(path)
 
 
 def read_mask(path: Path, num_classes: int) -> np.ndarray:

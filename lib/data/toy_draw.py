@@ -54,7 +54,7 @@ def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     for i, label in enumerate(labels):
         image = _background(rng, size, size)
         middle = size * rng.uniform(0.4, 0.6, 2)
-        half_length = size * rng.uniform(0.7, 1.4)
+        half_length = size * np.exp(rng.uniform(*np.log((0.4, 1.4))))
         figure = _figure(rng, CLASSES[label], half_length, middle, size, size, at_head=True)
         images[i] = _to_uint8(_grain(rng, _blend(image, *figure)))
     return images, labels

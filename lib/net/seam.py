@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.net.backbone import Backbone, hide_backbone_prefix
-from tool.seamutils import SeamOutput, class_seed, pixel_correlation
+from tool.seamutils import SeamOutput, class_seed, pixel_correlation, resize
 from tool.torchutils import full_precision
 
 LOW, HIGH = 64, 128             # channels of the projected conv4 and conv5
@@ -54,8 +54,3 @@ class Seam(nn.Module):
         low, high = taps['conv4'].detach(), taps['conv5'].detach()
         small = resize(images, low.shape[-2:])
         return self.f9(torch.cat([small, F.relu(self.f8_3(low)), F.relu(self.f8_4(high))], dim=1))
-
-
-def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize maps [N, C, h, w] bilinearly; corner pixels lie on corner pixels."""
-    return F.interpolate(maps, size, mode='bilinear', align_corners=True)

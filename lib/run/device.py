@@ -21,7 +21,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == 'cuda':
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu or check CUDA_VISIBLE_DEVICES')
+            raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu, or check '
+                             'CUDA_VISIBLE_DEVICES')
     return device
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lib.run.checkpoint import load_checkpoint, save_checkpoint
 from lib.run.options import settings
+from lib.run.progress import bar_style
 from lib.run.record import Record
 from tool.torchutils import set_lr
 
@@ -46,8 +47,7 @@ def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer:
         return
     record = Record(folder, args, device, done)
     means = RunningMeans()
-    with tqdm(total=total_steps * args.batch_size, initial=done * args.batch_size, unit='image',
-              desc=folder.name, dynamic_ncols=True, mininterval=1) as bar:
+    with tqdm(total=total_steps * args.batch_size, initial=done * args.batch_size, **bar_style(folder.name)) as bar:
         for index, batch in enumerate(batches(done), done):
             torch.manual_seed(step_seed(args.seed, index))
             set_lr(optimizer, lr_factor(index))
@@ -108,9 +108,9 @@ class RunningMeans:
         values = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / self.count).tolist()))
         for key, value in values.items():
             if not math.isfinite(value):
-                raise ValueError(f'loss term {key} is {value} within the last {self.count} steps before step {step} (last '
-                                 f'batch: {", ".join(batch.get("name", []))}); lower --lr or use --amp none; earlier '
-                                 'checkpoints are kept')
+                raise ValueError(f'loss term {key} is {value} within the last {self.count} steps before step {step} '
+                                 f'(last batch: {", ".join(batch.get("name", []))}); lower --lr or use --amp none; '
+                                 'earlier checkpoints are kept')
         self.sums, self.count = {}, 0
         return values
 

@@ -19,7 +19,8 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
     group.add_argument('--lists', type=Path, metavar='DIR',
                        help='folder with <split>.txt and labels.txt; the default is the data set\'s own')
     group.add_argument('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
-    group.add_argument('--run', metavar='NAME', help='name of the run, a folder in --exp; the default is the data set\'s name')
+    group.add_argument('--run', metavar='NAME',
+                       help='name of the run, a folder in --exp; the default is the data set\'s name')
     group.add_argument('--limit', type=positive_int, metavar='N', help='use only the first N images of the split')
     group.add_argument('--workers', type=non_negative_int, default=min(4, os.cpu_count() or 1), metavar='N',
                        help='helper processes that read images, run the CRF and the like; 0 does all in this process')
@@ -49,7 +50,8 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
     group.add_argument('--lr', type=positive_float, default=lr, help='learning rate of pretrained weights at step 0; '
                        'biases take 2, new layers 10, their biases 20 times as much')
     group.add_argument('--momentum', type=non_negative_float, default=momentum, help='momentum of SGD')
-    group.add_argument('--weight-decay', type=non_negative_float, default=5e-4, help='decay of weights; biases have none')
+    group.add_argument('--weight-decay', type=non_negative_float, default=5e-4,
+                       help='decay of weights; biases have none')
     group.add_argument('--poly-power', type=positive_float, default=0.9,
                        help='the learning rate falls as (1 - step / steps) to this power')
     group.add_argument('--seed', type=non_negative_int, default=1, help='seed of initial weights, data order, '

@@ -23,7 +23,7 @@ class Record:
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, device: torch.device, step: int):
-        from torch.utils.tensorboard import SummaryWriter   # slow to import, and only training needs it
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / 'args.json', {key: _plain(value) for key, value in vars(args).items()})
         write_json(folder / 'env.json', environment(device))
@@ -66,7 +66,8 @@ def environment(device: torch.device | None = None) -> dict:
     """Command, code version, library versions and device."""
     return {'command': [sys.executable, *sys.argv], 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'git': git_state(),
             'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__,
-            'machine': platform.platform(), 'threads': torch.get_num_threads(), 'device': str(device) if device else None,
+            'machine': platform.platform(), 'threads': torch.get_num_threads(),
+            'device': str(device) if device else None,
             'gpu': torch.cuda.get_device_name(device) if device and device.type == 'cuda' else None}
 
 

@@ -8,11 +8,11 @@ STAGE_NAMES = {'cam': 'CAM', 'walk': 'random walk', 'seg': 'segmentation'}
 
 def evaluation_text(record: dict) -> str:
     """One evaluation: a line of means for each threshold, then IoU and contour F of each class, in percent."""
-    lines = [f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, protocol '
-             f'{record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', '']
+    lines = [f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, '
+             f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', '']
     results = record['results']
-    lines += aligned([['', 'mIoU', 'contour F'],
-                      *([_name(record, result), _cell(result['miou']), _cell(result['contour_f'])] for result in results)])
+    means = [[_name(record, result), _cell(result['miou']), _cell(result['contour_f'])] for result in results]
+    lines += aligned([['percent', 'mIoU', 'contour F'], *means])
     columns = [column for result in results for column in (result['iou'], [None, *result['f']])]
     titles = ['class', *(title + _at(result) for result in results for title in ('IoU', 'F'))]
     rows = [[name, *(_cell(value) for value in values)] for name, *values in zip(record['classes'], *columns)]
@@ -43,7 +43,8 @@ def summary_text(records: Sequence[dict], run: str) -> str:
         counts = {split: next(r['images'] for k, r in newest.items() if k[:2] == (protocol, split)) for split in splits}
         table = [['percent', *(title for split in splits for title in (f'{split} mIoU', f'{split} contour F'))]]
         for name, cells in rows.items():
-            table.append([name, *(_cell(cells.get(split, {}).get(key)) for split in splits for key in ('miou', 'contour_f'))])
+            found = [cells.get(split, {}) for split in splits]
+            table.append([name, *(_cell(result.get(key)) for result in found for key in ('miou', 'contour_f'))])
         text += [f'Run {run}, protocol {protocol} ({PROTOCOL_RULE[protocol]})', '', *aligned(table), '',
                  'Images: ' + ', '.join(f'{count} ({split})' for split, count in counts.items())
                  + (f'. Best thresholds, chosen with the truth: {", ".join(thresholds)}.' if thresholds else '.'), '']
@@ -53,8 +54,7 @@ def summary_text(records: Sequence[dict], run: str) -> str:
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines: the first column flush left, the others flush right, a rule below the first row."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ['  '.join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]).rstrip()
-             for row in rows]
+    lines = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
 
 
