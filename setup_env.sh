@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Print the Python to use. The active one where it has what requirements.txt names (and, with --dev, what
+# requirements-dev.txt names); else .venv, made here on the first call.
+set -euo pipefail
+cd "$(dirname "$0")"
+files=(requirements.txt)
+[ "${1:-}" != --dev ] || files+=(requirements-dev.txt)
+
+modules='torch torchvision numpy scipy cv2 PIL pydensecrf pycocotools tqdm tensorboard'
+[ "${1:-}" != --dev ] || modules+=' pytest xdist ruff'
+
+has_all() {
+    "$1" -c 'import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))' $modules
+}
+
+python=$(command -v python3 || command -v python) || { echo 'error: no python3 found; install Python 3.11 or later' >&2; exit 2; }
+if has_all "$python"; then
+    echo "$python"
+    exit 0
+fi
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    { echo "error: $("$python" --version) is too old; install Python 3.11 or later" >&2; exit 2; }
+if [ ! -x .venv/bin/python ] || ! has_all .venv/bin/python; then
+    echo 'Setting up .venv from requirements.txt: about 6 GB, a few minutes' >&2
+    command -v c++ >/dev/null || command -v g++ >/dev/null ||
+        { echo 'error: no C++ compiler found, pydensecrf needs one; install g++' >&2; exit 2; }
+    "$python" -m venv .venv >&2
+    for file in "${files[@]}"; do
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" >&2 ||
+            { echo "error: pip could not install $file; see above, then run the same command again" >&2; exit 2; }
+    done
+fi
+echo "$PWD/.venv/bin/python"
