@@ -39,7 +39,7 @@ from tool.imutils import normalise, pad_to_multiple
 PRESETS = {
     'voc12': {},
     'coco': {},
-    'toy': {'width': 0.125, 'alpha': 4.0, 'beta': 16.0, 'log_steps': 5, 'amp': 'auto'},
+    'toy': {'width': 0.125, 'alpha': 2.0, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
 }
 
 

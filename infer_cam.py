@@ -22,7 +22,7 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
-from lib.run.options import add_device_flags, base_parser, resolve, run_script
+from lib.run.options import add_device_flags, base_parser, positive_float, resolve, run_script
 from lib.run.pool import Background
 from lib.run.progress import progress
 from lib.run.record import made_by
@@ -33,7 +33,7 @@ from tool.imutils import normalise, resize_bicubic
 PRESETS = {
     'voc12': {},
     'coco': {},
-    'toy': {'width': 0.125, 'scales': (0.5, 1.0, 1.5), 'amp': 'auto'},
+    'toy': {'width': 0.125, 'scales': (0.5, 1.0, 1.5), 'seed_alphas': (1.0, 5.0), 'amp': 'auto'},
 }
 
 
@@ -45,11 +45,11 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s training split')
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network, ours or a published one; the default is exp/<run>/cam/model.pth')
-    group.add_argument('--scales', type=float, nargs='+', default=(0.5, 1.0, 1.5, 2.0),
+    group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 1.0, 1.5, 2.0),
                        help='image sizes, each run with its mirror')
     group.add_argument('--seeds', action=argparse.BooleanOptionalAction, default=True,
                        help='run the CRF too and write seeds')
-    group.add_argument('--seed-alphas', type=float, nargs=2, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
+    group.add_argument('--seed-alphas', type=positive_float, nargs=2, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score of the two seeds: much background, little background')
     return parser
 

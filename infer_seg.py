@@ -30,7 +30,7 @@ from tool.imutils import normalise, resize_cubic
 PRESETS = {
     'voc12': {},
     'coco': {},
-    'toy': {'width': 0.125, 'dilation': 6, 'amp': 'auto'},
+    'toy': {'width': 0.125, 'dilation': 6, 'fov_channels': 128, 'scales': (0.75, 1.0, 1.25), 'amp': 'auto'},
 }
 
 

@@ -23,7 +23,7 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.weights import save_network
 from lib.run import device as devices
 from lib.run.loop import train
-from lib.run.options import add_device_flags, add_training_flags, base_parser, positive_int, resolve, run_script
+from lib.run.options import add_device_flags, add_loop_flags, base_parser, positive_int, resolve, run_script
 from tool.imutils import normalise
 
 PRESETS = {'toy': {'width': 0.125, 'amp': 'auto'}}
@@ -34,15 +34,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     parser.set_defaults(dataset='toy')
     add_device_flags(parser)
-    add_training_flags(parser, batch_size=32, lr=0.1, momentum=0.9)
-    parser.set_defaults(weights='none')
+    add_loop_flags(parser, batch_size=32, lr=2e-3, lr_help='highest learning rate of AdamW')
     group = parser.add_argument_group('stand-in for ImageNet')
     group.add_argument('--close-ups', type=positive_int, default=2800, help='number of close-ups')
     group.add_argument('--close-up-size', type=positive_int, default=48, help='their side, pixels')
-    group.add_argument('--close-up-epochs', type=positive_int, default=4, help='passes over the close-ups')
-    group.add_argument('--whole-epochs', type=positive_int, default=8, help='passes over the whole training images')
-    group.add_argument('--whole-batch-size', type=positive_int, default=8, help='whole images a step')
-    group.add_argument('--whole-lr', type=float, default=0.05, help='highest learning rate on whole images')
+    group.add_argument('--close-up-epochs', type=positive_int, default=5, help='passes over the close-ups')
+    group.add_argument('--whole-epochs', type=positive_int, default=12, help='passes over the whole training images')
+    group.add_argument('--whole-batch-size', type=positive_int, default=16, help='whole images a step')
     group.add_argument('--crop-size', type=positive_int, default=128, help='crop of whole images, pixels')
     return parser
 
@@ -112,14 +110,12 @@ def main(argv=None):
         return
     network = devices.place(network, device, devices.pick_amp(args.amp, device)).train()
     heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
-    parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs, args.lr),
-             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs,
-              args.whole_lr)]
-    for name, data, target, loss, batch_size, epochs, lr in parts:
+    parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
+             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
+    for name, data, target, loss, batch_size, epochs in parts:
         part = argparse.Namespace(**{**vars(args), 'batch_size': batch_size})
         steps = len(data) // batch_size * epochs
-        optimizer = torch.optim.SGD([{'params': list(network.parameters()), 'base_lr': lr}], lr=lr,
-                                    momentum=args.momentum, weight_decay=args.weight_decay)
+        optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
         train(part, folder / name, network, optimizer, make_step(args, network, device, target, loss),
               training_batches(data, batch_size, steps, args.seed, args.workers),
               lambda step, steps=steps: one_cycle(step, steps), steps, device)

@@ -9,9 +9,11 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lib.data.datasets import AffTrainSet
+from lib.data.imageio import voc_palette
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
@@ -22,13 +24,15 @@ from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run.loop import train
 from lib.run.options import add_device_flags, add_training_flags, base_parser, positive_int, resolve, run_script
-from tool.affutils import affinity_loss, pair_affinity, pair_labels
+from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_labels
+from tool.drawing import blend, grey, magnified, side_by_side, stacked
+from tool.imutils import denormalise
 from tool.torchutils import poly_factor
 
 PRESETS = {
     'voc12': {},
     'coco': {},
-    'toy': {'width': 0.125, 'crop_size': 128, 'epochs': 5, 'lr': 0.03, 'momentum': 0.9, 'amp': 'auto'},
+    'toy': {'width': 0.125, 'crop_size': 128, 'epochs': 6, 'lr': 0.03, 'momentum': 0.9, 'dropout': False, 'amp': 'auto'},
 }
 
 
@@ -74,6 +78,32 @@ def make_step(args: argparse.Namespace, network: Callable, device: torch.device)
     return step
 
 
+def make_pictures(args: argparse.Namespace, dataset: AffTrainSet, network: AffinityNet,
+                  device: torch.device) -> Callable:
+    """Function that draws, for some training crops: the image, its label from the two seeds, the mean affinity.
+
+    Affinity to the neighbours is a grey map, dark at the edges that the network sees. Pale yellow is ignored.
+    """
+    stride, norm = network.backbone.stride, network.backbone.norm
+    samples = [dataset[0, index] for index in range(min(4, len(dataset)))]      # as the first epoch shows them
+
+    def draw() -> dict[str, np.ndarray]:
+        network.eval()
+        rows = []
+        for sample in samples:
+            image = (denormalise(sample['image'].numpy(), norm).clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+            with torch.inference_mode():
+                features = network(sample['image'][None].to(device))
+            size = tuple(features.shape[-2:])
+            near = mean_affinity(pair_affinity(features, args.radius)[0].cpu().numpy(), size, args.radius)
+            label = blend(image, magnified(sample['label'].numpy(), stride), voc_palette())
+            rows.append(side_by_side([image, label, magnified(grey(near), stride)]))
+        set_train_mode(network, batch_norm='running')
+        return {'affinity': stacked(rows)}
+
+    return draw
+
+
 def main(argv=None):
     """Train on the data set's training split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
@@ -92,7 +122,8 @@ def main(argv=None):
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
           make_step(args, devices.parallel(network, device, args.gpus), device),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
-          lambda step: poly_factor(step, steps, args.poly_power), steps, device)
+          lambda step: poly_factor(step, steps, args.poly_power), steps, device,
+          make_pictures(args, dataset, network, device) if args.picture_every else None)
     save_network(folder / 'model.pth', network,
                  {'network': 'aff', 'backbone': 'resnet38d', 'width': args.width})
 

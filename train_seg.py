@@ -10,10 +10,12 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lib.data.datasets import SegTrainSet
+from lib.data.datasets import InferSet, SegTrainSet
+from lib.data.imageio import read_mask, voc_palette
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.net.deeplab import DeepLab
@@ -32,13 +34,16 @@ from lib.run.options import (
     resolve,
     run_script,
 )
+from tool.dataspec import DatasetSpec
+from tool.drawing import blend, side_by_side, stacked
+from tool.imutils import normalise
 from tool.torchutils import poly_factor
 
 PRESETS = {
     'voc12': {'max_steps': 20000},
     'coco': {'max_steps': 200000},
-    'toy': {'max_steps': 400, 'width': 0.125, 'crop_size': 128, 'lr': 0.015, 'dilation': 6, 'bn_momentum': 0.1,
-            'amp': 'auto'},
+    'toy': {'max_steps': 300, 'width': 0.125, 'crop_size': 128, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128,
+            'bn_momentum': 0.1, 'dropout': False, 'amp': 'auto'},
 }
 
 
@@ -88,6 +93,28 @@ def make_step(args: argparse.Namespace, network: Callable, device: torch.device)
     return step
 
 
+def make_pictures(spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
+    """Function that draws, for some validation images: the image, its segmentation, and the truth if there is any."""
+    samples = InferSet(spec, spec.val_split, limit=4, with_labels=False)
+    samples.check()
+
+    def draw() -> dict[str, np.ndarray]:
+        network.eval()
+        rows = []
+        for index, sample in enumerate(samples.samples):
+            image = samples[index]['image']
+            view = torch.from_numpy(normalise(image, network.backbone.norm))[None].to(device)
+            with torch.inference_mode():
+                masks = [network(view)[0].argmax(0).byte().cpu().numpy()]
+            if sample.mask and sample.mask.is_file():
+                masks.append(read_mask(sample.mask, spec.num_classes))
+            rows.append(side_by_side([image, *(blend(image, mask, voc_palette()) for mask in masks)]))
+        set_train_mode(network, batch_norm='batch')
+        return {'segmentation': stacked(rows)}
+
+    return draw
+
+
 def main(argv=None):
     """Train on the pseudo-labels of the data set's training split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
@@ -107,7 +134,8 @@ def main(argv=None):
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
           make_step(args, devices.parallel(network, device, args.gpus), device),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
-          lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device)
+          lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
+          make_pictures(spec, network, device) if args.picture_every else None)
     save_network(folder / 'model.pth', network,
                  {'network': 'deeplab', 'backbone': 'resnet38d', 'width': args.width, 'classes': list(spec.classes),
                   'fov_channels': args.fov_channels, 'dilation': args.dilation})

@@ -16,7 +16,15 @@ from lib.net.seam import Seam
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run.loop import train
-from lib.run.options import add_device_flags, add_training_flags, base_parser, resolve
+from lib.run.options import (
+    add_device_flags,
+    add_training_flags,
+    base_parser,
+    non_negative_float,
+    positive_float,
+    positive_int,
+    resolve,
+)
 from tool.camloss import cam_objective, second_view
 from tool.camutils import cam_label, fuse_scales
 from tool.dataspec import DatasetSpec
@@ -27,7 +35,8 @@ from tool.torchutils import poly_factor
 PRESETS = {
     'voc12': {'fsl_weight': 1.0},
     'coco': {'fsl_weight': 0.2},
-    'toy': {'width': 0.125, 'crop_size': 128, 'long_side': (115, 197), 'epochs': 6, 'view2_scale': 0.3, 'amp': 'auto'},
+    'toy': {'width': 0.125, 'crop_size': 128, 'long_side': (115, 197), 'view2_scale': 0.6, 'epochs': 6, 'lr': 0.03,
+            'amp': 'auto'},
 }
 
 
@@ -39,19 +48,20 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     # The published runs passed weight decay in momentum's place, so their SGD has momentum 0.0005.
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('CAM objective')
-    group.add_argument('--epochs', type=int, default=8, help='passes over the training split')
+    group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
     group.add_argument('--empty-classes', choices=('refuse', 'allow'), default='refuse',
                        help='what to do about a class that no training image shows')
-    group.add_argument('--crop-size', type=int, default=448, help='side of the training crop, pixels')
-    group.add_argument('--long-side', type=int, nargs=2, default=(448, 768), metavar=('LOW', 'HIGH'),
+    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
+    group.add_argument('--long-side', type=positive_int, nargs=2, default=(448, 768), metavar=('LOW', 'HIGH'),
                        help='range from which the long side of a training image is drawn, pixels')
-    group.add_argument('--view2-scale', type=float, default=0.3, help='size of the second view over the first')
+    group.add_argument('--view2-scale', type=positive_float, default=0.3, help='size of the second view over the first')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
-    group.add_argument('--isl-weight', type=float, default=0.2, metavar='LAMBDA',
+    group.add_argument('--isl-weight', type=share, default=0.2, metavar='LAMBDA',
                        help='share of the importance-sampling loss in the first view\'s classification loss; 0 is off')
-    group.add_argument('--isl-samples', type=int, default=10, help='pixels drawn for an image and class')
+    group.add_argument('--isl-samples', type=positive_int, default=10, help='pixels drawn for an image and class')
     group.add_argument('--fsl', action=argparse.BooleanOptionalAction, default=True, help='feature-similarity loss')
-    group.add_argument('--fsl-weight', type=float, default=1.0, help='weight of the feature-similarity loss')
+    group.add_argument('--fsl-weight', type=non_negative_float, default=1.0,
+                       help='weight of the feature-similarity loss')
     group.add_argument('--fsl-mu', type=float, default=2.5,
                        help='colour difference at which similarity changes sign: larger is less tolerant')
     group.add_argument('--fsl-sigma', type=sigma, default=5.0,
@@ -59,12 +69,20 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     return parser
 
 
+def share(word: str) -> float:
+    """Value of --isl-weight: from 0 to 1."""
+    value = float(word)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{word} must lie between 0 and 1')
+    return value
+
+
 def sigma(word: str) -> float | None:
     """Value of --fsl-sigma: a length above 0, or none."""
     if word == 'none':
         return None
     value = float(word)
-    if value <= 0:
+    if not value > 0:
         raise argparse.ArgumentTypeError(f'{word} must be above 0, or none')
     return value
 
@@ -100,7 +118,11 @@ def make_step(args: argparse.Namespace, network: Callable, norm, device: torch.d
 
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: Seam, device: torch.device) -> Callable:
     """Function that draws, for some validation images: the image, its strongest class map, and the labels at 0.25."""
-    samples = InferSet(spec, spec.val_split, limit=4)
+    try:
+        samples = InferSet(spec, spec.val_split, limit=4)
+        samples.check()
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
     norm = network.backbone.norm
 
     def draw() -> dict[str, np.ndarray]:
@@ -134,6 +156,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     if empty and args.empty_classes == 'refuse':
         raise ValueError(f'no image of {spec.name} {spec.train_split} shows {", ".join(empty)}: such a class cannot be '
                          'learnt; correct labels.txt, or accept it with --empty-classes allow')
+    pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split)
     folder = args.folder / 'cam'
     print(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
@@ -143,7 +166,6 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
           make_step(args, devices.parallel(network, device, args.gpus), network.backbone.norm, device),
           training_batches(data, args.batch_size, steps, args.seed, args.workers),
-          lambda step: poly_factor(step, steps, args.poly_power), steps, device,
-          make_pictures(args, spec, network, device))
+          lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures)
     save_network(folder / 'model.pth', network, {'network': 'seam', 'backbone': 'resnet38d', 'width': args.width,
                                                  'classes': list(spec.classes)})

@@ -11,6 +11,7 @@ from tool.affutils import (
     affinity_loss,
     affinity_matrix,
     fit_radius,
+    mean_affinity,
     mean_pool,
     offsets,
     pair_affinity,
@@ -177,6 +178,19 @@ def test_matrix_has_at_most_69_entries_a_column_and_is_symmetric():
     matrix = affinity_matrix(np.random.default_rng(6).random((34, 56)).astype(np.float32) + 0.1, (12, 15)).toarray()
     assert (matrix == matrix.T).all() and (np.diag(matrix) == 1).all()
     assert (matrix != 0).sum(0).max() <= 69
+
+
+def test_mean_affinity_equals_slow_loop():
+    size = (9, 13)
+    radius, affinity = fit_radius(5, size), pair_affinity(torch.randn(1, 6, *size), 5)[0].numpy()
+    near = {(y, x): [] for y in range(size[0]) for x in range(size[1])}
+    for row, pairs in zip(affinity, slow_pairs(5, size)):
+        for value, pair in zip(row, pairs):
+            for pixel in pair:
+                near[pixel].append(value)
+    expected = np.array([np.mean(values) if values else 1 for values in near.values()]).reshape(size)
+    np.testing.assert_allclose(mean_affinity(affinity, size, radius), expected, atol=1e-6)
+    assert not near[size[0] - 1, 0] and len(near[4, 6]) == 2 * len(offsets(radius))
 
 
 def test_affinities_of_another_size_are_refused():

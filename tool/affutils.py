@@ -217,6 +217,21 @@ def random_walk(affinity: np.ndarray, size: tuple[int, int], cam: np.ndarray, be
     return np.stack(rows).reshape(-1, *size)
 
 
+def mean_affinity(affinity: np.ndarray, size: tuple[int, int], radius: int = 5) -> np.ndarray:
+    """Mean affinity of each pixel of a map to its neighbours: low at edges. For pictures.
+
+    Args:
+        affinity: [offsets, positions] in (0, 1], of a map [h, w].
+        size: (h, w).
+
+    Returns:
+        float32 [h, w] in [0, 1]; 1 where a pixel is in no pair, as at the lower corners.
+    """
+    total, count = (affinity_matrix(values, size, radius, beta=1).sum(0) - 1
+                    for values in (affinity, np.ones_like(affinity)))
+    return np.where(count > 0, total / np.maximum(count, 1), 1).astype(np.float32).reshape(size)
+
+
 def pool_cams(cam: np.ndarray, alpha: float = 6) -> np.ndarray:
     """What enters the walk: background and CAMs [k, H, W], zero-padded and mean-pooled to [1 + k, h, w]."""
     return mean_pool(with_background(cam, alpha))

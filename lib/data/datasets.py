@@ -54,6 +54,9 @@ class CamTrainSet(_TrainSet):
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
                  long_side: tuple[int, int] = (448, 768), seed: int = 1, limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
+        if long_side[0] > long_side[1]:
+            raise ValueError(f'the long side is to lie between {long_side[0]} and {long_side[1]} pixels; '
+                             'give the smaller number first')
         self.long_side = long_side
         self.labels = spec.image_labels([sample.name for sample in self.samples])
 
@@ -71,16 +74,15 @@ class CamTrainSet(_TrainSet):
 class AffTrainSet(_TrainSet):
     """{'image': float32 [3, crop, crop], 'label': uint8 [crop / 8, crop / 8], 'name'}; 255 is ignored.
 
-    `alphas` are the background strengths of the two seeds: the one trusted for objects, the one for background.
+    Of the two seeds in a file, the one of the lower alpha is trusted for objects, the other for background.
     """
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
-                 seeds_dir: Path = Path('seeds'), alphas: tuple[float, float] = (1, 24), seed: int = 1,
-                 limit: int | None = None):
+                 seeds_dir: Path = Path('seeds'), seed: int = 1, limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
         if crop % 8:
             raise ValueError(f'the crop of {crop} pixels must be a multiple of 8; use {crop - crop % 8 or 8}')
-        self.seeds_dir, self.alphas = Path(seeds_dir), alphas
+        self.seeds_dir = Path(seeds_dir)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample = self.samples[index]
@@ -103,14 +105,12 @@ class AffTrainSet(_TrainSet):
     def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         path = self._seeds_path(sample)
         keys, scores = read_seeds(path)
-        for alpha in self.alphas:
-            if alpha not in scores:
-                found = ', '.join(f'{strength:g}' for strength in scores)
-                raise ValueError(f'{path} has seeds for alpha {found}, not for {alpha:g}; {self._remedy()}')
+        if len(scores) != 2:
+            raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self._remedy()}')
         if len(keys) and keys.max() >= self.spec.num_fg:
             raise ValueError(f'{path} has class index {keys.max()}, {self.spec.name} has {self.spec.num_fg} classes; '
                              f'{self._remedy()}')
-        low, high = (scores[alpha] for alpha in self.alphas)
+        low, high = (scores[alpha] for alpha in sorted(scores))
         _check_size(path, low.shape[-2:], sample.image, size, self._remedy())
         return keys, low, high
 
@@ -128,6 +128,9 @@ class SegTrainSet(_TrainSet):
                  labels_dir: Path = Path('walk'), seed: int = 1, scale: tuple[float, float] = (0.5, 1.5),
                  limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
+        if scale[0] > scale[1]:
+            raise ValueError(f'the scale is to lie between {scale[0]:g} and {scale[1]:g}; '
+                             'give the smaller number first')
         self.labels_dir, self.scale = Path(labels_dir), scale
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:

@@ -11,7 +11,7 @@ from lib.data.datasets import KeySampler
 def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int,
                      workers: int) -> Callable[[int], DataLoader]:
     """Function from a first step to the batches from that step on, the same whatever the number of workers."""
-    epochs = -(-total_steps // (len(dataset) // batch_size))
+    epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
     def batches(start_step: int) -> DataLoader:
         sampler = KeySampler(len(dataset), batch_size, epochs, seed, start_step)

@@ -35,7 +35,7 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     record = out / 'made_by.json'
     if record.exists():
         earlier = json.loads(record.read_text())
-        if earlier == parameters:
+        if earlier == parameters and not fresh:
             return False
         if not fresh:
             changed = ', '.join(f'{key} {earlier.get(key)}, now {value}' for key, value in parameters.items()

@@ -15,7 +15,7 @@ IGNORED = 255                           # mask value along the outlines
 LONG_SIDE, SHORT_SIDES = 128, (92, 112)
 PORTRAIT = 0.3                          # share of upright images
 OBJECTS = (0.5, 0.37, 0.13)             # chances of 1, 2 and 3 objects
-BODY_CONTRAST = (18, 28)                # strength of the texture on the body, grey levels
+BODY_CONTRAST = (24, 36)                # strength of the texture on the body, grey levels
 HEAD_CONTRAST = (70, 110)
 LEAST_VISIBLE = 0.55                    # of an object, once later ones and the bar are drawn
 SPLITS = {'train': 0, 'val': 1}
@@ -118,7 +118,7 @@ def _figure(rng: np.random.Generator, name: str, half_length: float, centre: np.
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Low-saturation noise at two scales with clutter and small saturated distractors, float32 [H, W, 3]."""
-    image = np.full((height, width, 3), rng.uniform(80, 175), np.float32)
+    image = np.full((height, width, 3), rng.uniform(80.0, 175.0), np.float32)
     for cells, grey, colour in ((4, 26, 10), (24, 11, 4)):
         noise = rng.normal(0, grey, (cells, cells, 1)) + rng.normal(0, colour, (cells, cells, 3))
         image += cv2.resize(noise.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)

@@ -63,7 +63,7 @@ def zigzag(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def stripes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Straight bands across the body."""
-    return _wave(1.6 * x)
+    return _wave(2 * x)
 
 
 def spokes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -73,12 +73,12 @@ def spokes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def checker(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """A chessboard."""
-    return np.clip(4 * np.sin(3.9 * x) * np.sin(3.9 * y), -1, 1)
+    return np.clip(4 * np.sin(6.5 * x) * np.sin(6.5 * y), -1, 1)
 
 
 def rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Circles around the head's centre."""
-    return _wave(1.6 * np.hypot(x, y))
+    return _wave(2.1 * np.hypot(x, y))
 
 
 def dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ import torch
 
 from tool.fileio import replacing
 
+REMEDY = '; remove it, or start over with --fresh'
+
 
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint; the former one stays until the new one is whole."""
@@ -27,9 +29,11 @@ def load_checkpoint(path: Path, settings: dict) -> dict | None:
         return None
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-        made_with = state['settings']
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is damaged or no checkpoint; remove it or start over with --fresh') from error
+        raise ValueError(f'{path} is damaged{REMEDY}') from error
+    if not isinstance(state, dict) or not isinstance(state.get('settings'), dict):
+        raise ValueError(f'{path} is no checkpoint{REMEDY}')
+    made_with = state['settings']
     changed = {key: (made_with.get(key), settings.get(key)) for key in sorted(made_with.keys() | settings.keys())
                if made_with.get(key) != settings.get(key)}
     if changed:

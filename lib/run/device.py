@@ -16,8 +16,10 @@ def pick_device(name: str) -> torch.device:
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N') from error
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ('cpu', 'cuda'):
+        raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
     if device.type == 'cuda':
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:

@@ -41,8 +41,10 @@ def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer:
     """
     last = folder / 'last.pth'
     scaler = torch.amp.GradScaler(enabled=args.amp == 'fp16')
-    done = 0 if args.fresh else restore(last, settings(args), network, optimizer, scaler)
-    if done == total_steps:
+    if args.fresh:
+        last.unlink(missing_ok=True)        # or a run killed before its first checkpoint would go on from the old one
+    done = restore(last, settings(args), network, optimizer, scaler)
+    if done >= total_steps:
         print(f'{last} is at step {done} of {total_steps}: nothing left to train (--fresh starts over)')
         return
     record = Record(folder, args, device, done)
@@ -79,9 +81,13 @@ def restore(path: Path, made_with: dict, network: nn.Module, optimizer: torch.op
     state = load_checkpoint(path, made_with)
     if state is None:
         return 0
-    network.load_state_dict(state['network'])
-    optimizer.load_state_dict(state['optimizer'])
-    scaler.load_state_dict(state['scaler'])
+    try:
+        network.load_state_dict(state['network'])
+        optimizer.load_state_dict(state['optimizer'])
+        scaler.load_state_dict(state['scaler'])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f'{path} is of another network: have the classes of the data set changed? '
+                         'Give --fresh to start over, or --run NAME to keep both') from error
     print(f'resuming {path} after step {state["step"]}')
     return state['step']
 
@@ -93,7 +99,7 @@ class RunningMeans:
         self.sums, self.count = {}, 0
 
     def add(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Take in the terms of one step; on a CPU, where looking costs nothing, they must be finite at once."""
+        """Take in the terms of one step."""
         for key, value in terms.items():
             value = value.detach().float()
             self.sums[key] = self.sums[key] + value if self.count else value

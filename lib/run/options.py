@@ -32,7 +32,6 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the stages that run a network."""
     group = parser.add_argument_group('network and device')
     group.add_argument('--device', default='auto', help='auto (a GPU where there is one), cpu, cuda or cuda:N')
-    group.add_argument('--gpus', type=positive_int, metavar='N', help='how many GPUs share a batch; the default is all')
     group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
     group.add_argument('--width', type=positive_float, default=1.0,
@@ -41,26 +40,35 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
     """Flags of the training stages; the defaults given are the published ones of the stage on VOC."""
-    group = parser.add_argument_group('training')
-    group.add_argument('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
-                       help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights')
-    group.add_argument('--batch-size', type=positive_int, default=batch_size, help='images a step, over all GPUs')
-    group.add_argument('--max-steps', type=positive_int, metavar='N',
-                       help='stop after N steps; the learning rate still falls to zero at the last of them')
-    group.add_argument('--lr', type=positive_float, default=lr, help='learning rate of pretrained weights at step 0; '
-                       'biases take 2, new layers 10, their biases 20 times as much')
+    group = add_loop_flags(parser, batch_size=batch_size, lr=lr,
+                           lr_help='learning rate of pretrained weights at step 0; biases take 2, new layers 10, '
+                           'their biases 20 times as much')
     group.add_argument('--momentum', type=non_negative_float, default=momentum, help='momentum of SGD')
     group.add_argument('--weight-decay', type=non_negative_float, default=5e-4,
                        help='decay of weights; biases have none')
+    group.add_argument('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
+                       help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights')
+    group.add_argument('--max-steps', type=positive_int, metavar='N',
+                       help='stop after N steps; the learning rate still falls to zero at the last of them')
     group.add_argument('--poly-power', type=positive_float, default=0.9,
                        help='the learning rate falls as (1 - step / steps) to this power')
-    group.add_argument('--seed', type=non_negative_int, default=1, help='seed of initial weights, data order, '
-                       'augmentation, dropout and pixel sampling')
-    group.add_argument('--log-every', type=positive_int, default=20, metavar='N', help='steps between records')
-    group.add_argument('--save-every', type=positive_int, default=500, metavar='N', help='steps between checkpoints')
     group.add_argument('--picture-every', type=non_negative_int, default=500, metavar='N',
                        help='steps between pictures in TensorBoard; 0 for none')
-    group.add_argument('--fresh', action='store_true', help='start over, ignoring an earlier checkpoint of this run')
+    group.add_argument('--gpus', type=positive_int, metavar='N', help='how many GPUs share a batch; the default is all')
+
+
+def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float,
+                   lr_help: str) -> argparse._ArgumentGroup:
+    """The part of them that everything trained by lib/run/loop.py has; returns the group."""
+    group = parser.add_argument_group('training')
+    group.add_argument('--batch-size', type=positive_int, default=batch_size, help='images a step, over all GPUs')
+    group.add_argument('--lr', type=positive_float, default=lr, help=lr_help)
+    group.add_argument('--seed', type=non_negative_int, default=1, help='seed of initial weights, data order, '
+                       'augmentation, dropout and pixel sampling')
+    group.add_argument('--log-every', type=positive_int, default=25, metavar='N', help='steps between records')
+    group.add_argument('--save-every', type=positive_int, default=500, metavar='N', help='steps between checkpoints')
+    group.add_argument('--fresh', action='store_true', help='start over, removing an earlier checkpoint of this run')
+    return group
 
 
 def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Mapping[str, Mapping],
@@ -83,7 +91,8 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Ma
     args = parser.parse_args(words)
     spec = get_spec(args.dataset, args.data_root, args.lists)
     if spec.preset not in presets:
-        raise ValueError(f'{args.dataset} asks for preset {spec.preset!r}, which is not one of {sorted(presets)}')
+        raise ValueError(f'--dataset {args.dataset} asks for preset {spec.preset!r}, but {parser.prog} knows '
+                         f'{", ".join(presets)}; name one of them as "preset" in a dataset.json')
     unknown = set(presets[spec.preset]) - set(vars(args))
     assert not unknown, f'preset names no flag: {unknown}'
     parser.set_defaults(**presets[spec.preset])
@@ -121,8 +130,16 @@ def run_script(main: Callable) -> None:
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get('HFPL_DEBUG'):
             raise
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {one_line(error)}', file=sys.stderr)
         sys.exit(2)
+
+
+def one_line(error: Exception) -> str:
+    """Its message on one line. An error met in a loader process comes with that process's traceback: its end counts."""
+    text = str(error).strip() or type(error).__name__
+    if text.startswith('Caught ') and 'Traceback' in text:
+        text = text.rpartition(f'\n{type(error).__name__}: ')[2]
+    return ' '.join(text.split())
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

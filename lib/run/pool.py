@@ -53,7 +53,7 @@ class Background:
                 self.pool.shutdown(cancel_futures=True)
 
 
-def map_chunks(function: Callable, items: Sequence, workers: int, size: int = 16) -> Iterator:
+def map_chunks(function: Callable, items: Sequence, workers: int, size: int = 256) -> Iterator:
     """Yield function(chunk) of consecutive chunks of items, in order, computed in worker processes.
 
     Args:
@@ -63,7 +63,7 @@ def map_chunks(function: Callable, items: Sequence, workers: int, size: int = 16
         size: items a chunk.
     """
     chunks = [items[first:first + size] for first in range(0, len(items), size)]
-    if not workers:
+    if not workers or len(chunks) < 2:                  # a process takes seconds to start
         yield from map(function, chunks)
         return
     context = multiprocessing.get_context('spawn')

@@ -101,9 +101,12 @@ def read_scores(path: Path) -> list[dict]:
     if not path.exists():
         return []
     try:
-        return json.loads(path.read_text())
+        scores = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} is damaged ({error}); move it away') from error
+    if not isinstance(scores, list):
+        raise ValueError(f'{path} is damaged (no list of records); move it away')
+    return scores
 
 
 def write_json(path: Path, value) -> None:
@@ -120,4 +123,6 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _plain(value):
-    return value if isinstance(value, int | float | str | bool | None | list) else str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float | str | bool | None) else str(value)

@@ -40,13 +40,14 @@ def summary_text(records: Sequence[dict], run: str) -> str:
                     rows.setdefault(name, {})[split] = result
                     if result.get('best'):
                         thresholds.append(f'{result["threshold"]:.2f} ({split})')
-        counts = {split: next(r['images'] for k, r in newest.items() if k[:2] == (protocol, split)) for split in splits}
+        counts = {split: sorted({r['images'] for k, r in newest.items() if k[:2] == (protocol, split)})
+                  for split in splits}
         table = [['percent', *(title for split in splits for title in (f'{split} mIoU', f'{split} contour F'))]]
         for name, cells in rows.items():
             found = [cells.get(split, {}) for split in splits]
             table.append([name, *(_cell(result.get(key)) for result in found for key in ('miou', 'contour_f'))])
         text += [f'Run {run}, protocol {protocol} ({PROTOCOL_RULE[protocol]})', '', *aligned(table), '',
-                 'Images: ' + ', '.join(f'{count} ({split})' for split, count in counts.items())
+                 'Images: ' + ', '.join(f'{" or ".join(map(str, count))} ({split})' for split, count in counts.items())
                  + (f'. Best thresholds, chosen with the truth: {", ".join(thresholds)}.' if thresholds else '.'), '']
     return '\n'.join(text[:-1])
 

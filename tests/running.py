@@ -1,0 +1,59 @@
+"""How tests run the scripts: in this process, on a drawn set of twelve and six images, with a very narrow network."""
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.run.options import run_script
+
+NETWORK = ('--width', '0.03125', '--device', 'cpu', '--amp', 'none')
+HEAD = ('--fov-channels', '8')
+TRAINING = (*NETWORK, '--crop-size', '64', '--batch-size', '4', '--max-steps', '4', '--log-every', '1')
+CAM_TRAINING = (*TRAINING, '--long-side', '64', '96')
+SCALES = ('--scales', '0.5', '1')
+LOADED_HERE = ('--workers', '0')
+
+
+def place(data: Path, exp: Path, run: str = 'toy') -> tuple[str, ...]:
+    """Flags that name the data set (its dataset.json) and the run."""
+    return '--dataset', str(data), '--exp', str(exp), '--run', run
+
+
+def error_line(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> str:
+    """The one line on stderr with which a script, run as from the shell, gives up on a wrong input (exit status 2)."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: main([str(word) for word in words]))
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(lines) == 1, lines
+    assert lines[0].startswith('error: '), lines
+    return lines[0]
+
+
+def outcome(main: Callable, words: tuple, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
+    """What a script prints that argparse ends: --help, or a refused value."""
+    monkeypatch.setattr(sys, 'argv', ['script.py'])
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    printed = capsys.readouterr()
+    return f'{stop.value.code}\n{printed.out}{printed.err}'
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a model.pth."""
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def same_tensors(first: Path, second: Path) -> bool:
+    """Whether two model.pth hold the same tensors, bit for bit."""
+    one, other = tensors(first), tensors(second)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def same_maps(first: Path, second: Path) -> bool:
+    """Whether two .npz files hold the same arrays."""
+    with np.load(first) as one, np.load(second) as other:
+        return one.files == other.files and all(np.array_equal(one[key], other[key]) for key in one.files)

@@ -1,0 +1,173 @@
+"""The shell drivers, with a stand-in for Python that notes its words, and once with the real one."""
+import os
+import re
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.data.imageio import write_label_png
+from voc12.prepare import prepare
+
+ROOT = Path(__file__).parent.parent
+DRIVERS = ('run_voc.sh', 'run_coco.sh', 'run_demo.sh')
+STAGES = 'train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table'
+
+
+@pytest.fixture
+def python(tmp_path):
+    """An interpreter that runs nothing: it notes its words, a line a call, and fails where FAIL is among them."""
+    path = tmp_path / 'python'
+    path.write_text(f'#!/usr/bin/env bash\necho "$*" >> {shlex.quote(str(tmp_path / "calls"))}\n'
+                    '[ -z "${FAIL:-}" ] || [[ "$*" != *"$FAIL"* ]]\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def drive(python, driver, *words, **environment):
+    """(exit status, output, what the stand-in was called with)."""
+    calls = python.with_name('calls')
+    calls.unlink(missing_ok=True)
+    done = subprocess.run([ROOT / driver, *words], capture_output=True, text=True, cwd='/',
+                          env={**os.environ, 'PYTHON': str(python), **environment})
+    return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines() if calls.exists() else []
+
+
+def chain(dataset, cam_script, train, val, score):
+    """SPEC's chain: the commands of a whole run, without what all of them share."""
+    commands = [cam_script]
+    for what, script in (('cam', 'infer_cam.py'), ('walk', 'infer_aff.py')):
+        for split, scored in ((val, val), (train, score)):
+            seeds = ' --no-seeds' if (what, split) == ('cam', val) else ''
+            commands += [f'{script} --split {split}{seeds}', f'eval.py --what {what} --split {scored}']
+        commands += ['train_aff.py' if what == 'cam' else 'train_seg.py']
+    for split in (val, score):
+        commands += [f'infer_seg.py --split {split}', f'eval.py --what seg --split {split}']
+    return [*commands, 'eval.py --table']
+
+
+VOC = chain('voc12', 'train_cam_voc.py', 'train_aug', 'val', 'train')
+COCO = chain('coco', 'train_cam_coco.py', 'train2014', 'val2014', 'train2014')
+
+
+def short(calls):
+    """Calls without the flags that all share."""
+    return [re.sub(r' --(dataset|run|protocol|weights|data-root|lists) \S+', '', call) for call in calls]
+
+
+@pytest.mark.parametrize('driver', DRIVERS)
+def test_help_names_the_options_and_the_stages_and_runs_nothing(python, driver):
+    code, text, calls = drive(python, driver, '--help')
+    assert code == 0 and not calls and text.startswith(f'usage: {driver}')
+    for word in ('--run', '--stages', '--gpus', '--data-root', '--protocol', '--dry-run', STAGES):
+        assert word in text
+
+
+@pytest.mark.parametrize('driver, dataset, commands', [('run_voc.sh', 'voc12', VOC), ('run_coco.sh', 'coco', COCO)])
+def test_the_whole_chain_runs_in_order(python, driver, dataset, commands):
+    code, text, calls = drive(python, driver)
+    assert code == 0 and short(calls) == commands
+    assert all(f'--dataset {dataset} --run {dataset}' in call for call in calls)
+
+
+def test_the_demo_draws_and_prepares_before_the_chain(python):
+    code, _, calls = drive(python, 'run_demo.sh', '--seed', '3')
+    assert code == 0 and calls[0].startswith('-m lib.data.toy --out data/toy-3 --seed 3')
+    assert calls[1].startswith('pretrain_toy.py')
+    assert short(calls[2:]) == chain('toy', 'train_cam_voc.py', 'train', 'val', 'train')
+    training = [call for call in calls[2:] if call.startswith('train_')]
+    assert len(training) == 3 and all('--weights exp/toy-3/backbone/model.pth' in call for call in training)
+
+
+def echoed(text):
+    """The commands that a driver shows, as words."""
+    return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith('+ ')]
+
+
+def test_a_dry_run_checks_the_inputs_and_shows_every_command_and_runs_none(python):
+    code, text, calls = drive(python, 'run_voc.sh', '--dry-run', '--isl-weight', '0')
+    assert code == 0 and len(calls) == 1 and '--dry-run' in calls[0] and '--isl-weight 0' in calls[0]
+    _, _, run = drive(python, 'run_voc.sh', '--isl-weight', '0')
+    assert [' '.join(words[1:]) for words in echoed(text)] == run
+    code, text, _ = drive(python, 'run_voc.sh', '--dry-run', FAIL='--dry-run')
+    assert code != 0 and not echoed(text)
+
+
+def test_echoed_commands_can_be_pasted(python, tmp_path):
+    folder = tmp_path / "it's here"
+    code, text, calls = drive(python, 'run_voc.sh', '--data-root', str(folder), '--stages', 'table')
+    words, = echoed(text)
+    assert code == 0 and words[0] == str(python) and words[words.index('--data-root') + 1] == str(folder)
+    assert calls == [' '.join(words[1:])]
+
+
+def test_extra_flags_reach_cam_training_alone(python):
+    _, _, calls = drive(python, 'run_voc.sh', '--isl-weight', '0', '--no-fsl')
+    assert ['--isl-weight 0 --no-fsl' in call for call in calls] == [call.startswith('train_cam') for call in calls]
+
+
+def test_gpus_reach_the_training_stages_and_places_every_stage(python):
+    _, _, calls = drive(python, 'run_voc.sh', '--gpus', '2', '--run', 'mine', '--voc12_root', 'there', '--lists',
+                        'here', '--protocol', 'strict')
+    assert all('--run mine --data-root there --lists here' in call for call in calls)
+    assert ['--gpus 2' in call for call in calls] == [call.startswith('train_') for call in calls]
+    assert ['--protocol strict' in call for call in calls] == ['--what' in call for call in calls]
+
+
+def test_a_named_run_of_the_demo_uses_its_own_backbone(python):
+    _, _, calls = drive(python, 'run_demo.sh', '--run', 'mine')
+    training = [call for call in calls if call.startswith('train_')]
+    assert all('--run mine' in call for call in training)
+    assert all('--weights exp/mine/backbone/model.pth' in call for call in training)
+
+
+def test_stages_can_be_chosen(python):
+    code, text, calls = drive(python, 'run_voc.sh', '--stages', 'train_aff,table')
+    assert code == 0 and short(calls) == ['train_aff.py', 'eval.py --table']
+    assert [line for line in text.splitlines() if line.startswith('== ')] == ['== train_aff', '== table']
+
+
+@pytest.mark.parametrize('words', [('--stages', 'train_cam,cook'), ('--stages', 'cook'), ('--run',), ('--stages',)])
+def test_an_unknown_stage_or_a_missing_value_is_refused_before_anything_runs(python, words):
+    code, text, calls = drive(python, 'run_voc.sh', *words)
+    assert code == 2 and not calls and len(text.splitlines()) == 1 and text.startswith('error: --')
+
+
+@pytest.mark.parametrize('failing, number', [('train_cam_voc.py', 1), ('--what walk --split val', 8),
+                                             ('infer_seg.py --split train', 14)])
+def test_a_failing_command_stops_the_chain(python, failing, number):
+    code, _, calls = drive(python, 'run_voc.sh', FAIL=failing)
+    assert code != 0 and len(calls) == number and failing in calls[-1]
+
+
+@pytest.fixture
+def voc_tree(tmp_path):
+    """A VOC tree of three training images and one for validation, with its lists."""
+    root = tmp_path / 'VOC2012'
+    (root / 'ImageSets/Segmentation').mkdir(parents=True)
+    for folder in ('JPEGImages', 'Annotations'):
+        (root / folder).mkdir()
+    for name, word in (('a', 'dog'), ('b', 'cat'), ('c', 'dog'), ('d', 'cat')):
+        Image.new('RGB', (40, 30)).save(root / f'JPEGImages/{name}.jpg')
+        (root / f'Annotations/{name}.xml').write_text(
+            f'<annotation><object><name>{word}</name></object></annotation>')
+        write_label_png(root / f'SegmentationClassAug/{name}.png', np.zeros((30, 40), np.uint8))
+    (root / 'ImageSets/Segmentation/train.txt').write_text('a\n')
+    (root / 'ImageSets/Segmentation/val.txt').write_text('d\n')
+    prepare(root, tmp_path / 'lists')
+    return root
+
+
+def test_a_dry_run_with_the_real_interpreter_checks_a_voc_tree(voc_tree, tmp_path):
+    words = ['--dry-run', '--data-root', str(voc_tree), '--lists', str(tmp_path / 'lists'), '--weights', 'none',
+             '--width', '0.03125', '--batch-size', '3', '--device', 'cpu', '--empty-classes', 'allow']
+    done = subprocess.run([ROOT / 'run_voc.sh', *words], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHON': sys.executable})
+    code, text = done.returncode, done.stdout + done.stderr
+    assert code == 0 and 'CAM network: 8 steps of 3 images (voc12 train_aug)' in text, text
+    assert [words[1] for words in echoed(text)] == [command.split()[0] for command in VOC]

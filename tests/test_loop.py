@@ -1,0 +1,223 @@
+"""The training loop, on a network of a few numbers: what it records, how it resumes, when it stops."""
+import argparse
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from lib.run.checkpoint import load_checkpoint, save_checkpoint
+from lib.run.loop import due, step_seed, train
+
+STEPS = 10
+LR = 0.1
+
+
+class Task:
+    """A linear network with dropout, momentum and a falling rate; batches come from their index alone."""
+
+    def __init__(self, folder, **changes):
+        self.args = argparse.Namespace(**{'seed': 1, 'fresh': False, 'amp': 'none', 'log_every': 2, 'save_every': 4,
+                                          'picture_every': 0, 'batch_size': 3, 'lr': LR, **changes})
+        self.folder = folder
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.optimizer = torch.optim.SGD([{'params': list(self.network.parameters()), 'base_lr': LR}], lr=LR,
+                                         momentum=0.9)
+        self.seen, self.rates = [], []
+
+    def batches(self, start, stop=None, broken=None):
+        for index in range(start, STEPS):
+            if index == stop:
+                raise KeyboardInterrupt
+            self.seen.append(index)
+            image = torch.randn(3, 4, generator=torch.Generator().manual_seed(index))
+            yield {'image': image * float('nan') if index == broken else image, 'name': ['a', 'b', f'c{index}']}
+
+    def step(self, batch):
+        self.rates.append(self.optimizer.param_groups[0]['lr'])
+        loss = (self.network(batch['image']) - 1).square().mean()
+        return {'loss': loss, 'half': loss / 2}
+
+    def run(self, pictures=None, **faults):
+        train(self.args, self.folder, self.network, self.optimizer, self.step,
+              lambda start: self.batches(start, **faults), lambda step: 1 - step / STEPS, STEPS, torch.device('cpu'),
+              pictures)
+        return self
+
+    def metrics(self):
+        return [json.loads(line) for line in (self.folder / 'metrics.jsonl').read_text().splitlines()]
+
+    def checkpoint(self):
+        return torch.load(self.folder / 'last.pth', weights_only=True)
+
+
+def flat(state):
+    """All tensors and numbers of a checkpoint in order."""
+    if isinstance(state, dict):
+        return [part for key in sorted(state, key=str) for part in flat(state[key])]
+    if isinstance(state, list | tuple):
+        return [part for item in state for part in flat(item)]
+    return [state.tolist() if isinstance(state, torch.Tensor) else state]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A run that nothing interrupted."""
+    return Task(tmp_path_factory.mktemp('whole')).run()
+
+
+@pytest.mark.parametrize('stop', [1, 4, 5, 9])
+def test_resumed_run_equals_uninterrupted_run_bit_for_bit(whole, tmp_path, stop):
+    with pytest.raises(KeyboardInterrupt):
+        Task(tmp_path).run(stop=stop)
+    again = Task(tmp_path).run()
+    assert again.seen[0] == stop // 4 * 4
+    assert flat(again.checkpoint()) == flat(whole.checkpoint())
+    assert all(torch.equal(*pair) for pair in zip(again.network.parameters(), whole.network.parameters()))
+    assert again.metrics() == whole.metrics()
+    assert ('resumed after step' in (tmp_path / 'log.txt').read_text()) == (stop >= 4)
+
+
+def test_another_seed_is_another_run(whole, tmp_path):
+    other = Task(tmp_path, seed=2).run()
+    assert other.metrics() != whole.metrics()
+    assert len({step_seed(seed, step) for seed in (0, 1, 2) for step in range(1000)}) == 3000
+
+
+def test_records_are_means_since_the_last_record(whole, tmp_path):
+    every = Task(tmp_path, log_every=1, save_every=100).run().metrics()
+    assert [row['step'] for row in every] == list(range(1, STEPS + 1))
+    assert [row['step'] for row in whole.metrics()] == [2, 4, 6, 8, 10]
+    for row in whole.metrics():
+        pair = [one for one in every if one['step'] in (row['step'] - 1, row['step'])]
+        assert row['loss'] == pytest.approx(sum(one['loss'] for one in pair) / 2, abs=1e-6)
+        assert row['half'] == pytest.approx(row['loss'] / 2, abs=1e-6)
+
+
+def test_the_learning_rate_of_each_step_is_its_factor_of_the_base(whole):
+    assert whole.rates == pytest.approx([LR * (1 - step / STEPS) for step in range(STEPS)])
+    assert whole.metrics()[-1]['lr'] == pytest.approx(whole.rates[-1])
+
+
+@pytest.mark.parametrize('broken', [4, 5, 6])
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_stays(whole, tmp_path, broken):
+    with pytest.raises(ValueError, match=rf'loss term loss is nan .*step {broken // 2 * 2 + 2} \(last batch: a, b, c.*'
+                                         'lower --lr'):
+        Task(tmp_path).run(broken=broken)
+    kept = Task(tmp_path).checkpoint()
+    assert kept['step'] == 4 and all(tensor.isfinite().all() for tensor in kept['network'].values())
+    mended = Task(tmp_path).run()
+    assert flat(mended.checkpoint()) == flat(whole.checkpoint()) and mended.metrics() == whole.metrics()
+
+
+def test_a_checkpoint_is_never_written_from_a_loss_that_is_not_finite(tmp_path):
+    with pytest.raises(ValueError, match='loss term loss is nan'):
+        Task(tmp_path, log_every=100, save_every=1).run(broken=0)
+    assert not (tmp_path / 'last.pth').exists()
+
+
+def test_a_finished_run_is_left_alone(whole, tmp_path, capsys):
+    Task(tmp_path).run()
+    before = (tmp_path / 'metrics.jsonl').read_bytes()
+    again = Task(tmp_path).run()
+    assert not again.seen and 'nothing left to train' in capsys.readouterr().out
+    assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+    assert all(torch.equal(*pair) for pair in zip(again.network.parameters(), whole.network.parameters()))
+
+
+def test_changed_settings_are_refused_with_the_difference(tmp_path):
+    Task(tmp_path).run()
+    with pytest.raises(ValueError, match=r'other settings \(--batch-size was 3, is 6, --lr was 0.1, is 0.2\); '
+                                         'give --fresh to start over, or --run NAME to keep both'):
+        Task(tmp_path, lr=0.2, batch_size=6).run()
+    with pytest.raises(ValueError, match=r'\(--extra was None, is 1\)'):
+        Task(tmp_path, extra=1).run()
+    assert Task(tmp_path).checkpoint()['settings']['lr'] == 0.1
+
+
+def test_settings_of_place_and_speed_may_change(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Task(tmp_path).run(stop=5)
+    again = Task(tmp_path, workers=3, device='cpu', run='other').run()
+    assert flat(again.checkpoint()['network']) == flat(whole.checkpoint()['network'])
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    Task(tmp_path).run()
+    other = Task(tmp_path)
+    other.network[2] = nn.Linear(8, 2)
+    with pytest.raises(ValueError, match=r'last\.pth is of another network: have the classes .* changed\?'):
+        other.run()
+
+
+def test_fresh_starts_over(whole, tmp_path):
+    Task(tmp_path, lr=0.2).run()
+    again = Task(tmp_path, fresh=True).run()
+    assert again.seen[0] == 0 and again.metrics() == whole.metrics()
+    assert len(list(tmp_path.glob('events.out.tfevents.*'))) == 1
+
+
+def test_a_fresh_run_that_is_cut_short_never_goes_on_from_the_old_one(whole, tmp_path):
+    Task(tmp_path).run()
+    with pytest.raises(KeyboardInterrupt):
+        Task(tmp_path, fresh=True).run(stop=2)
+    again = Task(tmp_path).run()
+    assert again.seen[0] == 0 and again.metrics() == whole.metrics()
+
+
+def test_pictures_are_made_when_due_and_at_the_end(tmp_path):
+    made = []
+
+    def pictures():
+        made.append(len(task.seen))
+        return {'some': torch.zeros(2, 2, 3, dtype=torch.uint8).numpy()}
+
+    task = Task(tmp_path / 'a', picture_every=4)
+    task.run(pictures)
+    assert made == [4, 8, 10]
+    Task(tmp_path / 'b').run(pictures)
+    assert made == [4, 8, 10]
+
+
+def test_due_counts_whole_multiples_and_zero_is_never():
+    assert [step for step in range(1, 10) if due(step, 4)] == [4, 8]
+    assert not any(due(step, 0) for step in range(1, 10))
+
+
+@pytest.mark.parametrize('content', [b'', b'no checkpoint', b'PK\x03\x04 half a zip'])
+def test_a_damaged_checkpoint_is_refused_with_the_remedy(tmp_path, content):
+    (tmp_path / 'last.pth').write_bytes(content)
+    with pytest.raises(ValueError, match=r'last\.pth is damaged; remove it, or start over with --fresh'):
+        load_checkpoint(tmp_path / 'last.pth', {})
+    Task(tmp_path, fresh=True).run()
+
+
+@pytest.mark.parametrize('content', [{'network': {}}, torch.zeros(3), [1]])
+def test_a_file_of_something_else_is_refused_as_a_checkpoint(tmp_path, content):
+    torch.save(content, tmp_path / 'last.pth')
+    with pytest.raises(ValueError, match='no checkpoint; remove it'):
+        load_checkpoint(tmp_path / 'last.pth', {})
+
+
+def test_a_cut_checkpoint_is_refused(tmp_path):
+    save_checkpoint(tmp_path / 'last.pth', {'settings': {}, 'network': {'a': torch.zeros(1000)}})
+    assert load_checkpoint(tmp_path / 'last.pth', {})['network']['a'].shape == (1000,)
+    whole = (tmp_path / 'last.pth').read_bytes()
+    (tmp_path / 'last.pth').write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(ValueError, match='is damaged'):
+        load_checkpoint(tmp_path / 'last.pth', {})
+
+
+def test_a_save_that_fails_keeps_the_former_checkpoint(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / 'last.pth', {'settings': {}, 'step': 1})
+
+    def half(state, path):
+        path.write_bytes(b'half')
+        raise OSError('disk full')
+
+    monkeypatch.setattr(torch, 'save', half)
+    with pytest.raises(OSError, match='disk full'):
+        save_checkpoint(tmp_path / 'last.pth', {'settings': {}, 'step': 2})
+    assert load_checkpoint(tmp_path / 'last.pth', {})['step'] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['last.pth']

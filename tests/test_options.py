@@ -1,0 +1,157 @@
+import argparse
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from lib.run.options import (
+    add_device_flags,
+    add_training_flags,
+    base_parser,
+    non_negative_float,
+    non_negative_int,
+    plain_flag,
+    positive_float,
+    positive_int,
+    resolve,
+    run_script,
+    settings,
+)
+from tool.dataspec import DatasetSpec
+
+PRESETS = {'one': {'lr': 0.5, 'width': 0.25}, 'other': {}}
+
+
+def get_spec(dataset, root, lists):
+    return DatasetSpec(name=dataset, classes=('a', 'b'), root=root or Path('data'), lists=lists or Path('lists'),
+                       image_template='{}.jpg', preset=dataset)
+
+
+def parser():
+    made = base_parser('A script.')
+    add_device_flags(made)
+    add_training_flags(made, batch_size=8, lr=0.01, momentum=0.9)
+    return made
+
+
+def resolved(*words):
+    return resolve(parser(), list(words), PRESETS, get_spec)[0]
+
+
+def test_a_flag_given_beats_the_preset_and_the_preset_beats_the_default():
+    assert resolved('--dataset', 'other').lr == 0.01
+    assert resolved('--dataset', 'one').lr == 0.5
+    assert resolved('--dataset', 'one', '--lr', '0.01').lr == 0.01
+    assert resolved('--dataset', 'one', '--lr', '0.01').width == 0.25
+
+
+def test_underscores_in_flags_are_accepted_and_values_stay_as_they_are():
+    args = resolved('--dataset', 'one', '--batch_size=3', '--log_every', '7', '--weights=my_file.pth')
+    assert (args.batch_size, args.log_every, args.weights) == (3, 7, 'my_file.pth')
+    assert [plain_flag(word) for word in ('--a_b=c_d', 'c_d', '-a_b')] == ['--a-b=c_d', 'c_d', '-a_b']
+
+
+@pytest.mark.parametrize('name', ['--data-root', '--voc12-root', '--voc12_root', '--coco-root'])
+def test_every_spelling_of_the_data_folder_reaches_the_data_set(name):
+    args, spec = resolve(parser(), ['--dataset', 'one', name, 'there', '--lists', 'mine'], PRESETS, get_spec)
+    assert (spec.root, spec.lists) == (Path('there'), Path('mine'))
+
+
+def test_abbreviated_flags_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        resolved('--dataset', 'one', '--batch', '3')
+    assert '--batch' in capsys.readouterr().err
+
+
+def test_the_run_is_named_after_the_data_set_or_as_told():
+    assert resolved('--dataset', 'one').folder == Path('exp/one')
+    assert resolved('--dataset', 'one', '--exp', 'there', '--run', 'mine').folder == Path('there/mine')
+    for name in ('../up', 'a/b', '.hidden', '..'):
+        with pytest.raises(ValueError, match='is not a plain name; use --exp'):
+            resolved('--dataset', 'one', '--run', name)
+
+
+def test_a_preset_that_the_script_has_not_is_refused_with_those_it_has():
+    with pytest.raises(ValueError, match="--dataset third asks for preset 'third', but .* knows one, other; name one"):
+        resolved('--dataset', 'third')
+
+
+def test_a_preset_that_names_no_flag_is_a_slip_of_ours():
+    with pytest.raises(AssertionError, match='no_such_flag'):
+        resolve(parser(), ['--dataset', 'one'], {'one': {'no_such_flag': 1}}, get_spec)
+
+
+def test_settings_leave_out_places_and_hold_plain_values_only():
+    first = resolved('--dataset', 'one', '--exp', 'a', '--workers', '0', '--save-every', '3', '--device', 'cpu')
+    second = resolved('--dataset', 'one', '--run', 'b', '--workers', '2', '--log-every', '3', '--fresh')
+    assert settings(first) == settings(second)
+    for words in (('--lr', '1'), ('--seed', '3'), ('--limit', '4'), ('--amp', 'bf16'), ('--max-steps', '9')):
+        assert settings(resolved('--dataset', 'one', *words)) != settings(first)
+    made = settings(argparse.Namespace(labels=Path('a/b'), scale=(0.5, 1.5), given=[0.5, 1.5], lr=0.1, none=None))
+    assert made == {'labels': 'a/b', 'scale': [0.5, 1.5], 'given': [0.5, 1.5], 'lr': 0.1, 'none': None}
+
+
+@pytest.mark.parametrize('kind, good, bad', [
+    (positive_int, '1', ('0', '-1', '1.5', 'x')), (non_negative_int, '0', ('-1', '0.5')),
+    (positive_float, '0.1', ('0', '-0.1', 'nan', 'x')), (non_negative_float, '0', ('-0.1', 'nan'))])
+def test_numbers_out_of_range_are_refused(kind, good, bad, capsys):
+    one = argparse.ArgumentParser()
+    one.add_argument('--n', type=kind)
+    assert one.parse_args(['--n', good]).n == float(good)
+    for word in bad:
+        with pytest.raises(SystemExit):
+            one.parse_args([f'--n={word}'])
+        assert word in capsys.readouterr().err
+
+
+def ended(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+def failing(error):
+    def main():
+        raise error
+    return main
+
+
+@pytest.mark.parametrize('error', [ValueError('no such thing'), FileNotFoundError('no such thing'),
+                                   ImportError('no such thing'), ValueError('no\n  such\nthing')])
+def test_what_the_user_can_mend_is_one_line_and_status_2(error, capsys):
+    assert ended(failing(error), capsys) == (2, 'error: no such thing\n')
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    for error in (RuntimeError('a slip'), AssertionError('a slip'), KeyError('a slip')):
+        with pytest.raises(type(error)):
+            run_script(failing(error))
+
+
+def test_the_traceback_is_shown_on_demand(monkeypatch):
+    monkeypatch.setenv('HFPL_DEBUG', '1')
+    with pytest.raises(ValueError, match='no such thing'):
+        run_script(failing(ValueError('no such thing')))
+
+
+def test_a_script_that_ends_well_has_status_0_and_an_interrupted_one_says_how_to_go_on(capsys):
+    assert ended(lambda: None, capsys) == (None, '')
+    code, _ = ended(failing(KeyboardInterrupt()), capsys)
+    assert 'the same command continues' in code
+
+
+class Broken(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise OSError('behind it')
+        except OSError as error:
+            raise ValueError('a.jpg is no picture; restore it') from error
+
+
+def test_an_error_in_a_loader_process_is_one_line_too(capsys):
+    def main():
+        list(DataLoader(Broken(), num_workers=1))
+    assert ended(main, capsys) == (2, 'error: a.jpg is no picture; restore it\n')

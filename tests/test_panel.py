@@ -1,0 +1,103 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib import panel
+from lib.data.imageio import write_label_png
+from lib.data.labelio import write_maps, write_seeds
+from lib.data.toy import write_set
+from tool.dataspec import Sample
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    out = tmp_path_factory.mktemp('toy')
+    write_set(out, train=2, val=5)
+    return out
+
+
+def draw(toy, exp, capsys, *words):
+    """Columns that were shown, and the picture."""
+    panel.main(['--dataset', str(toy / 'dataset.json'), '--exp', str(exp), '--out', str(exp / 'out/panel.png'), *words])
+    return capsys.readouterr().out.strip().rpartition(': ')[2].split(', '), exp / 'out/panel.png'
+
+
+def image_size(toy, name):
+    with Image.open(toy / f'images/{name}.jpg') as image:
+        return image.height, image.width
+
+
+def write_cam(toy, exp, name, split='val'):
+    maps = np.linspace(0, 1, 2 * np.prod(image_size(toy, name)), dtype=np.float32).reshape(2, *image_size(toy, name))
+    write_maps(exp / f'toy/labels/{split}/cam/{name}.npz', [0, 3], maps)
+    return maps
+
+
+def test_every_output_that_is_there_gets_a_column(toy, tmp_path, capsys):
+    name = 'val_00001'
+    maps = write_cam(toy, tmp_path, name)
+    assert draw(toy, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM label', 'truth']
+    scores = np.concatenate([1 - maps.max(0, keepdims=True), maps])
+    write_seeds(tmp_path / f'toy/labels/val/seeds/{name}.npz', [0, 3], {1.0: scores, 24.0: scores})
+    for folder in ('labels/val/walk', 'results/val'):
+        write_label_png(tmp_path / f'toy/{folder}/{name}.png', maps.argmax(0))
+    assert draw(toy, tmp_path, capsys)[0] == list(panel.COLUMNS)
+    shown, path = draw(toy, tmp_path, capsys, '--thin-out', '--count', '2')
+    assert shown == ['image', 'CAM label', 'random walk', 'segmentation', 'truth']
+    assert np.asarray(Image.open(path)).ndim == 3
+
+
+def test_count_and_cell_decide_the_size(toy, tmp_path, capsys):
+    for index in range(5):
+        write_cam(toy, tmp_path, f'val_{index:05d}')
+    sizes = [Image.open(draw(toy, tmp_path, capsys, '--count', str(count), '--cell', str(cell))[1]).size
+             for count, cell in ((1, 64), (4, 64), (1, 128))]
+    assert sizes[0][0] == sizes[1][0] == 4 * 64 + 3 * 4 and sizes[1][1] > sizes[0][1] + 3 * 40
+    assert sizes[2][0] == 4 * 128 + 3 * 4
+
+
+def test_images_are_spread_evenly_over_the_list():
+    samples = [Sample(str(number), None, None) for number in range(12)]
+    assert [int(sample.name) for sample in panel.spread(samples, 3)] == [2, 6, 10]
+    assert panel.spread(samples, 12) == panel.spread(samples, 99) == samples
+
+
+def test_threshold_is_the_newest_best_of_the_split():
+    def record(split, best, what='cam'):
+        return {'what': what, 'split': split, 'results': [{'threshold': 0.25}, {'threshold': best, 'best': True}]}
+    scores = [record('val', 0.31), record('val', 0.33), record('train', 0.4)]
+    assert panel.best_threshold(scores, 'val') == 0.33
+    assert panel.best_threshold(scores, 'train') == 0.4
+    assert panel.best_threshold(scores, 'test') == panel.best_threshold([], 'val') == 0.25
+
+
+def test_seeds_show_what_both_strengths_are_sure_of(tmp_path):
+    low, high = np.zeros((2, 3, 1, 4), np.float32)
+    low[[1, 0, 2, 1], 0, range(4)] = 1          # class 4, background, class 9, class 4
+    high[[1, 2, 0, 0], 0, range(4)] = 1         # class 4, class 9, background, background
+    write_seeds(tmp_path / 'a.npz', [3, 8], {1.0: low, 24.0: high})
+    assert panel.seeds_label(tmp_path / 'a.npz').tolist() == [[4, 255, 0, 0]]
+
+
+def test_output_of_another_size_is_named(toy, tmp_path, capsys):
+    write_label_png(tmp_path / 'toy/results/val/val_00002.png', np.zeros((5, 7), np.uint8))
+    with pytest.raises(ValueError, match='segmentation of val_00002 is 5x7'):
+        draw(toy, tmp_path, capsys)
+
+
+def test_run_without_outputs_is_refused(toy, tmp_path, capsys):
+    with pytest.raises(ValueError, match='nothing for toy val; name the run'):
+        draw(toy, tmp_path, capsys, '--run', 'other')
+
+
+def test_data_set_without_masks_has_no_truth_column(toy, tmp_path, capsys):
+    bare = tmp_path / 'bare'
+    shutil.copytree(toy, bare)
+    description = json.loads((bare / 'dataset.json').read_text())
+    del description['masks']
+    (bare / 'dataset.json').write_text(json.dumps(description))
+    write_cam(bare, tmp_path, 'val_00000')
+    assert draw(bare, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM label']

@@ -1,0 +1,63 @@
+"""The pictures that the training stages draw for TensorBoard while they train."""
+import numpy as np
+import pytest
+import torch
+
+import train_aff
+import train_seg
+from lib.data.datasets import AffTrainSet
+from lib.data.folder import read_spec
+from lib.data.imageio import read_size
+from lib.data.labelio import write_seeds
+from lib.data.toy import write_set
+
+DEVICE = torch.device('cpu')
+
+
+@pytest.fixture(scope='module')
+def spec(tmp_path_factory):
+    out = tmp_path_factory.mktemp('toy')
+    write_set(out, train=3, val=2)
+    return read_spec(out)
+
+
+def settings(script):
+    return script.make_parser().parse_args(['--width', '0.03', '--weights', 'none', '--crop-size', '128'])
+
+
+def aff_case(spec, folder):
+    args = settings(train_aff)
+    network = train_aff.make_network(args)
+    for sample in spec.samples('train'):
+        height, width = read_size(sample.image)
+        scores = np.zeros((2, height, width), np.float32)
+        scores[0, :, :width // 2] = scores[1, :, width // 2:] = 1
+        write_seeds(folder / f'{sample.name}.npz', [2], {1.0: scores, 24.0: scores})
+    dataset = AffTrainSet(spec, 'train', crop=args.crop_size, seeds_dir=folder)
+    return network, train_aff.make_pictures(args, dataset, network, DEVICE)
+
+
+def seg_case(spec, folder):
+    network = train_seg.make_network(settings(train_seg), spec.num_classes)
+    return network, train_seg.make_pictures(spec, network, DEVICE)
+
+
+@pytest.mark.parametrize('case', [aff_case, seg_case])
+def test_pictures_leave_the_network_and_the_random_state_alone(spec, tmp_path, case):
+    network, draw = case(spec, tmp_path)
+    modes = [module.training for module in network.modules()]
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    random = torch.get_rng_state()
+    first, second = draw(), draw()
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, picture in first.items():
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3
+        np.testing.assert_array_equal(picture, second[name])
+
+
+def test_affinity_picture_has_three_crops_a_row(spec, tmp_path):
+    picture = aff_case(spec, tmp_path)[1]()['affinity']
+    assert picture.shape == (3 * 128 + 2 * 4, 3 * 128 + 2 * 4, 3)
+    assert (picture[..., 0] == picture[..., 2])[:, -128:].all()         # the last column is grey

@@ -1,0 +1,44 @@
+"""What the README says about files, flags and code is so."""
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+SCRIPTS = ('infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel')
+
+
+def known_flags():
+    """Flags of all scripts, and those that the drivers and other commands spell out in their text."""
+    parsers = [importlib.import_module(name).make_parser() for name in SCRIPTS]
+    parsers.append(importlib.import_module('lib.cam_stage').make_parser('', 'voc12'))
+    flags = {flag for parser in parsers for flag in parser._option_string_actions}
+    others = ('tool/pipeline.sh', 'run_demo.sh')
+    spelled = re.findall(r'--[a-z][a-z0-9-]+', ''.join((ROOT / path).read_text() for path in others))
+    return flags | set(spelled) | {'--logdir'}
+
+
+def test_the_snippet_runs():
+    code = re.search(r'```python\n(.*?)```', README, re.DOTALL)[1]
+    names = {}
+    exec(code, names)
+    assert names['loss'].isfinite() and names['logits'].grad.abs().sum() > 0
+
+
+def test_every_flag_named_is_known():
+    assert set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]+', README)) <= known_flags()
+
+
+def test_every_file_of_ours_named_is_there():
+    words = set(re.findall(r'[\w./]+\.(?:py|sh)\b', README))
+    folders = ('', 'tool', 'lib', 'lib/net', 'lib/data', 'lib/run')
+    assert not [word for word in words if not any((ROOT / folder / word).is_file() for folder in folders)]
+
+
+@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'exp/README.md', 'pretrained/README.md'])
+def test_every_link_leads_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r'(?<!!)\[[^]]+\]\(([^)#]+)\)', path.read_text()):
+        assert (path.parent / target).exists(), target

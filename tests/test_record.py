@@ -1,0 +1,123 @@
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lib.run.record import Record, add_score, environment, git_state, made_by, read_lines, read_scores, write_json
+
+ARGS = argparse.Namespace(lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None, fsl=True)
+CPU = torch.device('cpu')
+
+
+def recorded(folder, first, last, step=0):
+    record = Record(folder, ARGS, CPU, step)
+    for number in range(first, last + 1):
+        record.scalars(number, {'loss': number / 10, 'lr': 0.5})
+    return record
+
+
+def steps(folder):
+    return [json.loads(line)['step'] for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def events(folder):
+    board = EventAccumulator(str(folder))
+    board.Reload()
+    return board
+
+
+def test_a_run_explains_itself(tmp_path):
+    recorded(tmp_path, 1, 3).close('finished')
+    args = json.loads((tmp_path / 'args.json').read_text())
+    assert args == {'lr': 0.1, 'folder': 'exp/toy', 'scale': [0.5, 1.5], 'given': [1, 2], 'run': None, 'fsl': True}
+    env = json.loads((tmp_path / 'env.json').read_text())
+    assert env['torch'] == torch.__version__ and env['device'] == 'cpu' and env['gpu'] is None and env['command']
+    log = (tmp_path / 'log.txt').read_text().splitlines()
+    assert len(log) == 2 and ' started ' in log[0] and log[1].endswith(' finished')
+
+
+def test_metrics_and_tensorboard_hold_the_same_numbers(tmp_path):
+    recorded(tmp_path, 1, 3).close('finished')
+    lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    assert lines == [{'step': n, 'loss': n / 10, 'lr': 0.5} for n in (1, 2, 3)]
+    shown = [(event.step, event.value) for event in events(tmp_path).Scalars('loss')]
+    assert [step for step, _ in shown] == [1, 2, 3]
+    assert [value for _, value in shown] == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_pictures_reach_tensorboard(tmp_path):
+    record = Record(tmp_path, ARGS, CPU, 0)
+    record.pictures(5, {'cam': np.zeros((4, 6, 3), np.uint8)})
+    record.close('finished')
+    picture, = events(tmp_path).Images('cam')
+    assert (picture.step, picture.height, picture.width) == (5, 4, 6)
+
+
+def test_a_resumed_run_drops_what_is_done_again_and_appends(tmp_path):
+    recorded(tmp_path, 1, 5).close('interrupted')
+    recorded(tmp_path, 4, 6, step=3).close('finished')
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events(tmp_path).Scalars('loss')] == [1, 2, 3, 4, 5, 6]
+    assert 'resumed after step 3' in (tmp_path / 'log.txt').read_text()
+
+
+def test_a_half_written_line_is_dropped_when_a_run_resumes(tmp_path):
+    recorded(tmp_path, 1, 2).close('interrupted')
+    with open(tmp_path / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 3, "lo')
+    recorded(tmp_path, 3, 3, step=2).close('finished')
+    assert steps(tmp_path) == [1, 2, 3]
+
+
+def test_a_run_that_starts_over_keeps_its_log_alone(tmp_path):
+    recorded(tmp_path, 1, 5).close('finished')
+    recorded(tmp_path, 1, 2).close('finished')
+    assert steps(tmp_path) == [1, 2]
+    assert [event.step for event in events(tmp_path).Scalars('loss')] == [1, 2]
+    assert len((tmp_path / 'log.txt').read_text().splitlines()) == 4
+
+
+def test_lines_of_an_absent_file_are_none(tmp_path):
+    assert read_lines(tmp_path / 'absent') == []
+
+
+def test_scores_are_appended_in_order(tmp_path):
+    path = tmp_path / 'run/scores.json'
+    assert read_scores(path) == []
+    for number in range(3):
+        add_score(path, {'number': number})
+    assert [record['number'] for record in read_scores(path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize('content', ['[{"a": 1}', '{"a": 1}', '"text"'])
+def test_damaged_scores_are_refused_and_kept(tmp_path, content):
+    path = tmp_path / 'scores.json'
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r'scores\.json is damaged .*; move it away'):
+        add_score(path, {})
+    assert path.read_text() == content
+
+
+def test_a_json_file_that_cannot_be_written_leaves_the_former(tmp_path):
+    write_json(tmp_path / 'a.json', [1])
+    with pytest.raises(TypeError):
+        write_json(tmp_path / 'a.json', [object()])
+    assert (tmp_path / 'a.json').read_text() == '[\n 1\n]\n' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_output_folder_says_what_made_it(tmp_path):
+    made_by(tmp_path / 'new', ARGS, CPU)
+    record = json.loads((tmp_path / 'new/made_by.json').read_text())
+    assert record['args']['lr'] == 0.1 and record['device'] == 'cpu' and record['numpy'] == np.__version__
+
+
+def test_code_outside_a_checkout_has_no_version(monkeypatch, tmp_path):
+    monkeypatch.setattr('lib.run.record.__file__', str(tmp_path / 'record.py'))
+    monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
+    assert git_state() is None and environment()['git'] is None
+    monkeypatch.setenv('PATH', '')
+    assert git_state() is None
