@@ -34,12 +34,12 @@ from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.dataspec import check_files
-from tool.imutils import normalise, pad_to_multiple
+from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
 
 PRESETS = {
     'voc12': {},
     'coco': {},
-    'toy': {'width': 0.125, 'alpha': 2.0, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
+    'toy': {'width': 0.125, 'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
 }
 
 
@@ -53,6 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
                        help='trained network, ours or a published one; the default is exp/<run>/aff/model.pth')
     group.add_argument('--cams', type=Path, metavar='DIR',
                        help='CAM files; the default is exp/<run>/labels/<split>/cam')
+    group.add_argument('--scale', type=positive_float, default=1.0,
+                       help='size of the image that the network sees and the walk runs on; above 1 for small images')
     group.add_argument('--alpha', type=positive_float, default=6.0,
                        help='power of the background score: larger gives less background')
     group.add_argument('--beta', type=positive_float, default=8.0,
@@ -69,8 +71,10 @@ def write_walk(path: Path, cam_file: Path, affinity: np.ndarray, size: tuple[int
     if cam.shape[1:] != image_size:
         raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of '
                          f'{image_size[0]}x{image_size[1]}; make the CAMs again with infer_cam.py')
-    walked = random_walk(affinity, size, pool_cams(cam, args.alpha), args.beta, args.log_steps, args.radius)
-    write_label_png(path, walk_label(walked, present, image_size))
+    seen_size = scaled_size(*image_size, args.scale)
+    pooled = pool_cams(resize_linear(cam, *seen_size), args.alpha)
+    walked = random_walk(affinity, size, pooled, args.beta, args.log_steps, args.radius)
+    write_label_png(path, resize_nearest(walk_label(walked, present, seen_size), *image_size))
 
 
 def main(argv=None):
@@ -97,7 +101,8 @@ def main(argv=None):
     with Background(args.workers) as background, torch.inference_mode():
         for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_aff'):
             image, name = sample['image'], sample['name']
-            view = torch.from_numpy(pad_to_multiple(normalise(image, network.backbone.norm), stride))[None].to(device)
+            seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))
+            view = torch.from_numpy(pad_to_multiple(normalise(seen, network.backbone.norm), stride))[None].to(device)
             with devices.autocast(device, amp):
                 features = network(view)
             affinity = pair_affinity(features, args.radius)[0].cpu().numpy()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from lib.data.datasets import CamTrainSet
-from lib.data.loading import training_batches
+from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.data.toy import close_ups
 from lib.net.resnet38d import ResNet38d
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--close-ups', type=positive_int, default=2800, help='number of close-ups')
     group.add_argument('--close-up-size', type=positive_int, default=48, help='their side, pixels')
     group.add_argument('--close-up-epochs', type=positive_int, default=5, help='passes over the close-ups')
-    group.add_argument('--whole-epochs', type=positive_int, default=12, help='passes over the whole training images')
+    group.add_argument('--whole-epochs', type=positive_int, default=14, help='passes over the whole training images')
     group.add_argument('--whole-batch-size', type=positive_int, default=16, help='whole images a step')
     group.add_argument('--crop-size', type=positive_int, default=128, help='crop of whole images, pixels')
     return parser
@@ -104,6 +104,10 @@ def main(argv=None):
     whole = CamTrainSet(spec, spec.train_split, norm, args.crop_size,
                         (round(0.9 * args.crop_size), round(1.5 * args.crop_size)), seed=args.seed, limit=args.limit)
     whole.check()
+    steps_of(args.close_ups, args.batch_size, 1, None, 'the close-ups')
+    if len(whole) < args.whole_batch_size:
+        raise ValueError(f'--whole-batch-size {args.whole_batch_size} is larger than the {len(whole)} images of '
+                         f'{spec.train_split}; use at most {len(whole)}')
     folder = args.folder / 'backbone'
     print(f'Stand-in for ImageNet weights: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
     if args.dry_run:

@@ -32,7 +32,8 @@ from tool.torchutils import poly_factor
 PRESETS = {
     'voc12': {},
     'coco': {},
-    'toy': {'width': 0.125, 'crop_size': 128, 'epochs': 6, 'lr': 0.03, 'momentum': 0.9, 'dropout': False, 'amp': 'auto'},
+    'toy': {'width': 0.125, 'crop_size': 128, 'epochs': 6, 'lr': 0.03, 'momentum': 0.9, 'dropout': False,
+            'amp': 'auto'},
 }
 
 
@@ -46,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
     group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
     group.add_argument('--radius', type=positive_int, default=5, help='pairs are nearer than this, in feature pixels')
-    group.add_argument('--seeds', type=Path, metavar='DIR',
+    group.add_argument('--seed-dir', type=Path, metavar='DIR',
                        help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the backbone')
     return parser
@@ -109,7 +110,7 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
     network = make_network(args)
-    seeds = args.seeds or args.folder / 'labels' / spec.train_split / 'seeds'
+    seeds = args.seed_dir or args.folder / 'labels' / spec.train_split / 'seeds'
     dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds,
                           seed=args.seed, limit=args.limit)
     dataset.check()

@@ -67,6 +67,14 @@ def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
+def resize_linear(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize maps float32 [k, H, W] bilinearly; k may be 0."""
+    if maps.shape[1:] == (height, width):
+        return maps
+    resized = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps]
+    return np.stack(resized) if resized else np.zeros((0, height, width), np.float32)
+
+
 def pad_to_multiple(array: np.ndarray, multiple: int, value: float = 0) -> np.ndarray:
     """Pad [..., H, W] at the right and at the bottom until both sides are whole multiples."""
     height, width = array.shape[-2:]

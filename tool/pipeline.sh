@@ -12,6 +12,8 @@ usage: $(basename "$0") [options] [flags of CAM training]
   --run NAME        name of the run, a folder in exp/ (default: $RUN)
   --stages LIST     comma-separated part of: $ALL_STAGES (default: all)
   --gpus N          GPUs that share a batch (default: all that are visible)
+  --weights FILE    backbone weights of all training stages (default: the scripts' own, in pretrained/)
+  --amp MODE        none, bf16, fp16 or auto, for every stage that runs a network (default: the scripts' own)
   --data-root DIR   folder of the images (default: the data set's own)
   --lists DIR       folder of the lists (default: the data set's own)
   --protocol NAME   reference or strict (default: reference)
@@ -36,53 +38,64 @@ score() {
     step eval.py --what "$1" --split "$2" --protocol "$PROTOCOL"
 }
 
-stage_train_cam() { step "$CAM_SCRIPT" "${DEVICE[@]}" "${WEIGHTS[@]}" "${EXTRA[@]}"; }
+stage_train_cam() { step "$CAM_SCRIPT" "${TRAINING[@]}" "${EXTRA[@]}"; }
 stage_infer_cam() {
-    step infer_cam.py --split "$VAL" --no-seeds
+    step infer_cam.py --split "$VAL" --no-seeds "${AMP[@]}"
     score cam "$VAL"
-    step infer_cam.py --split "$TRAIN"
+    step infer_cam.py --split "$TRAIN" "${AMP[@]}"
     score cam "$SCORE"
 }
-stage_train_aff() { step train_aff.py "${DEVICE[@]}" "${WEIGHTS[@]}"; }
+stage_train_aff() { step train_aff.py "${TRAINING[@]}"; }
 stage_infer_aff() {
-    step infer_aff.py --split "$VAL"
+    step infer_aff.py --split "$VAL" "${AMP[@]}"
     score walk "$VAL"
-    step infer_aff.py --split "$TRAIN"
+    step infer_aff.py --split "$TRAIN" "${AMP[@]}"
     score walk "$SCORE"
 }
-stage_train_seg() { step train_seg.py "${DEVICE[@]}" "${WEIGHTS[@]}"; }
+stage_train_seg() { step train_seg.py "${TRAINING[@]}"; }
 stage_infer_seg() {
-    step infer_seg.py --split "$VAL"
+    step infer_seg.py --split "$VAL" "${AMP[@]}"
     score seg "$VAL"
-    step infer_seg.py --split "$SCORE"
+    step infer_seg.py --split "$SCORE" "${AMP[@]}"
     score seg "$SCORE"
 }
 stage_table() { step eval.py --table; }
 
 pipeline() {
-    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() DEVICE=() EXTRA=() WEIGHTS=("${WEIGHTS[@]}")
+    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() EXTRA=() WEIGHTS=() AMP=()
     while [ $# -gt 0 ]; do
+        case $1 in      # --option=value is --option value
+            --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
+                set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+        esac
         case $1 in
-            --run|--stages|--gpus|--data-root|--voc12-root|--voc12_root|--coco-root|--coco_root|--lists|--protocol)
+            --run|--stages|--gpus|--weights|--amp|--data[-_]root|--voc12[-_]root|--coco[-_]root|--lists|--protocol)
                 [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; } ;;&
             --run) RUN=$2; shift 2 ;;
             --stages) STAGES=$2; shift 2 ;;
-            --gpus) DEVICE=(--gpus "$2"); shift 2 ;;
-            --data-root|--voc12-root|--voc12_root|--coco-root|--coco_root) PLACE+=(--data-root "$2"); shift 2 ;;
+            --gpus) GPUS=(--gpus "$2"); shift 2 ;;
+            --weights) WEIGHTS=(--weights "$2"); shift 2 ;;
+            --amp) AMP=(--amp "$2"); shift 2 ;;
+            --data[-_]root|--voc12[-_]root|--coco[-_]root) PLACE+=(--data-root "$2"); shift 2 ;;
             --lists) PLACE+=(--lists "$2"); shift 2 ;;
             --protocol) PROTOCOL=$2; shift 2 ;;
             --dry-run) DRY_RUN=yes; shift ;;
+            --dataset*) echo "error: $(basename "$0") is for $DATASET; call the scripts one by one for another data set" >&2
+                exit 2 ;;
             --help|-h) usage; exit 0 ;;
             *) EXTRA+=("$1"); shift ;;
         esac
     done
     PYTHON=${PYTHON:-$(./setup_env.sh)}
+    ! declare -F after_options >/dev/null || after_options
+    TRAINING=("${GPUS[@]}" "${AMP[@]}" "${WEIGHTS[@]}")
     local stage
     for stage in ${STAGES//,/ }; do
         [[ ",$ALL_STAGES," == *",$stage,"* ]] || { echo "error: --stages: $stage is not one of $ALL_STAGES" >&2; exit 2; }
     done
-    [ -z "$DRY_RUN" ] || "$PYTHON" "$CAM_SCRIPT" --dry-run --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" \
-        "${DEVICE[@]}" "${WEIGHTS[@]}" "${EXTRA[@]}"
+    if [ -n "$DRY_RUN" ] && [[ $STAGES == train_cam* ]]; then
+        "$PYTHON" "$CAM_SCRIPT" --dry-run --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" "${TRAINING[@]}" "${EXTRA[@]}"
+    fi
     for stage in ${STAGES//,/ }; do
         echo
         echo "== $stage"

@@ -71,9 +71,9 @@ def spokes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _wave(5 * np.arctan2(y, x) / np.pi)
 
 
-def checker(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A chessboard."""
-    return np.clip(4 * np.sin(6.5 * x) * np.sin(6.5 * y), -1, 1)
+def lanes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Straight bands along the body."""
+    return _wave(2 * y)
 
 
 def rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ SHAPES = {
     'bolt': Shape(bolt, zigzag, (.42, .34, .30)),
     'fish': Shape(fish, stripes, (.58, .34, .30)),
     'gear': Shape(gear, spokes, (.00, .40, .36)),
-    'kite': Shape(kite, checker, (.32, .36, .32)),
+    'kite': Shape(kite, lanes, (.32, .36, .32)),
     'pear': Shape(pear, rings, (.44, .38, .36)),
     'star': Shape(star, dots, (.10, .36, .34)),
 }

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+
 PLACE_FLAGS = ('exp', 'run', 'data_root', 'lists', 'dry_run', 'fresh', 'device', 'gpus', 'workers', 'log_every',
                'save_every', 'picture_every')
 
@@ -131,6 +133,10 @@ def run_script(main: Callable) -> None:
         if os.environ.get('HFPL_DEBUG'):
             raise
         print(f'error: {one_line(error)}', file=sys.stderr)
+        sys.exit(2)
+    except torch.OutOfMemoryError as error:
+        print(f'error: the GPU is out of memory ({one_line(error)[:120]}); use --amp bf16 or more GPUs; a lower '
+              '--batch-size or --crop-size changes the result', file=sys.stderr)
         sys.exit(2)
 
 
