@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lib.data.datasets import LabelPair, label_pairs
 from lib.data.imageio import read_mask
-from lib.data.labelio import read_maps
+from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.run.options import base_parser, resolve, run_script
 from lib.run.pool import map_chunks
@@ -43,6 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--what', choices=tuple(MADE_BY), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
     group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the run\'s own')
+    group.add_argument('--unpickle', action='store_true',
+                       help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--background-score', type=float, default=0.25,
                        help='constant score of background that CAMs compete with')
@@ -60,7 +62,7 @@ def score_chunk(pairs: Sequence[LabelPair], num_classes: int, protocol: str, thr
             if threshold is None:
                 scores.add(truth, read_mask(pair.prediction, num_classes))
             else:
-                keys, cam = read_maps(pair.prediction)
+                keys, cam = read_any_maps(pair.prediction, truth.shape)
                 scores.add(truth, cam_label(keys, cam, threshold))
                 if curves:
                     curves.add(truth, keys, cam)
@@ -108,10 +110,16 @@ def main(argv=None):
         return
     split = args.split or spec.val_split
     kind = Path('results') / split if args.what == 'seg' else Path('labels') / spec.label_split(split) / args.what
-    folder = args.labels or args.folder / kind
+    if args.what == 'cam':
+        folder, suffix = label_place(args.labels, args.folder / kind, args.unpickle, '--labels')
+    elif args.unpickle:
+        raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {args.what}; leave it out')
+    else:
+        folder, suffix = args.labels or args.folder / kind, '.png'
     remedy = (f'make them with python {MADE_BY[args.what]} --dataset {args.dataset} --run {args.run} '
-              f'--split {split if args.what == "seg" else spec.label_split(split)}')
-    pairs = label_pairs(spec, split, folder, '.npz' if args.what == 'cam' else '.png', args.limit, remedy)
+              f'--split {split if args.what == "seg" else spec.label_split(split)}'
+              f'{" --export-npy" if args.unpickle else ""}')
+    pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return

@@ -13,8 +13,8 @@ import torch
 
 from lib.data.datasets import InferSet
 from lib.data.imageio import write_label_png
-from lib.data.labelio import read_maps
 from lib.data.loading import single_images
+from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
 from lib.net.resnet38d import ResNet38d
@@ -53,6 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
                        help='trained network, ours or a published one; the default is exp/<run>/aff/model.pth')
     group.add_argument('--cams', type=Path, metavar='DIR',
                        help='CAM files; the default is exp/<run>/labels/<split>/cam')
+    group.add_argument('--unpickle', action='store_true',
+                       help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
     group.add_argument('--scale', type=positive_float, default=1.0,
                        help='size of the image that the network sees and the walk runs on; above 1 for small images')
     group.add_argument('--alpha', type=positive_float, default=6.0,
@@ -67,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
 def write_walk(path: Path, cam_file: Path, affinity: np.ndarray, size: tuple[int, int], args: argparse.Namespace,
                image_size: tuple[int, int]) -> None:
     """Walk on one image's CAMs and write its label PNG."""
-    present, cam = read_maps(cam_file)
+    present, cam = read_any_maps(cam_file, image_size)
     if cam.shape[1:] != image_size:
         raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of '
                          f'{image_size[0]}x{image_size[1]}; make the CAMs again with infer_cam.py')
@@ -84,9 +86,10 @@ def main(argv=None):
     dataset = InferSet(spec, split, args.limit, with_labels=False)
     dataset.check()
     names = [sample.name for sample in dataset.samples]
-    cams = args.cams or args.folder / 'labels' / split / 'cam'
-    check_files([cams / f'{name}.npz' for name in names], f'{cams} lacks CAMs of {split}',
-                f'make them with python infer_cam.py --dataset {args.dataset} --run {args.run} --split {split}')
+    cams, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
+    check_files([cams / f'{name}{suffix}' for name in names], f'{cams} lacks CAMs of {split}',
+                f'make them with python infer_cam.py --dataset {args.dataset} --run {args.run} --split {split}'
+                f'{" --export-npy" if args.unpickle else ""}')
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
     network = AffinityNet(ResNet38d(args.width))
@@ -106,7 +109,7 @@ def main(argv=None):
             with devices.autocast(device, amp):
                 features = network(view)
             affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
-            background.submit(write_walk, folder / f'{name}.png', cams / f'{name}.npz', affinity,
+            background.submit(write_walk, folder / f'{name}.png', cams / f'{name}{suffix}', affinity,
                               tuple(features.shape[-2:]), args, image.shape[:2])
 
 

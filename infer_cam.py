@@ -5,6 +5,8 @@
 
 Reads exp/<run>/cam/model.pth, the images of the split and their image-level labels, which mask the maps (on val too);
 writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, scores of the classes present.
+--export-npy writes them a second time as the reference does: pickled, in exp/<run>/plabels/<split>/cam/<id>.npy and
+plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import torch
 from lib.data.datasets import InferSet
 from lib.data.labelio import write_maps, write_seeds
 from lib.data.loading import single_images
+from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
 from lib.net.resnet38d import ResNet38d
@@ -51,6 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
                        help='run the CRF too and write seeds')
     group.add_argument('--seed-alphas', type=positive_float, nargs=2, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score of the two seeds: much background, little background')
+    group.add_argument('--export-npy', action='store_true',
+                       help='write pickled .npy files to exp/<run>/plabels/<split> too, for related codes')
     return parser
 
 
@@ -78,11 +83,16 @@ def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales
 
 
 def write_labels(folder: Path, name: str, image: np.ndarray, present: np.ndarray, cam: np.ndarray,
-                 alphas: tuple[float, ...]) -> None:
-    """Write the CAM file of one image and, for the alphas given, its seeds."""
+                 alphas: tuple[float, ...], export: Path | None = None) -> None:
+    """Write the CAM file of one image and, for the alphas given, its seeds; to the folder `export` as .npy too."""
+    seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
     write_maps(folder / 'cam' / f'{name}.npz', present, cam)
-    if alphas:
-        write_seeds(folder / 'seeds' / f'{name}.npz', present, {a: seed_scores(image, cam, a) for a in alphas})
+    if seeds:
+        write_seeds(folder / 'seeds' / f'{name}.npz', present, seeds)
+    if export:
+        write_npy_maps(export / 'cam' / f'{name}.npy', present, cam)
+        for alpha, scores in seeds.items():
+            write_npy_scores(export / 'crf' / f'alpha_{alpha}' / f'{name}.npy', present, scores)
 
 
 def main(argv=None):
@@ -97,6 +107,8 @@ def main(argv=None):
     load_network(network, args.checkpoint or args.folder / 'cam' / 'model.pth')
     network = devices.place(network, device, amp).eval()
     folder = args.folder / 'labels' / split
+    export = args.folder / 'plabels' / split if args.export_npy else None
+    alphas = tuple(args.seed_alphas) if args.seeds else ()
     print(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return
@@ -107,12 +119,14 @@ def main(argv=None):
 
     for kind in ('cam', 'seeds')[:1 + args.seeds]:
         made_by(folder / kind, args, device)
+    if export:
+        made_by(export, args, device)
     with Background(args.workers) as background:
         for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_cam'):
             present = np.flatnonzero(sample['image_labels'])
             cam = infer_cams(sample['image'], present, forward, args.scales, network.backbone.norm, device)
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
-                              tuple(args.seed_alphas) if args.seeds else ())
+                              alphas, export)
 
 
 if __name__ == '__main__':

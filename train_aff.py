@@ -15,6 +15,7 @@ import torch
 from lib.data.datasets import AffTrainSet
 from lib.data.imageio import voc_palette
 from lib.data.loading import steps_of, training_batches
+from lib.data.npyio import label_place
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
 from lib.net.freeze import freeze_early, set_train_mode
@@ -49,6 +50,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--radius', type=positive_int, default=5, help='pairs are nearer than this, in feature pixels')
     group.add_argument('--seed-dir', type=Path, metavar='DIR',
                        help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds')
+    group.add_argument('--unpickle', action='store_true',
+                       help='the folder holds two folders alpha_<strength> of pickled .npy files, as the reference and '
+                       'infer_cam.py --export-npy write')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the backbone')
     return parser
 
@@ -110,9 +114,10 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
     network = make_network(args)
-    seeds = args.seed_dir or args.folder / 'labels' / spec.train_split / 'seeds'
+    own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
+    seeds, _ = label_place(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
     dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds,
-                          seed=args.seed, limit=args.limit)
+                          seed=args.seed, limit=args.limit, unpickle=args.unpickle)
     dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split)
     folder = args.folder / 'aff'

@@ -137,7 +137,7 @@ def test_an_interrupted_stage_ends_as_an_uninterrupted_one(run_folder, toy, tmp_
     main, flags = {'cam': (train_cam_voc.main, CAM_TRAINING), 'aff': (train_aff.main, TRAINING),
                    'seg': (train_seg.main, (*TRAINING, *HEAD))}[stage]
     words = [*place(toy, tmp_path), *LOADED_HERE, *flags, *backbone(run_folder), '--save-every', '1']
-    inputs = {'aff': ['--seeds', str(run_folder / 'labels/train/seeds')],
+    inputs = {'aff': ['--seed-dir', str(run_folder / 'labels/train/seeds')],
               'seg': ['--labels', str(run_folder / 'labels/train/walk')]}.get(stage, [])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupted(patch, 2)
@@ -184,18 +184,23 @@ def test_the_number_of_workers_changes_no_result(run_folder, toy, tmp_path):
     common = [*place(toy, tmp_path), '--workers', '2']
     train_cam_voc.main([*common, *CAM_TRAINING, *backbone(run_folder)])
     assert same_tensors(tmp_path / 'toy/cam/model.pth', run_folder / 'cam/model.pth')
-    infer_cam.main([*place(toy, tmp_path), '--workers', '1', *NETWORK, *SCALES, '--split', 'val'])
+    infer_cam.main([*place(toy, tmp_path), '--workers', '1', *NETWORK, *SCALES, '--split', 'val', '--export-npy'])
     for path in (run_folder / 'labels/val').glob('*/*.npz'):
         assert same_maps(path, tmp_path / 'toy' / path.relative_to(run_folder))
+    exported = tmp_path / 'toy/plabels/val'
+    assert sorted(path.name for path in exported.glob('crf/*')) == ['alpha_1.0', 'alpha_5.0']
+    for folder in (exported / 'cam', *exported.glob('crf/*')):
+        assert {path.stem for path in folder.glob('*')} == {path.stem for path in
+                                                            (run_folder / 'labels/val/cam').glob('*.npz')}
 
 
 def test_a_finished_stage_is_not_trained_again_and_fresh_trains_it_again(run_folder, toy, tmp_path, capsys):
     shutil.copytree(run_folder / 'aff', tmp_path / 'toy/aff')
-    words = [*place(toy, tmp_path), *LOADED_HERE, *TRAINING, *backbone(run_folder), '--seeds',
+    words = [*place(toy, tmp_path), *LOADED_HERE, *TRAINING, *backbone(run_folder), '--seed-dir',
              str(run_folder / 'labels/train/seeds')]
     settings = torch.load(tmp_path / 'toy/aff/last.pth', weights_only=True)['settings']
-    assert settings['seeds'] is None                    # the folder is a setting: naming another is another run
-    with pytest.raises(ValueError, match='--seeds was None, is .*; give --fresh'):
+    assert settings['seed_dir'] is None                    # the folder is a setting: naming another is another run
+    with pytest.raises(ValueError, match='--seed-dir was None, is .*; give --fresh'):
         train_aff.main(words)
     train_aff.main([*words, '--fresh'])
     assert same_tensors(tmp_path / 'toy/aff/model.pth', run_folder / 'aff/model.pth')
@@ -226,7 +231,7 @@ def test_single_pictures_are_segmented(run_folder, toy, tmp_path):
 def test_an_image_smaller_than_the_crop_is_trained_on(run_folder, toy, tmp_path, stage):
     main, flags = {'cam': (train_cam_voc.main, CAM_TRAINING), 'aff': (train_aff.main, TRAINING),
                    'seg': (train_seg.main, (*TRAINING, *HEAD))}[stage]
-    inputs = {'aff': ['--seeds', str(run_folder / 'labels/train/seeds')],
+    inputs = {'aff': ['--seed-dir', str(run_folder / 'labels/train/seeds')],
               'seg': ['--labels', str(run_folder / 'labels/train/walk')]}.get(stage, [])
     main([*place(toy, tmp_path), *LOADED_HERE, *flags, *backbone(run_folder), '--crop-size', '160', '--max-steps', '1',
           '--picture-every', '0', *inputs])

@@ -196,11 +196,10 @@ def test_every_flag_is_explained_and_spelled_with_hyphens(script):
 
 
 def test_flags_of_one_name_mean_the_same_in_every_script():
-    """But --seeds: infer_cam.py makes them or not, train_aff.py is told where they lie."""
     kinds = {}
     for script in SCRIPTS:
         for action in parser_of(script)._actions:
-            for word in set(action.option_strings) - {'--seeds'}:
+            for word in action.option_strings:
                 kinds.setdefault(word, set()).add((action.dest, type(action).__name__))
     assert {word: found for word, found in kinds.items() if len(found) > 1} == {}
 

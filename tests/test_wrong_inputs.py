@@ -129,7 +129,7 @@ def test_a_class_without_any_image(data, tmp_path, capsys):
 @pytest.mark.parametrize('stage', ['cam', 'aff', 'seg'])
 def test_a_batch_larger_than_the_set(run_folder, data, tmp_path, capsys, stage):
     main = {'cam': train_cam_voc.main, 'aff': train_aff.main, 'seg': train_seg.main}[stage]
-    inputs = {'aff': ('--seeds', run_folder / 'labels/train/seeds'),
+    inputs = {'aff': ('--seed-dir', run_folder / 'labels/train/seeds'),
               'seg': ('--labels', run_folder / 'labels/train/walk')}.get(stage, ())
     words = (*place(data / 'dataset.json', tmp_path / 'exp'), *TRAINING, *NONE, *inputs, '--batch-size', '13')
     refused(tmp_path, capsys, main, words, '--batch-size 13 is larger than the 12 images of train', 'use at most 12')

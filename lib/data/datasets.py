@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from lib.data import augment
 from lib.data.imageio import IGNORED, check_whole, read_image, read_mask, read_size
 from lib.data.labelio import read_seeds
+from lib.data.npyio import read_npy_seeds, seed_folders
 from tool.affutils import affinity_label
 from tool.dataspec import DatasetSpec, Sample, check_files
 from tool.imutils import IMAGENET_NORM, Norm, normalise
@@ -74,15 +75,19 @@ class CamTrainSet(_TrainSet):
 class AffTrainSet(_TrainSet):
     """{'image': float32 [3, crop, crop], 'label': uint8 [crop / 8, crop / 8], 'name'}; 255 is ignored.
 
-    Of the two seeds in a file, the one of the lower alpha is trusted for objects, the other for background.
+    Of the two seeds of an image, the one of the lower alpha is trusted for objects, the other for background.
+
+    Args:
+        seeds_dir: folder of seed files; with `unpickle`, of two folders alpha_<strength> of the reference's .npy files.
     """
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
-                 seeds_dir: Path = Path('seeds'), seed: int = 1, limit: int | None = None):
+                 seeds_dir: Path = Path('seeds'), seed: int = 1, limit: int | None = None, unpickle: bool = False):
         super().__init__(spec, split, norm, crop, seed, limit)
         if crop % 8:
             raise ValueError(f'the crop of {crop} pixels must be a multiple of 8; use {crop - crop % 8 or 8}')
         self.seeds_dir = Path(seeds_dir)
+        self.folders = seed_folders(self.seeds_dir) if unpickle else None
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample = self.samples[index]
@@ -100,11 +105,13 @@ class AffTrainSet(_TrainSet):
     def check(self) -> None:
         """Make sure that all pictures and seeds are there."""
         _check_images(self.samples, self.split)
-        check_files([self._seeds_path(sample) for sample in self.samples], f'{self.split} lacks seeds', self._remedy())
+        check_files([path for sample in self.samples for path in self._seeds_paths(sample).values()],
+                    f'{self.split} lacks seeds', self._remedy())
 
     def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        path = self._seeds_path(sample)
-        keys, scores = read_seeds(path)
+        paths = self._seeds_paths(sample)
+        path = next(iter(paths.values()))
+        keys, scores = read_npy_seeds(paths, size) if self.folders else read_seeds(path)
         if len(scores) != 2:
             raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self._remedy()}')
         if len(keys) and keys.max() >= self.spec.num_fg:
@@ -114,11 +121,15 @@ class AffTrainSet(_TrainSet):
         _check_size(path, low.shape[-2:], sample.image, size, self._remedy())
         return keys, low, high
 
-    def _seeds_path(self, sample: Sample) -> Path:
-        return self.seeds_dir / f'{sample.name}.npz'
+    def _seeds_paths(self, sample: Sample) -> dict[float | None, Path]:
+        """Files of an image's seeds by strength; our own files hold both."""
+        if self.folders:
+            return {alpha: folder / f'{sample.name}.npy' for alpha, folder in self.folders.items()}
+        return {None: self.seeds_dir / f'{sample.name}.npz'}
 
     def _remedy(self) -> str:
-        return f'make them with python infer_cam.py --dataset {_flag(self.spec)} --split {self.split}'
+        return (f'make them with python infer_cam.py --dataset {_flag(self.spec)} --split {self.split}'
+                f'{" --export-npy" if self.folders else ""}')
 
 
 class SegTrainSet(_TrainSet):
