@@ -39,7 +39,7 @@ from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_line
 PRESETS = {
     'voc12': {},
     'coco': {},
-    'toy': {'width': 0.125, 'scale': 1.5, 'alpha': 1.3, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
+    'toy': {'width': 0.125, 'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
 }
 
 
