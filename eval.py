@@ -20,7 +20,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.data.datasets import LabelPair, label_pairs
-from lib.data.imageio import read_mask
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.run.options import base_parser, resolve, run_script
@@ -31,6 +30,7 @@ from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
 from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
+from tool.imageio import read_mask
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
 MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from lib.data.datasets import InferSet
-from lib.data.imageio import write_label_png
 from lib.data.loading import single_images
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
@@ -34,6 +33,7 @@ from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.dataspec import check_files
+from tool.imageio import write_label_png
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
 
 PRESETS = {

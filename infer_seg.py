@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from lib.data.datasets import FileSet, InferSet
-from lib.data.imageio import write_label_png
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
@@ -25,6 +24,7 @@ from lib.run.pool import Background
 from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.crfutils import FINAL_CRF, dense_crf
+from tool.imageio import write_label_png
 from tool.imutils import normalise, resize_cubic
 
 PRESETS = {

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from lib.data.datasets import AffTrainSet
-from lib.data.imageio import voc_palette
 from lib.data.loading import steps_of, training_batches
 from lib.data.npyio import label_place
 from lib.data.registry import get_spec
@@ -27,6 +26,7 @@ from lib.run.loop import train
 from lib.run.options import add_device_flags, add_training_flags, base_parser, positive_int, resolve, run_script
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_labels
 from tool.drawing import blend, grey, magnified, side_by_side, stacked
+from tool.imageio import voc_palette
 from tool.imutils import denormalise
 from tool.torchutils import poly_factor
 

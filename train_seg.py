@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 
 from lib.data.datasets import InferSet, SegTrainSet
-from lib.data.imageio import read_mask, voc_palette
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.net.deeplab import DeepLab
@@ -36,6 +35,7 @@ from lib.run.options import (
 )
 from tool.dataspec import DatasetSpec
 from tool.drawing import blend, side_by_side, stacked
+from tool.imageio import read_mask, voc_palette
 from tool.imutils import normalise
 from tool.torchutils import poly_factor
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from lib.data.datasets import CamTrainSet, InferSet
-from lib.data.imageio import voc_palette
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.net.freeze import freeze_early, set_train_mode
@@ -29,6 +28,7 @@ from tool.camloss import cam_objective, second_view
 from tool.camutils import cam_label, fuse_scales
 from tool.dataspec import DatasetSpec
 from tool.drawing import blend, heat, side_by_side, stacked
+from tool.imageio import voc_palette
 from tool.imutils import normalise, resize_bicubic, scaled_size
 from tool.torchutils import poly_factor
 

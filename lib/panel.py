@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib.data.imageio import IGNORED, read_image, read_mask, voc_palette
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
 from lib.run.options import base_parser, positive_int, resolve, run_script
@@ -23,6 +22,7 @@ from tool.camutils import cam_label, labels_of
 from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titled
 from tool.fileio import replacing
+from tool.imageio import IGNORED, read_image, read_mask, voc_palette
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
 DEFAULT_THRESHOLD = 0.25

@@ -5,10 +5,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lib.data.datasets import AffTrainSet, CamTrainSet, FileSet, InferSet, KeySampler, SegTrainSet, label_pairs
-from lib.data.imageio import write_label_png
 from lib.data.labelio import write_seeds
 from lib.data.registry import get_spec
 from lib.data.toy import write_set
+from tool.imageio import write_label_png
 from tool.imutils import IMAGENET_NORM, normalise
 
 NUM = 6

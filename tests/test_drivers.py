@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.data.imageio import write_label_png
+from tool.imageio import write_label_png
 from voc12.prepare import prepare
 
 ROOT = Path(__file__).parent.parent

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from lib import panel
-from lib.data.imageio import write_label_png
 from lib.data.labelio import write_maps, write_seeds
 from lib.data.toy import write_set
 from tool.dataspec import Sample
+from tool.imageio import write_label_png
 
 
 @pytest.fixture(scope='module')

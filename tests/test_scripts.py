@@ -22,7 +22,6 @@ import train_aff
 import train_cam_voc
 import train_seg
 from lib.data.datasets import CamTrainSet
-from lib.data.imageio import read_mask
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
@@ -40,6 +39,7 @@ from tests.running import (
     same_maps,
     same_tensors,
 )
+from tool.imageio import read_mask
 from tool.imutils import IMAGENET_NORM
 
 ROOT = Path(__file__).parent.parent

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from lib.data.imageio import read_image, read_mask
 from lib.data.registry import get_spec
 from lib.data.toy import close_ups, draw, main, write_set
 from lib.data.toy_draw import CLASSES
+from tool.imageio import read_image, read_mask
 
 
 @pytest.fixture(scope='module')

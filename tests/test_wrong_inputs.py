@@ -16,9 +16,9 @@ import train_aff
 import train_cam_coco
 import train_cam_voc
 import train_seg
-from lib.data.imageio import write_label_png
 from lib.run.options import run_script
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
+from tool.imageio import write_label_png
 
 NONE = ('--weights', 'none')
 

@@ -14,11 +14,11 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from lib.data import augment
-from lib.data.imageio import IGNORED, check_whole, read_image, read_mask, read_size
 from lib.data.labelio import read_seeds
 from lib.data.npyio import read_npy_seeds, seed_folders
 from tool.affutils import affinity_label
 from tool.dataspec import DatasetSpec, Sample, check_files
+from tool.imageio import IGNORED, check_whole, read_image, read_mask, read_size
 from tool.imutils import IMAGENET_NORM, Norm, normalise
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from lib.data.imageio import write_label_png
 from lib.data.toy_draw import CLASSES, close_ups, draw
 from tool.fileio import replacing
+from tool.imageio import write_label_png
 
 __all__ = ['close_ups', 'draw', 'write_set']
 
