@@ -24,13 +24,13 @@ from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.run.options import base_parser, resolve, run_script
 from lib.run.pool import map_chunks
-from lib.run.progress import bar_style
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
 from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
 from tool.imageio import read_mask
+from tool.progress import bar_style
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
 MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}

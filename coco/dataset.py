@@ -15,6 +15,7 @@ COCO_CLASSES = (
 ROOT = Path('data/coco2014')
 LISTS = Path('coco')
 
+LIST_SIZES = {'train2014': 82783, 'val2014': 40504}     # images of the official lists
 # Of the 12-digit ids of val2014 in the order of the instances file, one a line, each ended by a newline.
 VAL_SHA256 = '7f5fb1b62b08374a29e3f5a2c88346113b31173b9cad855a562a3b68d900ce9b'
 
@@ -25,4 +26,4 @@ def spec(root: Path = ROOT, lists: Path = LISTS) -> DatasetSpec:
         name='coco', classes=COCO_CLASSES, root=Path(root), lists=Path(lists),
         image_template='Images/{}.jpg', mask_templates=('Masks/{}.png',),
         train_split='train2014', val_split='val2014', score_split='train2014', preset='coco',
-        flag='coco')
+        prepare=f'python -m coco.prepare --data-root {root} --lists {lists}', flag='coco')

@@ -2,7 +2,8 @@ import pytest
 from PIL import Image
 
 from lib.data.registry import get_spec
-from voc12.dataset import LIST_SHA256, list_sha256
+from tool.dataspec import list_sha256
+from voc12.dataset import LIST_SHA256
 from voc12.prepare import classes_of, main, prepare, report
 
 

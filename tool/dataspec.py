@@ -4,6 +4,7 @@ A list, <lists>/<split>.txt, has a sample a line: '/JPEGImages/a.jpg /Segmentati
 set's root; the mask may be left out) or the bare name 'a' (paths from the templates). <lists>/labels.txt has a line
 'name<TAB>class<TAB>class' for every image; an image without any class is its bare name.
 """
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -161,6 +162,11 @@ def check_files(paths: Iterable[Path], problem: str, remedy: str) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(f'{problem}: {missing[0]}{_and_more(missing)}; {remedy}')
+
+
+def list_sha256(names: Iterable[str]) -> str:
+    """SHA-256 of names, one a line, each ended by a newline."""
+    return hashlib.sha256(''.join(f'{name}\n' for name in names).encode()).hexdigest()
 
 
 def _read_lines(path: Path, remedy: str) -> list[tuple[int, str]]:

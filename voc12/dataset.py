@@ -1,6 +1,4 @@
 """PASCAL VOC 2012 with the SBD masks: class names, places, and checksums of the official lists."""
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 from tool.dataspec import DatasetSpec
@@ -27,8 +25,3 @@ def spec(root: Path = ROOT, lists: Path = LISTS) -> DatasetSpec:
         mask_templates=('SegmentationClassAug/{}.png', 'SegmentationClass/{}.png'),
         train_split='train_aug', val_split='val', score_split='train', preset='voc12',
         prepare=f'python -m voc12.prepare --data-root {root} --lists {lists}', flag='voc12')
-
-
-def list_sha256(names: Iterable[str]) -> str:
-    """SHA-256 of names, one a line, each ended by a newline."""
-    return hashlib.sha256(''.join(f'{name}\n' for name in names).encode()).hexdigest()

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from lib.run.checkpoint import load_checkpoint, save_checkpoint
 from lib.run.options import settings
-from lib.run.progress import bar_style
 from lib.run.record import Record
+from tool.progress import bar_style
 from tool.torchutils import set_lr
 
 
