@@ -10,9 +10,9 @@ from pathlib import Path
 class Server:
     """Serves the files of a folder, with ranges; `url` is its address.
 
-    break_at: bytes of an answer after which the connection is cut, by file name; each cut happens once.
-    ranges: whether it knows ranges. busy: answers with status 503 to give first. asked: how often each file was asked
-    for. starts: first bytes of the answers.
+    break_at: by file name, after how many bytes the connection is cut, one for each of the next answers.
+    ranges: whether it knows ranges. busy: answers with status 503 to give first. tell_length: whether HEAD does.
+    asked: how often each file was asked for. starts: first bytes of the answers.
     """
 
     def __init__(self, folder: Path):
@@ -78,5 +78,6 @@ def answer(handler: BaseHTTPRequestHandler, state: Server) -> None:
         handler.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
     handler.send_header('Content-Length', str(len(content) - start))
     handler.end_headers()
-    handler.wfile.write(content[start:][:state.break_at.pop(name, None)])
+    cuts = state.break_at.get(name)
+    handler.wfile.write(content[start:][:cuts.pop(0) if cuts else None])
     return None

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tool.progress import bar_style
 
-BLOCK = 1 << 20
+BLOCK = 1024 * 1024
 TIMEOUT = 60            # seconds without a byte
 SHORT = 10              # the same for a question that can be left unanswered
 LONGEST_PAUSE = 30      # seconds between two attempts

@@ -114,7 +114,7 @@ def _write(member: Member, path: Path) -> None:
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         with member.open() as source, open(temporary, 'wb') as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+            shutil.copyfileobj(source, target, 1024 * 1024)
         if _size(temporary) != member.size:
             raise EOFError(f'{member.name} ends early')
         os.replace(temporary, path)
