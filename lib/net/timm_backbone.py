@@ -84,8 +84,8 @@ class TimmBackbone(nn.Module):
             taps = list(self(torch.zeros(1, 3, side, side)).values())
             sizes = {tuple(tap.shape[-2:]) for tap in taps}
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f'{PREFIX}{self.name} cannot be used as a convolutional backbone: it does not take images '
-                             f'of any size ({type(error).__name__}); give another --backbone') from error
+            raise ValueError(f'{PREFIX}{self.name} cannot be used as a convolutional backbone: it failed on an image '
+                             f'of {side}x{side} ({type(error).__name__}); give another --backbone') from error
         if sizes != {(9, 9)}:
             raise ValueError(f'{PREFIX}{self.name} gives maps of {sorted(sizes)} for an image of {side} pixels, '
                              f'expected 9x9 at stride {self.stride}; give another --backbone')

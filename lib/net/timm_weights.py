@@ -1,4 +1,5 @@
 """ImageNet weights of a timm backbone: from timm, from a file of timm, or from the EfficientNet-Lite0 package."""
+import logging
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +56,7 @@ def from_timm(backbone: TimmBackbone) -> Tensors:
     Raises:
         ValueError: if timm has none for this network or cannot reach them.
     """
+    logging.getLogger('huggingface_hub').setLevel(logging.CRITICAL)     # a warning for each of a dozen retries
     try:
         model = import_timm().create_model(backbone.name, pretrained=True, num_classes=0)
     except Exception as error:      # timm passes on whatever its hub client, the network or the file raises
