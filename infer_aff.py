@@ -16,7 +16,7 @@ from lib.data.loading import single_images
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
-from lib.net.resnet38d import ResNet38d
+from lib.net.backbones import trained_backbone
 from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run.options import (
@@ -67,16 +67,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def write_walk(path: Path, cam_file: Path, affinity: np.ndarray, size: tuple[int, int], args: argparse.Namespace,
-               image_size: tuple[int, int]) -> None:
+               image_size: tuple[int, int], stride: int) -> None:
     """Walk on one image's CAMs and write its label PNG."""
     present, cam = read_any_maps(cam_file, image_size)
     if cam.shape[1:] != image_size:
         raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of '
                          f'{image_size[0]}x{image_size[1]}; make the CAMs again with infer_cam.py')
     seen_size = scaled_size(*image_size, args.scale)
-    pooled = pool_cams(resize_linear(cam, *seen_size), args.alpha)
+    pooled = pool_cams(resize_linear(cam, *seen_size), args.alpha, stride)
     walked = random_walk(affinity, size, pooled, args.beta, args.log_steps, args.radius)
-    write_label_png(path, resize_nearest(walk_label(walked, present, seen_size), *image_size))
+    write_label_png(path, resize_nearest(walk_label(walked, present, seen_size, stride), *image_size))
 
 
 def main(argv=None):
@@ -92,8 +92,9 @@ def main(argv=None):
                 f'{" --export-npy" if args.unpickle else ""}')
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    network = AffinityNet(ResNet38d(args.width))
-    load_network(network, args.checkpoint or args.folder / 'aff' / 'model.pth')
+    checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
+    network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
+    load_network(network, checkpoint)
     network = devices.place(network, device, amp).eval()
     folder = args.folder / 'labels' / split / 'walk'
     print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {folder}')
@@ -110,7 +111,7 @@ def main(argv=None):
                 features = network(view)
             affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
             background.submit(write_walk, folder / f'{name}.png', cams / f'{name}{suffix}', affinity,
-                              tuple(features.shape[-2:]), args, image.shape[:2])
+                              tuple(features.shape[-2:]), args, image.shape[:2], stride)
 
 
 if __name__ == '__main__':

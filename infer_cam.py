@@ -21,7 +21,7 @@ from lib.data.loading import single_images
 from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
-from lib.net.resnet38d import ResNet38d
+from lib.net.backbones import trained_backbone
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
@@ -31,7 +31,7 @@ from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
-from tool.imutils import normalise, resize_bicubic
+from tool.imutils import fitting_size, normalise, resize_bicubic
 
 PRESETS = {
     'voc12': {},
@@ -60,13 +60,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales: list[float], norm,
-               device: torch.device) -> np.ndarray:
+               device: torch.device, size_step: int | None = None) -> np.ndarray:
     """CAMs of one image.
 
     Args:
         image: uint8 [H, W, 3].
         present: foreground class indices [k] of the image's labels.
         forward: batch of views -> refined foreground maps [2, K, h, w].
+        size_step: see lib/net/backbone.py.
 
     Returns:
         float32 [k, H, W] in [0, 1].
@@ -76,7 +77,7 @@ def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales
     index = torch.from_numpy(present).to(device)
 
     def view(image: np.ndarray, height: int, width: int) -> np.ndarray:
-        return normalise(resize_bicubic(image, height, width), norm)
+        return normalise(resize_bicubic(image, *fitting_size(height, width, size_step)), norm)
 
     maps = multi_scale(image, scales, view, lambda views: forward(views)[:, index], device, align_corners=False)
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
@@ -103,8 +104,9 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    network = Seam(ResNet38d(args.width), spec.num_classes)
-    load_network(network, args.checkpoint or args.folder / 'cam' / 'model.pth')
+    checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
+    network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
+    load_network(network, checkpoint)
     network = devices.place(network, device, amp).eval()
     folder = args.folder / 'labels' / split
     export = args.folder / 'plabels' / split if args.export_npy else None
@@ -124,7 +126,8 @@ def main(argv=None):
     with Background(args.workers) as background:
         for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_cam'):
             present = np.flatnonzero(sample['image_labels'])
-            cam = infer_cams(sample['image'], present, forward, args.scales, network.backbone.norm, device)
+            cam = infer_cams(sample['image'], present, forward, args.scales, network.backbone.norm, device,
+                             network.backbone.size_step)
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
                               alphas, export)
 

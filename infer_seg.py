@@ -15,8 +15,8 @@ from lib.data.datasets import FileSet, InferSet
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
+from lib.net.backbones import trained_backbone
 from lib.net.deeplab import DeepLab
-from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run.options import add_device_flags, base_parser, positive_float, positive_int, resolve, run_script
@@ -25,7 +25,7 @@ from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.crfutils import FINAL_CRF, dense_crf
 from tool.imageio import write_label_png
-from tool.imutils import normalise, resize_cubic
+from tool.imutils import fitting_size, normalise, resize_cubic
 
 PRESETS = {
     'voc12': {},
@@ -66,8 +66,10 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    network = DeepLab(ResNet38d(args.width), spec.num_classes, args.fov_channels, args.dilation)
-    load_network(network, args.checkpoint or args.folder / 'seg' / 'model.pth')
+    checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
+    backbone = trained_backbone(checkpoint, args.backbone, args.width)
+    network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
+    load_network(network, checkpoint)
     network = devices.place(network, device, amp).eval()
     folder = args.out or args.folder / 'results' / ('images' if args.images else split)
     print(f'Segmentation of {len(dataset)} images to {folder}')
@@ -78,7 +80,7 @@ def main(argv=None):
         with devices.autocast(device, amp):
             return network(views)
 
-    norm = network.backbone.norm
+    norm, size_step = backbone.norm, backbone.size_step
     made_by(folder, args, device)
     with Background(args.workers) as background:
         for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_seg'):
@@ -86,7 +88,8 @@ def main(argv=None):
             normalised = normalise(image, norm).transpose(1, 2, 0)
 
             def view(_, height, width, source=normalised):
-                return np.ascontiguousarray(resize_cubic(source, height, width).transpose(2, 0, 1))
+                fitting = resize_cubic(source, *fitting_size(height, width, size_step))
+                return np.ascontiguousarray(fitting.transpose(2, 0, 1))
 
             maps = torch.cat(list(multi_scale(image, args.scales, view, forward, device, align_corners=True)))
             probs = maps.mean(0).softmax(0).cpu().numpy()

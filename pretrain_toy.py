@@ -19,7 +19,7 @@ from lib.data.datasets import CamTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.data.toy import close_ups
-from lib.net.resnet38d import ResNet38d
+from lib.net.backbones import make_backbone
 from lib.net.weights import save_network
 from lib.run import device as devices
 from lib.run.loop import train
@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Flags; there is no published setting, the defaults are what was seen to work."""
     parser = base_parser(__doc__)
     parser.set_defaults(dataset='toy')
-    add_device_flags(parser)
+    add_device_flags(parser, backbone='resnet38d')
     add_loop_flags(parser, batch_size=32, lr=2e-3, lr_help='highest learning rate of AdamW')
     group = parser.add_argument_group('stand-in for ImageNet')
     group.add_argument('--close-ups', type=positive_int, default=2800, help='number of close-ups')
@@ -99,7 +99,7 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
     torch.manual_seed(args.seed)
-    network = Classifier(ResNet38d(args.width, dropouts=(0, 0)), spec.num_fg)
+    network = Classifier(make_backbone(args.backbone, args.width, dropouts=(0, 0)), spec.num_fg)
     norm = network.backbone.norm
     whole = CamTrainSet(spec, spec.train_split, norm, args.crop_size,
                         (round(0.9 * args.crop_size), round(1.5 * args.crop_size)), seed=args.seed, limit=args.limit)
@@ -124,7 +124,7 @@ def main(argv=None):
               training_batches(data, batch_size, steps, args.seed, args.workers),
               lambda step, steps=steps: one_cycle(step, steps), steps, device)
     save_network(folder / 'model.pth', network.backbone,
-                 {'network': 'backbone', 'backbone': 'resnet38d', 'width': args.width})
+                 {'network': 'backbone', 'backbone': args.backbone, 'width': args.width})
 
 
 if __name__ == '__main__':

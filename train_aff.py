@@ -17,9 +17,9 @@ from lib.data.loading import steps_of, training_batches
 from lib.data.npyio import label_place
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
-from lib.net.freeze import freeze_early, set_train_mode
+from lib.net.backbones import make_backbone
+from lib.net.freeze import FREEZE, set_train_mode
 from lib.net.optimizer import make_optimizer
-from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run.loop import train
@@ -41,7 +41,7 @@ PRESETS = {
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults reproduce the paper on VOC."""
     parser = base_parser(__doc__)
-    add_device_flags(parser)
+    add_device_flags(parser, backbone='resnet38d')
     # As in CAM training, the published runs passed weight decay in momentum's place.
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('affinity objective')
@@ -54,16 +54,19 @@ def make_parser() -> argparse.ArgumentParser:
                        help='the folder holds two folders alpha_<strength> of pickled .npy files, as the reference and '
                        'infer_cam.py --export-npy write')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the backbone')
+    group.add_argument('--freeze', choices=tuple(FREEZE), default='early',
+                       help='what keeps its ImageNet weights: the first layers, or the whole backbone')
     return parser
 
 
 def make_network(args: argparse.Namespace) -> AffinityNet:
-    """AffinityNet on ImageNet weights; batch norm and the first convolutions stay as they are there."""
+    """AffinityNet on ImageNet weights; batch norm and what --freeze names stay as they are there."""
     torch.manual_seed(args.seed)
-    backbone = ResNet38d(args.width, (0.3, 0.5) if args.dropout else (0, 0))
+    dropouts = (0.3, 0.5) if args.dropout else (0, 0)
+    backbone = make_backbone(args.backbone, args.width, args.output_stride, dropouts)
     load_imagenet(backbone, args.weights)
     network = AffinityNet(backbone)
-    freeze_early(network)
+    FREEZE[args.freeze](network)
     set_train_mode(network, batch_norm='running')
     return network
 
@@ -117,7 +120,7 @@ def main(argv=None):
     own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
     seeds, _ = label_place(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
     dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds,
-                          seed=args.seed, limit=args.limit, unpickle=args.unpickle)
+                          seed=args.seed, limit=args.limit, unpickle=args.unpickle, stride=args.output_stride)
     dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split)
     folder = args.folder / 'aff'
@@ -125,13 +128,14 @@ def main(argv=None):
     if args.dry_run:
         return
     network = devices.place(network, device, devices.pick_amp(args.amp, device))
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, args.gpus), device),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
           make_pictures(args, dataset, network, device) if args.picture_every else None)
     save_network(folder / 'model.pth', network,
-                 {'network': 'aff', 'backbone': 'resnet38d', 'width': args.width})
+                 {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
+                  'output_stride': args.output_stride})
 
 
 if __name__ == '__main__':

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from lib.data.datasets import InferSet, SegTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
+from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_norm_affine, set_train_mode
 from lib.net.optimizer import make_optimizer
-from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run.loop import train
@@ -50,7 +50,7 @@ PRESETS = {
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults reproduce the paper on VOC."""
     parser = base_parser(__doc__)
-    add_device_flags(parser)
+    add_device_flags(parser, backbone='resnet38d')
     add_training_flags(parser, batch_size=10, lr=0.001, momentum=0.9)
     group = parser.add_argument_group('segmentation')
     group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
@@ -72,7 +72,8 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
     The published code never called .train(): what follows from that is chosen here in so many words.
     """
     torch.manual_seed(args.seed)
-    backbone = ResNet38d(args.width, (0.3, 0.5) if args.dropout else (0, 0), args.bn_momentum)
+    dropouts = (0.3, 0.5) if args.dropout else (0, 0)
+    backbone = make_backbone(args.backbone, args.width, args.output_stride, dropouts, args.bn_momentum)
     load_imagenet(backbone, args.weights)
     network = DeepLab(backbone, num_classes, args.fov_channels, args.dilation, 0.5 if args.dropout else 0,
                       args.bn_momentum)
@@ -131,13 +132,14 @@ def main(argv=None):
     if args.dry_run:
         return
     network = devices.place(network, device, devices.pick_amp(args.amp, device))
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, args.gpus), device),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
           make_pictures(spec, network, device) if args.picture_every else None)
     save_network(folder / 'model.pth', network,
-                 {'network': 'deeplab', 'backbone': 'resnet38d', 'width': args.width, 'classes': list(spec.classes),
+                 {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
+                  'output_stride': args.output_stride, 'classes': list(spec.classes),
                   'fov_channels': args.fov_channels, 'dilation': args.dilation})
 
 

@@ -8,9 +8,9 @@ import torch
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
-from lib.net.freeze import freeze_early, set_train_mode
+from lib.net.backbones import make_backbone
+from lib.net.freeze import FREEZE, set_train_mode
 from lib.net.optimizer import make_optimizer
-from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
@@ -44,7 +44,7 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     """Flags of CAM training; the defaults reproduce the paper on VOC."""
     parser = base_parser(doc)
     parser.set_defaults(dataset=dataset)
-    add_device_flags(parser)
+    add_device_flags(parser, backbone='resnet38d')
     # The published runs passed weight decay in momentum's place, so their SGD has momentum 0.0005.
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('CAM objective')
@@ -56,6 +56,8 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
                        help='range from which the long side of a training image is drawn, pixels')
     group.add_argument('--view2-scale', type=positive_float, default=0.3, help='size of the second view over the first')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
+    group.add_argument('--freeze', choices=tuple(FREEZE), default='early',
+                       help='what keeps its ImageNet weights: the first layers, or the whole backbone')
     group.add_argument('--isl-weight', type=share, default=0.2, metavar='LAMBDA',
                        help='share of the importance-sampling loss in the first view\'s classification loss; 0 is off')
     group.add_argument('--isl-samples', type=positive_int, default=10, help='pixels drawn for an image and class')
@@ -88,13 +90,13 @@ def sigma(word: str) -> float | None:
 
 
 def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
-    """SEAM with ImageNet weights; batch norm and the first convolutions stay as they are there."""
+    """SEAM with ImageNet weights; batch norm and what --freeze names stay as they are there."""
     torch.manual_seed(args.seed)
     dropouts = (0.3, 0.5) if args.dropout else (0, 0)
-    backbone = ResNet38d(args.width, dropouts)
+    backbone = make_backbone(args.backbone, args.width, args.output_stride, dropouts)
     load_imagenet(backbone, args.weights)
     network = Seam(backbone, spec.num_classes, dropout=0.5 if args.dropout else 0)
-    freeze_early(network)
+    FREEZE[args.freeze](network)
     set_train_mode(network, batch_norm='running')
     return network
 
@@ -163,9 +165,10 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     if args.dry_run:
         return
     network = devices.place(network, device, amp)
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay),
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, args.gpus), network.backbone.norm, device),
           training_batches(data, args.batch_size, steps, args.seed, args.workers),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures)
-    save_network(folder / 'model.pth', network, {'network': 'seam', 'backbone': 'resnet38d', 'width': args.width,
-                                                 'classes': list(spec.classes)})
+    save_network(folder / 'model.pth', network,
+                 {'network': 'seam', 'backbone': args.backbone, 'width': args.width,
+                  'output_stride': args.output_stride, 'classes': list(spec.classes)})

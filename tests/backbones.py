@@ -12,6 +12,7 @@ class PlainBackbone(nn.Module):
     stride = 4
     norm = Norm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     frozen_prefixes = ('stages.0',)
+    size_step = None
 
     def __init__(self):
         super().__init__()

@@ -15,7 +15,7 @@ def known_flags():
     parsers = [importlib.import_module(name).make_parser() for name in SCRIPTS]
     parsers.append(importlib.import_module('lib.cam_stage').make_parser('', 'voc12'))
     flags = {flag for parser in parsers for flag in parser._option_string_actions}
-    others = ('tool/pipeline.sh', 'run_demo.sh')
+    others = ('tool/pipeline.sh', 'run_demo.sh', 'benchmarks/ablation.sh')
     spelled = re.findall(r'--[a-z][a-z0-9-]+', ''.join((ROOT / path).read_text() for path in others))
     return flags | set(spelled) | {'--logdir'}
 
@@ -33,7 +33,7 @@ def test_every_flag_named_is_known():
 
 def test_every_file_of_ours_named_is_there():
     words = set(re.findall(r'[\w./]+\.(?:py|sh)\b', README))
-    folders = ('', 'tool', 'lib', 'lib/net', 'lib/data', 'lib/run')
+    folders = ('', 'benchmarks', 'tool', 'lib', 'lib/net', 'lib/data', 'lib/run')
     assert not [word for word in words if not any((ROOT / folder / word).is_file() for folder in folders)]
 
 

@@ -97,7 +97,7 @@ def pair_affinity(features: torch.Tensor, radius: int = 5) -> torch.Tensor:
 
 
 def mean_pool(maps: np.ndarray, stride: int = STRIDE) -> np.ndarray:
-    """Mean over stride x stride blocks, zero-padded right and bottom: [k, H, W] -> [k, ceil(H/8), ceil(W/8)]."""
+    """Mean over stride x stride blocks, zero-padded: [k, H, W] -> [k, ceil(H/stride), ceil(W/stride)]."""
     k, height, width = maps.shape
     padded = np.pad(maps, ((0, 0), (0, -height % stride), (0, -width % stride)))
     # Rows first: their sums run over contiguous memory.
@@ -105,18 +105,19 @@ def mean_pool(maps: np.ndarray, stride: int = STRIDE) -> np.ndarray:
     return rows.reshape(k, rows.shape[1], -1, stride).mean(3)
 
 
-def affinity_label(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def affinity_label(low: np.ndarray, high: np.ndarray, stride: int = STRIDE) -> np.ndarray:
     """Label map of a crop from its two CRF seeds: sure objects, sure background, and the rest ignored.
 
     Args:
         low: scores [1 + k, H, W] of the seeds with much background (alpha 1), background first, padding 0;
             where they name a class, it is trusted.
         high: the same of the seeds with little background (alpha 24); where they say background, it is trusted.
+        stride: pixels per position.
 
     Returns:
-        uint8 [ceil(H/8), ceil(W/8)]: 0 background, i for channel i, 255 ignored (unsure or padding).
+        uint8 [ceil(H/stride), ceil(W/stride)]: 0 background, i for channel i, 255 ignored (unsure or padding).
     """
-    low, high = mean_pool(low), mean_pool(high)
+    low, high = mean_pool(low, stride), mean_pool(high, stride)
     label = low.argmax(0).astype(np.uint8)
     label[label == 0] = IGNORE
     label[high.argmax(0) == 0] = 0
@@ -232,22 +233,23 @@ def mean_affinity(affinity: np.ndarray, size: tuple[int, int], radius: int = 5) 
     return np.where(count > 0, total / np.maximum(count, 1), 1).astype(np.float32).reshape(size)
 
 
-def pool_cams(cam: np.ndarray, alpha: float = 6) -> np.ndarray:
+def pool_cams(cam: np.ndarray, alpha: float = 6, stride: int = STRIDE) -> np.ndarray:
     """What enters the walk: background and CAMs [k, H, W], zero-padded and mean-pooled to [1 + k, h, w]."""
-    return mean_pool(with_background(cam, alpha))
+    return mean_pool(with_background(cam, alpha), stride)
 
 
-def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stride: int = STRIDE) -> np.ndarray:
     """Label map of walked scores, upsampled to the image.
 
     Args:
         walked: [1 + k, h, w], background first.
         keys: foreground class indices [k], from 0.
-        size: (H, W) of the image; H <= 8h, W <= 8w, the rest is padding and cut off.
+        size: (H, W) of the image; H <= stride h, W <= stride w, the rest is padding and cut off.
+        stride: pixels per position.
 
     Returns:
         uint8 [H, W]: 0 background, class index + 1 elsewhere.
     """
-    scores = F.interpolate(torch.from_numpy(walked)[None], scale_factor=STRIDE, mode='bilinear', align_corners=False)
+    scores = F.interpolate(torch.from_numpy(walked)[None], scale_factor=stride, mode='bilinear', align_corners=False)
     channel = scores[0].argmax(0)[:size[0], :size[1]].numpy()
     return labels_of(keys)[channel]

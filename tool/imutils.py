@@ -43,6 +43,16 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def fitting_size(height: int, width: int, step: int | None) -> tuple[int, int]:
+    """(height, width), each rounded to a multiple of step plus 1; unchanged where step is None.
+
+    At such sizes the corner positions of a feature map of that stride lie on the corner pixels.
+    """
+    if step is None:
+        return height, width
+    return max(1, round((height - 1) / step)) * step + 1, max(1, round((width - 1) / step)) * step + 1
+
+
 def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image uint8 [H, W, 3] with PIL's bicubic filter, which averages when it shrinks (CAM stages)."""
     if image.shape[:2] == (height, width):

@@ -18,18 +18,19 @@ def no_autocast(tensor: Tensor) -> torch.autocast:
 
 
 def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tuple[str, nn.Parameter]],
-              lr: float, weight_decay: float) -> list[dict]:
+              lr: float, weight_decay: float, new_factor: float = 10) -> list[dict]:
     """Split named parameters into the four groups that all stages train with.
 
-    Pretrained weights learn at lr, pretrained biases at 2 lr, new weights at 10 lr, new biases at 20 lr; biases have
-    no weight decay. Parameters that need no gradient are left out, and so are the scale and shift of every batch
-    norm, which the published training optimises in no stage.
+    Pretrained weights learn at lr, new weights at new_factor times lr, biases twice as fast as the weights beside
+    them and without weight decay. Parameters that need no gradient are left out, and so are the scale and shift of
+    every batch norm, which the published training optimises in no stage.
 
     Args:
         pretrained: (name, parameter) of the modules that start from ImageNet weights, as named_parameters gives them.
         new: the same for the modules that start from random weights.
         lr: learning rate of pretrained weights.
         weight_decay: L2 factor of the weights.
+        new_factor: how many times faster than the pretrained modules the new ones learn.
 
     Returns:
         Four groups for a torch optimiser, in the order above. Each carries its name and its base_lr for set_lr; a
@@ -41,8 +42,8 @@ def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tupl
     groups = [
         {'name': 'pretrained weights', 'params': [], 'lr': lr, 'weight_decay': weight_decay},
         {'name': 'pretrained biases', 'params': [], 'lr': 2 * lr, 'weight_decay': 0.0},
-        {'name': 'new weights', 'params': [], 'lr': 10 * lr, 'weight_decay': weight_decay},
-        {'name': 'new biases', 'params': [], 'lr': 20 * lr, 'weight_decay': 0.0},
+        {'name': 'new weights', 'params': [], 'lr': new_factor * lr, 'weight_decay': weight_decay},
+        {'name': 'new biases', 'params': [], 'lr': 2 * new_factor * lr, 'weight_decay': 0.0},
     ]
     seen = {}
     for first, named in ((0, list(pretrained)), (2, list(new))):

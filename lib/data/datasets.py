@@ -73,19 +73,23 @@ class CamTrainSet(_TrainSet):
 
 
 class AffTrainSet(_TrainSet):
-    """{'image': float32 [3, crop, crop], 'label': uint8 [crop / 8, crop / 8], 'name'}; 255 is ignored.
+    """{'image': float32 [3, crop, crop], 'label': uint8 [crop / stride, crop / stride], 'name'}; 255 is ignored.
 
     Of the two seeds of an image, the one of the lower alpha is trusted for objects, the other for background.
 
     Args:
         seeds_dir: folder of seed files; with `unpickle`, of two folders alpha_<strength> of the reference's .npy files.
+        stride: of the network's features, in pixels.
     """
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
-                 seeds_dir: Path = Path('seeds'), seed: int = 1, limit: int | None = None, unpickle: bool = False):
+                 seeds_dir: Path = Path('seeds'), seed: int = 1, limit: int | None = None, unpickle: bool = False,
+                 stride: int = 8):
         super().__init__(spec, split, norm, crop, seed, limit)
-        if crop % 8:
-            raise ValueError(f'the crop of {crop} pixels must be a multiple of 8; use {crop - crop % 8 or 8}')
+        if crop % stride:
+            raise ValueError(f'the crop of {crop} pixels must be a multiple of {stride}; '
+                             f'use {crop - crop % stride or stride}')
+        self.stride = stride
         self.seeds_dir = Path(seeds_dir)
         self.folders = seed_folders(self.seeds_dir) if unpickle else None
 
@@ -96,7 +100,7 @@ class AffTrainSet(_TrainSet):
         crop = augment.random_crop(rng, *image.shape[:2], self.crop)
         flip = augment.random_flip(rng)
         low, high = (crop.paste(scores[..., *crop.source], 0)[..., flip] for scores in (low, high))
-        channel = affinity_label(low, high)
+        channel = affinity_label(low, high, self.stride)
         value_of = np.full(256, IGNORED, np.uint8)              # channel of the seeds -> mask value
         value_of[:len(keys) + 1] = [0, *(keys + 1)]
         image = self.place(image, crop)

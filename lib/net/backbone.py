@@ -20,6 +20,7 @@ class Backbone(Protocol):
     stride: int                         # pixels of the image per position of conv4, conv5 and conv6, in each direction
     norm: Norm                          # normalisation that the input images must have
     frozen_prefixes: tuple[str, ...]    # submodules that keep their ImageNet weights in the CAM and affinity stages
+    size_step: int | None               # images are best given in sizes of a multiple of it plus 1; None: in any size
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images [N, 3, H, W] to feature maps by tap name. Heads need 'conv4', 'conv5', 'conv6', all of size

@@ -1,7 +1,7 @@
 """What stays fixed while a stage trains: chosen once, in the script's build(), never a side effect of train().
 
                       CAM, affinity                        segmentation
-    weights           freeze_early                         freeze_norm_affine
+    weights           freeze_early or freeze_backbone      freeze_norm_affine
     batch norm        set_train_mode(net, 'running')       set_train_mode(net, 'batch')
 """
 from collections.abc import Iterator
@@ -25,6 +25,12 @@ def freeze_early(net: nn.Module) -> None:
         net.backbone.get_submodule(name).requires_grad_(False)
 
 
+def freeze_backbone(net: nn.Module) -> None:
+    """CAM and affinity stages on fixed features: only the head is trained, without scale and shift of batch norms."""
+    freeze_norm_affine(net)
+    net.backbone.requires_grad_(False)
+
+
 def freeze_norm_affine(net: nn.Module) -> None:
     """Segmentation stage: fix the scale and shift of every batch norm; every convolution is trained, the first too.
 
@@ -33,6 +39,9 @@ def freeze_norm_affine(net: nn.Module) -> None:
     net.requires_grad_(True)
     for layer in norm_layers(net):
         layer.requires_grad_(False)
+
+
+FREEZE = {'early': freeze_early, 'backbone': freeze_backbone}       # by value of --freeze
 
 
 def set_train_mode(net: nn.Module, batch_norm: str) -> None:

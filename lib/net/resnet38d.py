@@ -41,6 +41,7 @@ class ResNet38d(nn.Module):
     stride = 8
     norm = IMAGENET_NORM
     frozen_prefixes = ('conv1a', 'b2', 'b2_1', 'b2_2')
+    size_step = None
 
     def __init__(self, width: float = 1, dropouts: tuple[float, float] = (0.3, 0.5), bn_momentum: float = 0.1):
         super().__init__()

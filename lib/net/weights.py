@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from lib.net.mxnet import read_mxnet_params, resnet38d_from_mxnet
+from lib.net.timm_backbone import TimmBackbone
+from lib.net.timm_weights import FROM_TIMM, backbone_names, from_timm, read_safetensors, weights_path
 from tool.fileio import replacing
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
@@ -25,12 +27,16 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
     Args:
         backbone: the network to fill.
         source: 'none' leaves it as it is; a .params file (MXNet, ResNet-38d); a .pth file with the backbone's tensors.
+            For a timm backbone: 'timm', 'efficientnet-lite0' (its package), or a .pth or .safetensors file of timm.
 
     Raises:
         FileNotFoundError: if there is no such file; says where it comes from.
         ValueError: if the file is damaged, or belongs to another network or width.
     """
     if str(source) == 'none':
+        return
+    if isinstance(backbone, TimmBackbone):
+        _load_timm(backbone, str(source))
         return
     path = Path(source)
     if not path.exists():
@@ -49,6 +55,15 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
     else:
         raise ValueError(f"{path}: weights are a .params file (MXNet), a .pth file (PyTorch) or 'none'")
     _load_strictly(backbone, state, path)
+
+
+def _load_timm(backbone: TimmBackbone, source: str) -> None:
+    if source == FROM_TIMM:
+        _load_strictly(backbone, from_timm(backbone), Path(f'the network {backbone.name} of timm'))
+        return
+    path = weights_path(backbone, source)
+    state = read_safetensors(path) if path.suffix == '.safetensors' else _split(_read(path), path)[0]
+    _load_strictly(backbone, backbone_names(state, backbone), path)
 
 
 def save_network(path: Path, net: nn.Module, meta: Mapping[str, Any]) -> None:

@@ -30,26 +30,33 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_device_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of the stages that run a network."""
+def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = None) -> None:
+    """Flags of the stages that run a network; `backbone` is the default of training, None that of inference."""
     group = parser.add_argument_group('network and device')
     group.add_argument('--device', default='auto', help='auto (a GPU where there is one), cpu, cuda or cuda:N')
     group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
     group.add_argument('--width', type=positive_float, default=1.0,
-                       help='multiple of the published channel counts of ResNet-38d')
+                       help='multiple of the published channel counts of resnet38d')
+    from_file = '' if backbone else '; the default is what the trained network\'s file says, another is refused'
+    group.add_argument('--backbone', default=backbone, metavar='NAME',
+                       help='resnet38d, or timm:NAME for a convolutional network of timm' + from_file)
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
     """Flags of the training stages; the defaults given are the published ones of the stage on VOC."""
     group = add_loop_flags(parser, batch_size=batch_size, lr=lr,
-                           lr_help='learning rate of pretrained weights at step 0; biases take 2, new layers 10, '
-                           'their biases 20 times as much')
+                           lr_help='learning rate of pretrained weights at step 0; biases take twice as much')
+    group.add_argument('--head-lr', type=positive_float, default=10.0, metavar='TIMES',
+                       help='learning rate of new layers over that of pretrained ones')
+    group.add_argument('--output-stride', type=int, choices=(8, 16), default=8,
+                       help='pixels of the image per position of the features; resnet38d has 8')
     group.add_argument('--momentum', type=non_negative_float, default=momentum, help='momentum of SGD')
     group.add_argument('--weight-decay', type=non_negative_float, default=5e-4,
                        help='decay of weights; biases have none')
     group.add_argument('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
-                       help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights')
+                       help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights; for '
+                       'a timm backbone .pth, .safetensors, timm (fetched), efficientnet-lite0 (its package), or none')
     group.add_argument('--max-steps', type=positive_int, metavar='N',
                        help='stop after N steps; the learning rate still falls to zero at the last of them')
     group.add_argument('--poly-power', type=positive_float, default=0.9,

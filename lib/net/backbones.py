@@ -1,0 +1,52 @@
+"""Choice of a backbone by its name, as --backbone gives it and as a trained network's file remembers it."""
+from pathlib import Path
+
+from lib.net.backbone import Backbone
+from lib.net.resnet38d import ResNet38d
+from lib.net.timm_backbone import PREFIX, TimmBackbone
+from lib.net.weights import read_meta
+
+RESNET38D = 'resnet38d'
+
+
+def make_backbone(name: str, width: float = 1, stride: int = 8, dropouts: tuple[float, float] = (0.3, 0.5),
+                  bn_momentum: float = 0.1) -> Backbone:
+    """A backbone with random weights.
+
+    Args:
+        name: 'resnet38d' or 'timm:NAME'.
+        width: factor on the channels of ResNet-38d; a timm network is as wide as its name says.
+        stride: pixels of the image per position of the features; ResNet-38d has 8, timm networks 8 or 16.
+        dropouts: of ResNet-38d's last two blocks; a timm network has no dropout of its own here.
+        bn_momentum: weight of a new batch in the running statistics.
+
+    Raises:
+        ImportError: if timm is needed and not installed.
+        ValueError: if there is no such backbone, or it has not this stride.
+    """
+    if name == RESNET38D:
+        if stride != ResNet38d.stride:
+            raise ValueError(f'--output-stride {stride}: {RESNET38D} has {ResNet38d.stride}; leave the flag out')
+        return ResNet38d(width, dropouts, bn_momentum)
+    if name.startswith(PREFIX):
+        return TimmBackbone(name.removeprefix(PREFIX), stride, bn_momentum)
+    raise ValueError(f'--backbone {name} is unknown; use {RESNET38D} or {PREFIX}NAME')
+
+
+def trained_backbone(path: Path, name: str | None, width: float) -> Backbone:
+    """The backbone that a trained network's file was made with, to be filled from that file.
+
+    Args:
+        path: the file; a published one does not say its backbone: then it is ResNet-38d.
+        name: what --backbone says; None takes what the file says.
+        width: of ResNet-38d.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if `name` is another one.
+    """
+    meta = read_meta(path)
+    made_with = meta.get('backbone', RESNET38D)
+    if name not in (None, made_with):
+        raise ValueError(f'{path} was made with --backbone {made_with}, not {name}; leave the flag out')
+    return make_backbone(made_with, width, meta.get('output_stride', ResNet38d.stride))

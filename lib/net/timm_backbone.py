@@ -1,0 +1,134 @@
+"""Any convolutional network of timm as a backbone: `timm:NAME` at output stride 8 or 16.
+
+timm is an optional requirement (requirements-timm.txt): it is imported when such a backbone is asked for, not before.
+"""
+from collections.abc import Sequence
+from difflib import get_close_matches
+from types import ModuleType
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tool.imutils import Norm
+
+PREFIX = 'timm:'
+TAPS = ('conv4', 'conv5', 'conv6')
+
+
+class TimmBackbone(nn.Module):
+    """A timm network without its classifier. conv6 is its last feature map, conv4 and conv5 the two stages before.
+
+    For EfficientNet-like networks the last map is the one after the 1x1 head convolution, elsewhere the last stage.
+    Networks that timm cannot dilate are cut where their own stride reaches `stride`. Normalisation is that of the
+    network's pretrained configuration. Networks ported from TensorFlow pad unevenly, which shifts the maps of even
+    sizes by up to stride - 1 pixels; they get even padding here, which is the same at sizes of a multiple of the
+    stride plus 1.
+
+    Args:
+        name: of the network in timm.
+        stride: 8 or 16.
+        bn_momentum: weight of a new batch in the running statistics.
+
+    Raises:
+        ImportError: if timm is not installed.
+        ValueError: if timm has no such network, or the network gives no features at this stride.
+    """
+
+    def __init__(self, name: str, stride: int = 8, bn_momentum: float = 0.1):
+        super().__init__()
+        self.name, self.stride, self.size_step = name, stride, stride
+        self.model = _create(name, stride)
+        for layer in self.model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.momentum = bn_momentum
+        config = self.model.pretrained_cfg
+        self.norm = Norm(tuple(config['mean']), tuple(config['std']))
+        stages = [dict(stage) for stage in self.model.feature_info]
+        kept = [index for index, stage in enumerate(stages) if stage['reduction'] <= stride]
+        if len(kept) < len(TAPS) or stages[kept[-1]]['reduction'] != stride:
+            raise ValueError(f'{PREFIX}{name} gives features at strides {_strides(stages)}, not at {stride}; give '
+                             '--output-stride 8 or 16 as it suits, or another --backbone')
+        self.indices = kept[-len(TAPS):]
+        self.whole = len(kept) == len(stages)
+        self.pads = False
+        self.taps = dict(zip(TAPS, self._try_out()))
+        self.frozen_prefixes = tuple(f'model.{part}' for part in _early_modules(self.model, stages))
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Normalised images [N, 3, H, W] to the taps, each [N, channels, ceil(H / stride), ceil(W / stride)]."""
+        if self.pads:
+            height, width = images.shape[-2:]
+            images = F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
+        maps = self._maps(images)
+        size = maps[-1].shape[-2:]
+        # At stride 16 the shallower taps are finer.
+        return {tap: values if values.shape[-2:] == size else F.adaptive_avg_pool2d(values, size)
+                for tap, values in zip(TAPS, maps)}
+
+    def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        if not self.whole:
+            return self.model.forward_intermediates(images, indices=self.indices, stop_early=True,
+                                                    intermediates_only=True)
+        last, maps = self.model.forward_intermediates(images, indices=self.indices)
+        return [*maps[:-1], last]
+
+    @torch.no_grad()
+    def _try_out(self) -> list[int]:
+        """Channels of the taps; finds out whether the network drops what is left over of a size."""
+        side = 8 * self.stride + 1
+        mode = self.model.training
+        try:
+            last = self.eval()._maps(torch.zeros(1, 3, side, side))[-1]
+            self.pads = last.shape[-1] == side // self.stride
+            taps = list(self(torch.zeros(1, 3, side, side)).values())
+            sizes = {tuple(tap.shape[-2:]) for tap in taps}
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f'{PREFIX}{self.name} cannot be used as a convolutional backbone: it failed on an image '
+                             f'of {side}x{side} ({type(error).__name__}); give another --backbone') from error
+        if sizes != {(9, 9)}:
+            raise ValueError(f'{PREFIX}{self.name} gives maps of {sorted(sizes)} for an image of {side} pixels, '
+                             f'expected 9x9 at stride {self.stride}; give another --backbone')
+        self.train(mode)
+        return [tap.shape[1] for tap in taps]
+
+
+def import_timm() -> ModuleType:
+    """timm, or an ImportError that says how to get it."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f'--backbone {PREFIX}NAME needs timm, which is not installed ({error}); '
+                          'pip install -r requirements-timm.txt') from error
+    return timm
+
+
+def _create(name: str, stride: int) -> nn.Module:
+    """The network with random weights, dilated to the stride where timm can do it."""
+    timm = import_timm()
+    if not timm.is_model(name):
+        close = get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(f'timm has no network {name!r}; ' + (f'did you mean {" or ".join(close)}?' if close else
+                                                              'timm.list_models() names all'))
+    error = None
+    for options in ({'output_stride': stride, 'pad_type': ''}, {'output_stride': stride}, {'pad_type': ''}, {}):
+        try:
+            return timm.create_model(name, num_classes=0, **options)
+        except (AssertionError, NotImplementedError, TypeError) as caught:
+            error = caught
+    raise ValueError(f'timm cannot make {name} ({error}); give another --backbone')
+
+
+def _strides(stages: Sequence[dict]) -> str:
+    return ', '.join(str(value) for value in sorted({stage['reduction'] for stage in stages}))
+
+
+def _early_modules(model: nn.Module, stages: Sequence[dict]) -> list[str]:
+    """Modules with weights of their own that see the image at stride 2 or finer: what ResNet-38d keeps fixed too."""
+    names = [name for name, _ in model.named_modules() if name]
+    early = [stage['module'] for stage in stages if stage['reduction'] <= 2]
+    last = early[-1] if early else stages[0]['module']
+    before = names[:names.index(last)] + ([last] if early else [])
+    outer = [name for name in before if not last.startswith(f'{name}.')]
+    return [name for name in outer if not any(name.startswith(f'{other}.') for other in outer)
+            and any(True for _ in model.get_submodule(name).parameters())]

@@ -1,0 +1,110 @@
+"""ImageNet weights of a timm backbone, from files and from the EfficientNet-Lite0 package. Skipped without timm."""
+import pytest
+import torch
+
+from lib.net.backbones import make_backbone
+from lib.net.timm_weights import PACKAGE, backbone_names, weights_path
+from lib.net.weights import load_imagenet, save_network
+
+timm = pytest.importorskip('timm')
+SMALL = 'test_efficientnet'
+
+
+@pytest.fixture
+def theirs():
+    """A whole network of timm, classifier included, unlike any other."""
+    torch.manual_seed(1)
+    return timm.create_model(SMALL, num_classes=7).state_dict()
+
+
+def same(backbone, state):
+    return all(torch.equal(value, state[name]) for name, value in backbone.model.state_dict().items())
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_file_of_timm_fills_the_backbone(tmp_path, theirs, suffix):
+    path = tmp_path / f'weights{suffix}'
+    if suffix == '.pth':
+        torch.save(theirs, path)
+    else:
+        from safetensors.torch import save_file
+        save_file(theirs, path)
+    backbone = make_backbone(f'timm:{SMALL}')
+    assert not same(backbone, theirs)
+    load_imagenet(backbone, path)
+    assert same(backbone, theirs)
+
+
+def test_a_backbone_of_our_own_file_and_none_are_taken(tmp_path):
+    first, second = make_backbone(f'timm:{SMALL}'), make_backbone(f'timm:{SMALL}')
+    save_network(tmp_path / 'model.pth', first, {})
+    load_imagenet(second, 'none')
+    assert not same(second, first.model.state_dict())
+    load_imagenet(second, tmp_path / 'model.pth')
+    assert same(second, first.model.state_dict())
+
+
+def test_a_file_of_another_network_is_refused_in_one_line(tmp_path):
+    torch.save(timm.create_model('test_resnet').state_dict(), tmp_path / 'other.pth')
+    backbone = make_backbone(f'timm:{SMALL}')
+    with pytest.raises(ValueError, match=r'other\.pth is of another network than TimmBackbone: .* missing'):
+        load_imagenet(backbone, tmp_path / 'other.pth')
+
+
+@pytest.mark.parametrize('source, kind, message', [
+    ('a.params', ValueError, r'is of resnet38d, the backbone is timm:test_efficientnet; use --weights timm, a \.pth'),
+    ('a.txt', ValueError, r'weights are a \.pth or \.safetensors file'),
+    ('a.pth', FileNotFoundError, r'a\.pth is missing: name a \.pth'),
+    ('efficientnet-lite0', ValueError, r'fits --backbone timm:tf_efficientnet_lite0 alone')])
+def test_a_wrong_source_is_explained(tmp_path, source, kind, message):
+    with pytest.raises(kind, match=message) as caught:
+        load_imagenet(make_backbone(f'timm:{SMALL}'), source)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_damaged_file_is_explained(tmp_path, suffix):
+    path = tmp_path / f'weights{suffix}'
+    path.write_bytes(b'no weights')
+    with pytest.raises(ValueError, match='is damaged'):
+        load_imagenet(make_backbone(f'timm:{SMALL}'), path)
+
+
+def test_weights_that_timm_cannot_fetch_are_explained_in_one_line(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError('no route\nto host')
+    backbone = make_backbone(f'timm:{SMALL}')
+    monkeypatch.setattr(timm, 'create_model', unreachable)
+    with pytest.raises(ValueError, match=r'timm cannot fetch .*\(OSError: no route to host\); .* --weights FILE$'):
+        load_imagenet(backbone, 'timm')
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr('lib.net.timm_weights.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match=r'requirements-timm\.txt'):
+        weights_path(make_backbone('timm:tf_efficientnet_lite0'), 'efficientnet-lite0')
+
+
+def test_names_of_the_package_become_those_of_timm():
+    backbone = make_backbone('timm:tf_efficientnet_lite0')
+    names = {'_conv_stem.weight': 'conv_stem.weight', '_bn0.bias': 'bn1.bias', '_bn1.running_var': 'bn2.running_var',
+             '_blocks.0._project_conv.weight': 'blocks.0.0.conv_pw.weight',
+             '_blocks.0._bn2.bias': 'blocks.0.0.bn2.bias',
+             '_blocks.3._bn1.weight': 'blocks.2.0.bn2.weight', '_blocks.4._bn0.weight': 'blocks.2.1.bn1.weight',
+             '_blocks.15._project_conv.weight': 'blocks.6.0.conv_pwl.weight'}
+    state = {name: torch.tensor(float(i)) for i, name in enumerate((*names, '_fc.weight'))}
+    renamed = backbone_names(state, backbone)
+    assert {name: state[old] for old, name in names.items()} == {
+        name.removeprefix('model.'): value for name, value in renamed.items()}
+    assert set(renamed) <= set(backbone.state_dict())
+
+
+def test_the_package_fills_the_whole_network():
+    pytest.importorskip(PACKAGE)
+    backbone = make_backbone('timm:tf_efficientnet_lite0')
+    load_imagenet(backbone, 'efficientnet-lite0')
+    theirs = torch.load(weights_path(backbone, 'efficientnet-lite0'), weights_only=True)
+    ours = backbone.model.state_dict()
+    assert len(theirs) == len(ours) + 2         # all but the classifier's weight and bias
+    assert torch.equal(ours['blocks.5.3.bn3.running_var'], theirs['_blocks.14._bn2.running_var'])
+    assert torch.equal(ours['conv_head.weight'], theirs['_conv_head.weight'])
