@@ -42,7 +42,7 @@ from tool.torchutils import poly_factor
 PRESETS = {
     'voc12': {'max_steps': 20000},
     'coco': {'max_steps': 200000},
-    'toy': {'max_steps': 450, 'width': 0.125, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128,
+    'toy': {'max_steps': 700, 'width': 0.125, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128,
             'bn_momentum': 0.1, 'dropout': False, 'amp': 'auto'},
 }
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from PIL import Image
-from torchvision.transforms import functional
 
 from tool.imutils import resize_bicubic, resize_cubic, resize_nearest, scaled_size
 
@@ -58,6 +57,8 @@ def colour_jitter(image: np.ndarray, rng: np.random.Generator, brightness: float
 
     What torchvision's ColorJitter does, with random numbers from `rng`.
     """
+    from torchvision.transforms import functional       # takes a second to import; only this augmentation needs it
+
     changes = [(functional.adjust_brightness, rng.uniform(1 - brightness, 1 + brightness)),
                (functional.adjust_contrast, rng.uniform(1 - contrast, 1 + contrast)),
                (functional.adjust_saturation, rng.uniform(1 - saturation, 1 + saturation)),
