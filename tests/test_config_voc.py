@@ -1,0 +1,188 @@
+"""config_voc.sh on a small tree of VOC's layout, with SBD's masks in their own format."""
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from lib.data.registry import get_spec
+from tests.serving import serving
+from tool.imageio import read_mask, voc_palette
+from voc12 import config
+from voc12.config import AUG, SBD, TEST, TRAINVAL, main
+from voc12.sbd import mask_of
+
+ROOT = Path(__file__).parent.parent
+VAL, TRAIN, SBD_ONLY = ['2007_000033', '2007_000042'], ['2007_000032', '2007_000039'], ['2008_000002', '2008_000003']
+SIZE = 12, 16
+
+
+def own_mask(name):
+    """VOC's mask of an image: a class with a void rim."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[2:9, 3:12], mask[3:8, 4:11] = 255, 1 + int(name[-1]) % 5
+    return mask
+
+
+def sbd_mask(name):
+    """SBD's: the class without a rim, and one column wider."""
+    mask = np.zeros(SIZE, np.uint8)
+    mask[3:8, 4:12] = 1 + int(name[-1]) % 5
+    return mask
+
+
+def png(mask):
+    image, file = Image.fromarray(mask), io.BytesIO()
+    image.putpalette(voc_palette().tobytes())
+    image.save(file, format='PNG')
+    return file.getvalue()
+
+
+def jpeg():
+    file = io.BytesIO()
+    Image.new('RGB', SIZE[::-1], 'grey').save(file, format='JPEG')
+    return file.getvalue()
+
+
+def matrix(mask):
+    """A .mat file as SBD's."""
+    file = io.BytesIO()
+    savemat(file, {'GTcls': {'Boundaries': np.zeros(1), 'Segmentation': mask, 'CategoriesPresent': [1]}},
+            do_compression=True)
+    return file.getvalue()
+
+
+def tar(path, files):
+    with tarfile.open(path, 'w:gz' if path.suffix == '.tgz' else 'w') as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def sbd_files():
+    return {f'benchmark_RELEASE/dataset/cls/{name}.mat': matrix(sbd_mask(name)) for name in (*SBD_ONLY, TRAIN[0])}
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder with the two archives that are fetched."""
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    top, names = 'VOCdevkit/VOC2012', (*TRAIN, *VAL, *SBD_ONLY)
+    xml = b'<annotation><object><name>cat</name></object></annotation>'
+    files = {f'{top}/JPEGImages/{name}.jpg': jpeg() for name in names}
+    files |= {f'{top}/Annotations/{name}.xml': xml for name in names}
+    files |= {f'{top}/SegmentationClass/{name}.png': png(own_mask(name)) for name in (*TRAIN, *VAL)}
+    files |= {f'{top}/SegmentationObject/{TRAIN[0]}.png': b'not wanted'}
+    for split, members in (('train', TRAIN), ('val', VAL)):
+        files[f'{top}/ImageSets/Segmentation/{split}.txt'] = ''.join(f'{name}\n' for name in members).encode()
+    tar(folder / TRAINVAL.name, files)
+    tar(folder / SBD.name, {'benchmark_RELEASE/README': b'', **sbd_files()})
+    return folder
+
+
+def words(tmp_path, url, *more):
+    places = ['--data-root', tmp_path / 'data', '--lists', tmp_path / 'lists', '--archives', tmp_path / 'archives']
+    return [str(word) for word in (*places, '--mirror', url, '--part', '--workers', '0', '--tries', '1', *more)]
+
+
+def test_the_command_sets_everything_up_and_the_second_call_does_nothing(served, tmp_path):
+    with serving(served) as server:
+        command = [ROOT / 'config_voc.sh', *words(tmp_path, server.url)]
+        environment = {**os.environ, 'PYTHON': sys.executable}
+        first, second = (subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/')
+                         for _ in range(2))
+        assert sum(server.asked.values()) == 2
+    assert first.returncode == 0 and 'verified: 6 pictures and 6 masks' in first.stdout, first.stderr
+    assert second.returncode == 0 and 'nothing to do' in second.stdout and not second.stderr
+    spec = get_spec('voc12', tmp_path / 'data', tmp_path / 'lists')
+    assert [sample.name for sample in spec.samples('train_aug')] == [*TRAIN, *SBD_ONLY]
+    for split in ('train_aug', 'val'):
+        for sample in spec.samples(split):
+            expected = sbd_mask(sample.name) if sample.name in SBD_ONLY else own_mask(sample.name)
+            np.testing.assert_array_equal(read_mask(sample.mask, spec.num_classes), expected)
+            assert sample.mask.parent.name == 'SegmentationClassAug'
+    assert not (tmp_path / 'data/SegmentationObject').exists()
+
+
+def test_masks_and_test_images_that_lie_in_the_folder_are_taken(served, tmp_path, capsys):
+    (tmp_path / 'archives').mkdir()
+    with zipfile.ZipFile(tmp_path / 'archives' / AUG.name, 'w') as file:
+        for name in (*TRAIN, *VAL, *SBD_ONLY):
+            file.writestr(f'SegmentationClassAug/{name}.png', png(sbd_mask(name)))
+        file.writestr('__MACOSX/SegmentationClassAug/._2007_000032.png', b'')
+    top = 'VOCdevkit/VOC2012'
+    tar(tmp_path / 'archives' / TEST.name, {f'{top}/JPEGImages/2008_000006.jpg': jpeg(),
+                                            f'{top}/ImageSets/Segmentation/test.txt': b'2008_000006\n'})
+    with serving(served) as server:
+        assert main(words(tmp_path, server.url)) == 0
+        assert dict(server.asked) == {TRAINVAL.name: 1}
+        assert 'verified: 7 pictures and 6 masks' in capsys.readouterr().out
+        assert main(words(tmp_path, server.url)) == 0 and 'nothing to do' in capsys.readouterr().out
+    mask = read_mask(tmp_path / f'data/SegmentationClassAug/{VAL[0]}.png', 7)
+    np.testing.assert_array_equal(mask, sbd_mask(VAL[0]))
+
+
+def test_the_published_checksum_is_asked_for_and_the_same_command_goes_on(served, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(config, 'TRAINVAL', config.replace(TRAINVAL, urls=()))
+    with serving(served) as server:
+        whole = [word for word in words(tmp_path, server.url) if word != '--part']
+        assert main(whole) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f'expected {TRAINVAL.md5}; it was removed; run the same command again' in error
+        assert not (tmp_path / 'archives' / TRAINVAL.name).exists()
+        assert main(words(tmp_path, server.url)) == 0
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'benchmark_RELEASE/dataset/cls/2008_000003.mat': b'no matrix'}, '2008_000003.mat .*: no mask of SBD'),
+    ({'benchmark_RELEASE/../../evil.mat': b''}, 'leads out of the folder'),
+    (None, 'has no benchmark_RELEASE'),
+])
+def test_a_bad_archive_of_masks_is_named_and_a_good_one_goes_on(served, tmp_path, capsys, change, message):
+    good = (served / SBD.name).read_bytes()
+    tar(served / SBD.name, {'readme': b''} if change is None else sbd_files() | change)
+    with serving(served) as server:
+        assert main(words(tmp_path, server.url)) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith('error: ') and re.search(message, error), error
+        assert not list(tmp_path.rglob('evil*'))
+        (served / SBD.name).write_bytes(good)
+        (tmp_path / 'archives' / SBD.name).unlink()
+        assert main(words(tmp_path, server.url)) == 0
+
+
+def test_a_cut_archive_of_masks_is_named(served, tmp_path, capsys):
+    (tmp_path / 'archives').mkdir()
+    content = (served / SBD.name).read_bytes()
+    (tmp_path / 'archives' / SBD.name).write_bytes(content[:len(content) // 2])
+    with serving(served) as server:
+        assert main(words(tmp_path, server.url)) == 2
+        assert 'benchmark.tgz is damaged' in capsys.readouterr().err.splitlines()[-1]
+        (tmp_path / 'archives' / SBD.name).unlink()
+        assert main(words(tmp_path, server.url)) == 0
+
+
+def test_a_matrix_with_other_values_is_refused():
+    np.testing.assert_array_equal(mask_of(matrix(sbd_mask('2008_000002'))), sbd_mask('2008_000002'))
+    with pytest.raises(ValueError, match='no mask of SBD: .* values to 99'):
+        mask_of(matrix(np.full(SIZE, 99, np.uint8)))
+
+
+def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch):
+    for name in ('TRAINVAL', 'SBD'):
+        archive = getattr(config, name)
+        monkeypatch.setattr(config, name, config.replace(archive, urls=(f'http://127.0.0.1:9/{archive.name}',)))
+    assert main(words(tmp_path, 'http://127.0.0.1:9')) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f'fetch http://127.0.0.1:9/{TRAINVAL.name}, http://127.0.0.1:9/{SBD.name} on another machine' in error
+    assert f'put them into {tmp_path}/archives' in error
