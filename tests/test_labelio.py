@@ -2,7 +2,13 @@
 import numpy as np
 import pytest
 
-from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
+from benchmarks.real_looking import photo_like, real_looking_labels
+from lib.data.labelio import INTERVALS, read_maps, read_seeds, write_maps, write_seeds
+from tool.affutils import affinity_label
+from tool.camutils import cam_label
+from tool.evalutils import THRESHOLDS, Curve
+
+STEP = 1 / INTERVALS
 
 
 def test_maps_come_back(tmp_path):
@@ -11,7 +17,7 @@ def test_maps_come_back(tmp_path):
     write_maps(tmp_path / 'new' / 'a.npz', [2, 14], maps)
     keys, found = read_maps(tmp_path / 'new' / 'a.npz')
     assert keys.tolist() == [2, 14] and found.dtype == np.float32
-    np.testing.assert_allclose(found, maps, atol=5e-4)
+    np.testing.assert_allclose(found, maps, atol=STEP)
     assert found[0, 0, 0] == 0 and found[0, 0, 1] == 1
     assert [file.name for file in (tmp_path / 'new').iterdir()] == ['a.npz']
 
@@ -23,7 +29,69 @@ def test_seeds_come_back(tmp_path):
     keys, found = read_seeds(tmp_path / 'a.npz')
     assert keys.tolist() == [0, 3] and list(found) == [1.0, 24.0]
     for alpha in scores:
-        np.testing.assert_allclose(found[alpha], scores[alpha], atol=5e-4)
+        np.testing.assert_allclose(found[alpha], scores[alpha], atol=STEP)
+
+
+def test_seeds_that_sum_to_one_come_back_with_their_background(tmp_path):
+    scores = np.random.default_rng(2).dirichlet([0.3] * 4, (5, 6)).transpose(2, 0, 1).astype(np.float32)
+    write_seeds(tmp_path / 'a.npz', [0, 3, 4], {24.0: scores})
+    found = read_seeds(tmp_path / 'a.npz')[1][24.0]
+    np.testing.assert_allclose(found[1:], scores[1:], atol=STEP)
+    np.testing.assert_allclose(found[0], scores[0], atol=3 * STEP)
+    assert found.min() >= 0
+
+
+def test_labels_of_maps_at_every_threshold_of_the_evaluation_come_back_exactly(tmp_path):
+    ends = THRESHOLDS.astype(np.float32)
+    rng = np.random.default_rng(3)
+    values = np.concatenate([ends, np.nextafter(ends, np.float32(1)), np.nextafter(ends[1:], np.float32(0)),
+                             rng.random(1000, np.float32)])
+    maps = np.clip(values + rng.integers(-1, 2, (3, 1, len(values))) * np.float32(1e-3), 0, 1)
+    write_maps(tmp_path / 'a.npz', [0, 4, 9], maps)
+    found = read_maps(tmp_path / 'a.npz')[1]
+    np.testing.assert_allclose(found, maps, atol=2 * STEP)
+    for threshold in ends:
+        assert np.array_equal(cam_label([0, 4, 9], found, threshold), cam_label([0, 4, 9], maps, threshold))
+
+
+def test_affinity_labels_from_files_are_those_from_float32(tmp_path):
+    for seed in range(3):
+        keys, _, seeds = real_looking_labels(seed, 150, 200)
+        write_seeds(tmp_path / 'a.npz', keys, seeds)
+        found = read_seeds(tmp_path / 'a.npz')[1]
+        same = [affinity_label(seeds[1.0][:, y:, x:], seeds[24.0][:, y:, x:])
+                == affinity_label(found[1.0][:, y:, x:], found[24.0][:, y:, x:]) for y in range(8) for x in range(8)]
+        assert np.concatenate([part.ravel() for part in same]).mean() >= 0.999
+
+
+def test_the_curve_from_files_is_that_from_float32(tmp_path):
+    plain, stored = Curve(4), Curve(4)
+    for seed in range(3):
+        truth = photo_like(seed, 150, 200)[1]
+        keys, cam, _ = real_looking_labels(seed, 150, 200, alphas=())
+        write_maps(tmp_path / 'a.npz', keys, cam)
+        plain.add(truth, keys, cam)
+        stored.add(truth, *read_maps(tmp_path / 'a.npz'))
+    assert np.array_equal(plain.iou(), stored.iou()) and plain.summary()['best_miou'] > 50
+
+
+def test_files_are_a_25th_of_float32_arrays(tmp_path):
+    keys, cam, seeds = real_looking_labels(0, 375, 500)
+    write_maps(tmp_path / 'cam.npz', keys, cam)
+    write_seeds(tmp_path / 'seeds.npz', keys, seeds)
+    stored = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert 4 * (cam.size + sum(scores.size for scores in seeds.values())) > 25 * stored
+
+
+def test_files_of_version_1_are_read(tmp_path):
+    rng = np.random.default_rng(4)
+    maps, scores = rng.random((1, 4, 6)).astype(np.float16), rng.random((2, 2, 4, 6)).astype(np.float16)
+    np.savez_compressed(tmp_path / 'a.npz', maps_version=1, keys=np.array([5], np.int16), maps=maps)
+    np.savez_compressed(tmp_path / 'b.npz', seeds_version=1, keys=np.array([5], np.int16),
+                        alphas=np.array([1.0, 24.0]), scores=scores)
+    assert np.array_equal(read_maps(tmp_path / 'a.npz')[1], maps.astype(np.float32))
+    for alpha, part in zip((1.0, 24.0), scores):
+        assert np.array_equal(read_seeds(tmp_path / 'b.npz')[1][alpha], part.astype(np.float32))
 
 
 def test_image_without_a_class_keeps_its_size(tmp_path):

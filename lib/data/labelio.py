@@ -1,6 +1,13 @@
 """Files of CAMs and CRF seeds: compressed .npz without pickle, written whole or not at all.
 
 How the numbers are stored is known to this module only; a version in each file says which way it was.
+
+1   float16 values
+2   a byte each: 0, or the number i of the interval ((i - 1) / 200, i / 200] that holds the value. All thresholds of
+    the evaluation are ends of intervals, and a CAM that is not its pixel's strongest falls by one interval where it
+    would win a tie: so labels made of CAMs are the same before and after. What is stored is the difference to the
+    plane through three neighbours, nearly always a small number. Seeds leave out background where it is what the
+    classes leave, as a CRF makes it.
 """
 import zipfile
 import zlib
@@ -9,15 +16,20 @@ from pathlib import Path
 
 import numpy as np
 
+from tool.camutils import strongest_class
 from tool.fileio import replacing
 
-VERSION = 1   # float16 values
+VERSION = 2
+INTERVALS = 200
+EDGES = (np.arange(INTERVALS + 1) / INTERVALS).astype(np.float32)
+# Middles of the intervals: sums of many values, as the affinity labels are, stay right. 0 and 1 come back as they were.
+VALUES = np.concatenate([[0], (np.arange(INTERVALS - 1) + 0.5) / INTERVALS, [1]]).astype(np.float32)
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 REMEDY = 'python infer_cam.py --dataset NAME --split SPLIT'
 
 
 def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray) -> None:
-    """Write the CAMs of one image.
+    """Write the CAMs of one image; they come back within 0.01, and their labels at the evaluation's thresholds exactly.
 
     Args:
         path: .npz file; its folder is made where absent.
@@ -28,7 +40,7 @@ def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray) -> None:
         ValueError: if keys and maps do not belong together or a value is outside [0, 1].
     """
     keys = _checked(path, keys, maps, len(maps))
-    _write(path, maps_version=VERSION, keys=keys, maps=maps.astype(np.float16))
+    _write(path, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))))
 
 
 def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -45,11 +57,11 @@ def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if data['maps'].ndim != 3 or data['keys'].shape != data['maps'].shape[:1]:
         raise ValueError(f'{path} holds {data["keys"].size} classes and maps {list(data["maps"].shape)}, which do not '
                          f'fit; delete it and make it again with {REMEDY}')
-    return data['keys'].astype(np.int64), data['maps'].astype(np.float32)
+    return data['keys'].astype(np.int64), _decode(path, data['maps'])
 
 
 def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray]) -> None:
-    """Write the CRF seeds of one image.
+    """Write the CRF seeds of one image; they come back within 0.005, background within as much for each class.
 
     Args:
         path: .npz file; its folder is made where absent.
@@ -61,8 +73,10 @@ def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarr
     """
     stacked = np.stack(list(scores.values()))
     keys = _checked(path, keys, stacked, stacked.shape[1] - 1)
+    if stacked.size and np.abs(stacked.sum(1) - 1).max() < 1 / (2 * INTERVALS):
+        stacked = stacked[:, 1:]
     _write(path, seeds_version=VERSION, keys=keys, alphas=np.array(list(scores), np.float64),
-           scores=stacked.astype(np.float16))
+           scores=_encode(_number(stacked)))
 
 
 def read_seeds(path: Path) -> tuple[np.ndarray, dict[float, np.ndarray]]:
@@ -76,10 +90,45 @@ def read_seeds(path: Path) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """
     data = _read(path, 'seed', 'seeds_version', ('keys', 'alphas', 'scores'))
     keys, alphas, scores = data['keys'], data['alphas'], data['scores']
-    if scores.ndim != 4 or scores.shape[:2] != (len(alphas), 1 + len(keys)):
+    if scores.ndim != 4 or scores.shape[:2] not in ((len(alphas), 1 + len(keys)), (len(alphas), len(keys))):
         raise ValueError(f'{path} holds {keys.size} classes, {alphas.size} strengths and scores {list(scores.shape)}, '
                          f'which do not fit; delete it and make it again with {REMEDY}')
-    return keys.astype(np.int64), {float(alpha): part.astype(np.float32) for alpha, part in zip(alphas, scores)}
+    scores = _decode(path, scores)
+    if scores.shape[1] == len(keys):
+        background = np.maximum(1 - scores.sum(1, keepdims=True), 0)
+        scores = np.concatenate([background, scores], axis=1)
+    return keys.astype(np.int64), {float(alpha): part for alpha, part in zip(alphas, scores)}
+
+
+def _number(values: np.ndarray) -> np.ndarray:
+    """Intervals that values in [0, 1] lie in, uint8."""
+    return np.searchsorted(EDGES, values.astype(np.float32)).astype(np.uint8)
+
+
+def _keep_strongest(maps: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Intervals of maps [k, H, W], a lower one where the first of equal intervals is not that of the strongest map."""
+    if len(maps) < 2:
+        return number
+    index, _ = strongest_class(maps)
+    top = np.take_along_axis(number, index[None].astype(np.int64), axis=0)
+    return number - ((number == top) & (np.arange(len(maps))[:, None, None] < index))
+
+
+def _encode(number: np.ndarray) -> np.ndarray:
+    """Intervals [..., H, W] as bytes of the same shape that compress well."""
+    for axis in (-1, -2):
+        number = np.diff(number, axis=axis, prepend=np.uint8(0))        # modulo 256, as the sums of _decode are
+    return number
+
+
+def _decode(path: Path, stored: np.ndarray) -> np.ndarray:
+    """Values float32 of an array that was stored in either version."""
+    if stored.dtype == np.float16:
+        return stored.astype(np.float32)
+    number = stored.cumsum(-2, dtype=np.uint8).cumsum(-1, dtype=np.uint8)
+    if stored.dtype != np.uint8 or number.max(initial=0) > INTERVALS:
+        raise ValueError(f'{path} holds values that no file of ours has; delete it and make it again with {REMEDY}')
+    return VALUES[number]
 
 
 def _checked(path, keys, values, count):
@@ -112,7 +161,7 @@ def _read(path, kind, version_key, names):
         reason = ' '.join(str(error).split())[:100]
         raise ValueError(f'{path} is damaged or no {kind} file of ours ({type(error).__name__}: {reason}); '
                          f'delete it and make it again with {REMEDY}') from error
-    if version != VERSION:
-        raise ValueError(f'{path} is a {kind} file of version {version}, this code reads {VERSION}; '
+    if not 1 <= version <= VERSION:
+        raise ValueError(f'{path} is a {kind} file of version {version}, this code reads 1 to {VERSION}; '
                          f'delete it and make it again with {REMEDY}')
     return data

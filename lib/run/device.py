@@ -1,5 +1,8 @@
 """Choice of device and number format, and how a network is laid over them."""
 import contextlib
+import importlib.util
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -63,14 +66,34 @@ def place(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> 
     return network.to(memory_format=torch.channels_last) if amp or device.type == 'cuda' else network
 
 
-def parallel(network: nn.Module, device: torch.device, gpus: int | None) -> nn.Module:
-    """The network spread over several GPUs of this process, or as it is where there is one device.
+def parallel(network: nn.Module, device: torch.device, gpus: int | None, compiled: bool = False) -> nn.Module:
+    """The network spread over several GPUs of this process, or compiled, or as it is where there is one device.
 
     Raises:
-        ValueError: if fewer GPUs are visible than asked for.
+        ValueError: if fewer GPUs are visible than asked for, or several are to share a compiled network, or there is
+            no compiler.
     """
     visible = torch.cuda.device_count() if device.type == 'cuda' and device.index is None else 1
     if (gpus or 1) > visible:
         raise ValueError(f'--gpus {gpus}: {visible} device(s) can be used; lower it or check CUDA_VISIBLE_DEVICES')
     count = gpus or visible
+    if compiled:
+        if count > 1:
+            raise ValueError(f'--compile works on one device, {count} GPUs would share the batch; give --gpus 1, or '
+                             'leave --compile out')
+        check_compiler(device)
+        # Sizes as they come: the two views of the CAM stage make two programs, each for its own size.
+        return torch.compile(network, dynamic=False)
     return nn.DataParallel(network, list(range(count))) if count > 1 else network
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError unless torch.compile finds what it needs for the device."""
+    names = [os.environ.get('CXX'), 'g++', 'c++', 'clang++'] if device.type == 'cpu' else [
+        os.environ.get('CC'), 'gcc', 'cc', 'clang']
+    missing = [] if any(shutil.which(name) for name in names if name) else ['a C++ compiler']
+    if device.type == 'cuda' and importlib.util.find_spec('triton') is None:
+        missing.append('the package triton')
+    if missing:
+        raise ValueError(f'--compile needs {" and ".join(missing)}, which this machine lacks; install it, or leave '
+                         '--compile out')

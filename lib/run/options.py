@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 PLACE_FLAGS = ('exp', 'run', 'data_root', 'lists', 'dry_run', 'fresh', 'device', 'gpus', 'workers', 'log_every',
-               'save_every', 'picture_every')
+               'save_every', 'picture_every', 'compile')
 
 
 def base_parser(doc: str) -> argparse.ArgumentParser:
@@ -64,6 +64,8 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
     group.add_argument('--picture-every', type=non_negative_int, default=500, metavar='N',
                        help='steps between pictures in TensorBoard; 0 for none')
     group.add_argument('--gpus', type=positive_int, metavar='N', help='how many GPUs share a batch; the default is all')
+    group.add_argument('--compile', action='store_true',
+                       help='compile the network on its first steps; one device; results differ by rounding')
 
 
 def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float,
