@@ -20,9 +20,12 @@ from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.data.toy import close_ups
 from lib.net.backbones import make_backbone
+from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
 from lib.run import device as devices
-from lib.run.loop import train
+from lib.run import ranks
+from lib.run.identity import data_inputs
+from lib.run.loop import say, train
 from lib.run.options import add_device_flags, add_loop_flags, base_parser, positive_int, resolve, run_script
 from tool.imutils import normalise
 
@@ -109,22 +112,26 @@ def main(argv=None):
         raise ValueError(f'--whole-batch-size {args.whole_batch_size} is larger than the {len(whole)} images of '
                          f'{spec.train_split}; use at most {len(whole)}')
     folder = args.folder / 'backbone'
-    print(f'Stand-in for ImageNet weights: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
+    say(f'Stand-in for ImageNet weights: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
     if args.dry_run:
         return
-    network = devices.place(network, device, devices.pick_amp(args.amp, device)).train()
+    ranks.connect(device)
+    network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device).train()
+    spread = devices.parallel(network, device, None, whole_batch=True)
     heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
     parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
              ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
     for name, data, target, loss, batch_size, epochs in parts:
-        part = argparse.Namespace(**{**vars(args), 'batch_size': batch_size})
+        part = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
         steps = len(data) // batch_size * epochs
         optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
-        train(part, folder / name, network, optimizer, make_step(args, network, device, target, loss),
-              training_batches(data, batch_size, steps, args.seed, args.workers),
-              lambda step, steps=steps: one_cycle(step, steps), steps, device)
-    save_network(folder / 'model.pth', network.backbone,
-                 {'network': 'backbone', 'backbone': args.backbone, 'width': args.width})
+        train(part, folder / name, network, optimizer, make_step(args, spread, device, target, loss),
+              training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size)),
+              lambda step, steps=steps: one_cycle(step, steps), steps, device,
+              inputs=data_inputs(spec, spec.train_split))
+    if ranks.is_first():
+        save_network(folder / 'model.pth', network.backbone,
+                     {'network': 'backbone', 'backbone': args.backbone, 'width': args.width})
 
 
 if __name__ == '__main__':

@@ -22,9 +22,11 @@ from lib.net.freeze import FREEZE, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
-from lib.run.loop import train
+from lib.run import ranks
+from lib.run.identity import data_inputs, file_digest, folder_input
+from lib.run.loop import say, train
 from lib.run.options import add_device_flags, add_training_flags, base_parser, positive_int, resolve, run_script
-from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_labels
+from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified, side_by_side, stacked
 from tool.imageio import voc_palette
 from tool.imutils import denormalise
@@ -79,11 +81,16 @@ def make_step(args: argparse.Namespace, network: Callable, device: torch.device)
         with devices.autocast(device, amp):
             features = network(batch['image'])
         affinity = pair_affinity(features, args.radius)                     # [N, offsets, positions] in (0, 1]
-        terms = affinity_loss(affinity, pair_labels(batch['label'], args.radius))
+        terms = affinity_loss(affinity, pair_labels(batch['label'], args.radius), batch['counts'])
         terms['loss'] = terms['bg'] / 4 + terms['fg'] / 4 + terms['neg'] / 2
         return terms
 
     return step
+
+
+def make_counts(args: argparse.Namespace) -> Callable:
+    """Function that counts the pairs of each kind in a batch: what the losses are divided by."""
+    return lambda batch: pair_counts(pair_labels(batch['label'], args.radius))
 
 
 def make_pictures(args: argparse.Namespace, dataset: AffTrainSet, network: AffinityNet,
@@ -123,19 +130,24 @@ def main(argv=None):
                           seed=args.seed, limit=args.limit, unpickle=args.unpickle, stride=args.output_stride)
     dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split)
+    part = ranks.shares(args.batch_size, args.accumulate)
+    inputs = data_inputs(spec, spec.train_split, with_labels=False) | {
+        'weights': file_digest(args.weights), 'seeds': folder_input(seeds, dataset.label_files())}
     folder = args.folder / 'aff'
-    print(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    say(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
     if args.dry_run:
         return
     network = devices.place(network, device, devices.pick_amp(args.amp, device))
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, args.gpus, args.compile), device),
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
-          make_pictures(args, dataset, network, device) if args.picture_every else None)
-    save_network(folder / 'model.pth', network,
-                 {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
-                  'output_stride': args.output_stride})
+          make_pictures(args, dataset, network, device) if args.picture_every else None,
+          inputs=inputs, counts=make_counts(args))
+    if ranks.is_first():
+        save_network(folder / 'model.pth', network,
+                     {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
+                      'output_stride': args.output_stride})
 
 
 if __name__ == '__main__':

@@ -21,9 +21,12 @@ from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_norm_affine, set_train_mode
 from lib.net.optimizer import make_optimizer
+from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
-from lib.run.loop import train
+from lib.run import ranks
+from lib.run.identity import data_inputs, file_digest, folder_input
+from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
@@ -35,7 +38,7 @@ from lib.run.options import (
 )
 from tool.dataspec import DatasetSpec
 from tool.drawing import blend, side_by_side, stacked
-from tool.imageio import read_mask, voc_palette
+from tool.imageio import IGNORED, read_mask, voc_palette
 from tool.imutils import normalise
 from tool.torchutils import poly_factor
 
@@ -89,9 +92,15 @@ def make_step(args: argparse.Namespace, network: Callable, device: torch.device)
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         with devices.autocast(device, amp):
             logits = network(batch['image'])                                # [N, C, H, W]
-        return {'loss': F.cross_entropy(logits.float(), batch['mask'], ignore_index=255)}
+        loss = F.cross_entropy(logits.float(), batch['mask'], ignore_index=IGNORED, reduction='sum')
+        return {'loss': loss / batch['counts']}
 
     return step
+
+
+def count_labelled(batch: Mapping) -> torch.Tensor:
+    """Number of pixels that the loss is a mean over; one where all are ignored."""
+    return (batch['mask'] != IGNORED).sum().clamp(min=1)
 
 
 def make_pictures(spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
@@ -127,20 +136,29 @@ def main(argv=None):
     dataset.check()
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
+    part = ranks.shares(args.batch_size)
+    if args.accumulate > 1:
+        raise ValueError(f'--accumulate {args.accumulate}: batch norm needs the statistics of the whole batch here, '
+                         'which no pass sees; use more GPUs with torchrun, --amp bf16, or a smaller --batch-size')
+    inputs = data_inputs(spec, spec.train_split, with_labels=False) | {
+        'weights': file_digest(args.weights), 'pseudo-labels': folder_input(labels, dataset.label_files())}
     folder = args.folder / 'seg'
-    print(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    say(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
     if args.dry_run:
         return
-    network = devices.place(network, device, devices.pick_amp(args.amp, device))
+    ranks.connect(device)
+    network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.gpus, args.compile), device),
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers),
+          make_step(args, devices.parallel(network, device, args.gpus, args.compile, whole_batch=True), device),
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
-          make_pictures(spec, network, device) if args.picture_every else None)
-    save_network(folder / 'model.pth', network,
-                 {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
-                  'output_stride': args.output_stride, 'classes': list(spec.classes),
-                  'fov_channels': args.fov_channels, 'dilation': args.dilation})
+          make_pictures(spec, network, device) if args.picture_every else None,
+          inputs=inputs, counts=count_labelled)
+    if ranks.is_first():
+        save_network(folder / 'model.pth', network,
+                     {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
+                      'output_stride': args.output_stride, 'classes': list(spec.classes),
+                      'fov_channels': args.fov_channels, 'dilation': args.dilation})
 
 
 if __name__ == '__main__':

@@ -14,7 +14,9 @@ from lib.net.optimizer import make_optimizer
 from lib.net.seam import Seam
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
-from lib.run.loop import train
+from lib.run import ranks
+from lib.run.identity import data_inputs, file_digest
+from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
@@ -160,15 +162,18 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
                          'learnt; correct labels.txt, or accept it with --empty-classes allow')
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split)
+    part = ranks.shares(args.batch_size, args.accumulate)
+    inputs = data_inputs(spec, spec.train_split) | {'weights': file_digest(args.weights)}
     folder = args.folder / 'cam'
-    print(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    say(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
     if args.dry_run:
         return
     network = devices.place(network, device, amp)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, args.gpus, args.compile), network.backbone.norm, device),
-          training_batches(data, args.batch_size, steps, args.seed, args.workers),
-          lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures)
-    save_network(folder / 'model.pth', network,
-                 {'network': 'seam', 'backbone': args.backbone, 'width': args.width,
-                  'output_stride': args.output_stride, 'classes': list(spec.classes)})
+          training_batches(data, args.batch_size, steps, args.seed, args.workers, part),
+          lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, inputs=inputs)
+    if ranks.is_first():
+        save_network(folder / 'model.pth', network,
+                     {'network': 'seam', 'backbone': args.backbone, 'width': args.width,
+                      'output_stride': args.output_stride, 'classes': list(spec.classes)})

@@ -67,7 +67,7 @@ def test_batch_norm_runs_on_batch_statistics_in_the_third_stage_alone():
     for stage, by_batch in (('cam', False), ('aff', False), ('seg', True)):
         network = network_of(stage)
         assert network.training and {layer.training for layer in norm_layers(network)} == {by_batch}
-        assert all(module.training for module in network.modules() if isinstance(module, nn.Dropout | nn.Dropout2d))
+        assert all(module.training for module in network.modules() if isinstance(module, nn.Dropout))
 
 
 def test_the_first_convolutions_learn_in_the_third_stage_alone(run_folder):

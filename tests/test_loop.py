@@ -1,13 +1,17 @@
 """The training loop, on a network of a few numbers: what it records, how it resumes, when it stops."""
 import argparse
 import json
+import os
+import signal
 
 import pytest
 import torch
 from torch import nn
 
-from lib.run.checkpoint import load_checkpoint, save_checkpoint
+from lib.net.dropout import BatchDropout
 from lib.run.loop import due, step_seed, train
+from lib.run.stopping import Stopped
+from lib.run.terms import Terms
 
 STEPS = 10
 LR = 0.1
@@ -18,31 +22,35 @@ class Task:
 
     def __init__(self, folder, **changes):
         self.args = argparse.Namespace(**{'seed': 1, 'fresh': False, 'amp': 'none', 'log_every': 2, 'save_every': 4,
+                                          'save_minutes': 1e9, 'accumulate': 1,
                                           'picture_every': 0, 'batch_size': 3, 'lr': LR, **changes})
         self.folder = folder
         torch.manual_seed(0)
-        self.network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.network = nn.Sequential(nn.Linear(4, 8), BatchDropout(0.5), nn.Linear(8, 1))
         self.optimizer = torch.optim.SGD([{'params': list(self.network.parameters()), 'base_lr': LR}], lr=LR,
                                          momentum=0.9)
         self.seen, self.rates = [], []
 
-    def batches(self, start, stop=None, broken=None):
+    def batches(self, start, stop=None, broken=None, killed=None):
         for index in range(start, STEPS):
             if index == stop:
                 raise KeyboardInterrupt
+            if killed and index == killed[0]:
+                os.kill(os.getpid(), killed[1])
             self.seen.append(index)
-            image = torch.randn(3, 4, generator=torch.Generator().manual_seed(index))
-            yield {'image': image * float('nan') if index == broken else image, 'name': ['a', 'b', f'c{index}']}
+            image = torch.randn(self.args.batch_size, 4, generator=torch.Generator().manual_seed(index))
+            names = ['a', 'b', f'c{index}'][:self.args.batch_size]
+            yield {'image': image * float('nan') if index == broken else image, 'name': names}
 
     def step(self, batch):
         self.rates.append(self.optimizer.param_groups[0]['lr'])
         loss = (self.network(batch['image']) - 1).square().mean()
         return {'loss': loss, 'half': loss / 2}
 
-    def run(self, pictures=None, **faults):
+    def run(self, pictures=None, inputs=None, **faults):
         train(self.args, self.folder, self.network, self.optimizer, self.step,
               lambda start: self.batches(start, **faults), lambda step: 1 - step / STEPS, STEPS, torch.device('cpu'),
-              pictures)
+              pictures, inputs=inputs)
         return self
 
     def metrics(self):
@@ -102,8 +110,8 @@ def test_the_learning_rate_of_each_step_is_its_factor_of_the_base(whole):
 
 @pytest.mark.parametrize('broken', [4, 5, 6])
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_stays(whole, tmp_path, broken):
-    with pytest.raises(ValueError, match=rf'loss term loss is nan .*step {broken // 2 * 2 + 2} \(last batch: a, b, c.*'
-                                         'lower --lr'):
+    with pytest.raises(ValueError, match=rf'loss term loss, half is not finite at step {broken + 1} '
+                                         rf'\(samples a, b, c{broken}\): lower --lr'):
         Task(tmp_path).run(broken=broken)
     kept = Task(tmp_path).checkpoint()
     assert kept['step'] == 4 and all(tensor.isfinite().all() for tensor in kept['network'].values())
@@ -112,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_st
 
 
 def test_a_checkpoint_is_never_written_from_a_loss_that_is_not_finite(tmp_path):
-    with pytest.raises(ValueError, match='loss term loss is nan'):
+    with pytest.raises(ValueError, match='loss term loss'):
         Task(tmp_path, log_every=100, save_every=1).run(broken=0)
     assert not (tmp_path / 'last.pth').exists()
 
@@ -128,12 +136,12 @@ def test_a_finished_run_is_left_alone(whole, tmp_path, capsys):
 
 def test_changed_settings_are_refused_with_the_difference(tmp_path):
     Task(tmp_path).run()
-    with pytest.raises(ValueError, match=r'other settings \(--batch-size was 3, is 6, --lr was 0.1, is 0.2\); '
+    with pytest.raises(ValueError, match=r'settings or inputs \(--batch-size was 3, is 6, --lr was 0.1, is 0.2\); '
                                          'give --fresh to start over, or --run NAME to keep both'):
         Task(tmp_path, lr=0.2, batch_size=6).run()
     with pytest.raises(ValueError, match=r'\(--extra was None, is 1\)'):
         Task(tmp_path, extra=1).run()
-    assert Task(tmp_path).checkpoint()['settings']['lr'] == 0.1
+    assert Task(tmp_path).checkpoint()['made_with']['settings']['lr'] == 0.1
 
 
 def test_settings_of_place_and_speed_may_change(whole, tmp_path):
@@ -185,39 +193,51 @@ def test_due_counts_whole_multiples_and_zero_is_never():
     assert not any(due(step, 0) for step in range(1, 10))
 
 
-@pytest.mark.parametrize('content', [b'', b'no checkpoint', b'PK\x03\x04 half a zip'])
-def test_a_damaged_checkpoint_is_refused_with_the_remedy(tmp_path, content):
-    (tmp_path / 'last.pth').write_bytes(content)
-    with pytest.raises(ValueError, match=r'last\.pth is damaged; remove it, or start over with --fresh'):
-        load_checkpoint(tmp_path / 'last.pth', {})
-    Task(tmp_path, fresh=True).run()
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_after_the_running_step_and_the_same_command_goes_on_there(whole, tmp_path, number):
+    with pytest.raises(Stopped, match=rf'stopped by {number.name} after step 6 of 10, saved in .*last\.pth; the same'):
+        Task(tmp_path, save_every=0).run(killed=(5, number))
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    again = Task(tmp_path).run()
+    assert again.seen[0] == 6 and flat(again.checkpoint()) == flat(whole.checkpoint())
+    assert again.metrics() == whole.metrics()
+    assert f'stopped by {number.name} after step 6' in (tmp_path / 'log.txt').read_text()
 
 
-@pytest.mark.parametrize('content', [{'network': {}}, torch.zeros(3), [1]])
-def test_a_file_of_something_else_is_refused_as_a_checkpoint(tmp_path, content):
-    torch.save(content, tmp_path / 'last.pth')
-    with pytest.raises(ValueError, match='no checkpoint; remove it'):
-        load_checkpoint(tmp_path / 'last.pth', {})
+def test_checkpoints_are_made_by_the_clock(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        Task(tmp_path, save_every=0, save_minutes=0).run(stop=7)
+    again = Task(tmp_path, save_every=0).run()
+    assert again.seen[0] == 7 and again.metrics() == whole.metrics()
+    assert not (tmp_path / 'previous.pth').exists()
 
 
-def test_a_cut_checkpoint_is_refused(tmp_path):
-    save_checkpoint(tmp_path / 'last.pth', {'settings': {}, 'network': {'a': torch.zeros(1000)}})
-    assert load_checkpoint(tmp_path / 'last.pth', {})['network']['a'].shape == (1000,)
-    whole = (tmp_path / 'last.pth').read_bytes()
-    (tmp_path / 'last.pth').write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(ValueError, match='is damaged'):
-        load_checkpoint(tmp_path / 'last.pth', {})
+def test_changed_inputs_are_refused_with_their_checksums(tmp_path):
+    Task(tmp_path).run(inputs={'weights': 'aa', 'labels of train': 'b'})
+    with pytest.raises(ValueError, match=r'inputs \(weights had the checksum aa, has cc\); give --fresh'):
+        Task(tmp_path).run(inputs={'weights': 'cc', 'labels of train': 'b'})
+    env = json.loads((tmp_path / 'env.json').read_text())
+    assert env['inputs'] == {'weights': 'aa', 'labels of train': 'b'} and env['settings']['lr'] == LR
 
 
-def test_a_save_that_fails_keeps_the_former_checkpoint(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path / 'last.pth', {'settings': {}, 'step': 1})
+def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
+    task = Task(tmp_path)
+    task.network.register_buffer('extra', torch.tensor([1.0, float('inf')]))
+    with pytest.raises(ValueError, match='a weight is not finite after step 4: lower --lr'):
+        task.run()
+    assert not (tmp_path / 'last.pth').exists()
 
-    def half(state, path):
-        path.write_bytes(b'half')
-        raise OSError('disk full')
 
-    monkeypatch.setattr(torch, 'save', half)
-    with pytest.raises(OSError, match='disk full'):
-        save_checkpoint(tmp_path / 'last.pth', {'settings': {}, 'step': 2})
-    assert load_checkpoint(tmp_path / 'last.pth', {})['step'] == 1
-    assert [path.name for path in tmp_path.iterdir()] == ['last.pth']
+def test_the_first_step_that_is_not_finite_is_found_later():
+    """As on a GPU, where nobody looks at every step."""
+    terms = Terms(torch.device('cpu'))
+    for step, (bg, fg) in enumerate([(1., 1.), (1., float('inf')), (float('nan'), 1.)], 1):
+        terms.add(step, {'bg': torch.tensor(bg), 'fg': torch.tensor(fg)}, [f'image{step}'])
+    assert terms.problem() == 'loss term fg is not finite at step 2 (samples image2)'
+
+
+def test_a_batch_in_several_passes_gives_the_same_network(tmp_path):
+    one, two = (Task(tmp_path / str(n), batch_size=4, accumulate=n).run() for n in (1, 2))
+    for first, second in zip(one.network.parameters(), two.network.parameters()):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-7)
+    assert two.metrics()[-1]['loss'] == pytest.approx(one.metrics()[-1]['loss'], rel=1e-5)

@@ -198,7 +198,7 @@ def test_a_finished_stage_is_not_trained_again_and_fresh_trains_it_again(run_fol
     shutil.copytree(run_folder / 'aff', tmp_path / 'toy/aff')
     words = [*place(toy, tmp_path), *LOADED_HERE, *TRAINING, *backbone(run_folder), '--seed-dir',
              str(run_folder / 'labels/train/seeds')]
-    settings = torch.load(tmp_path / 'toy/aff/last.pth', weights_only=True)['settings']
+    settings = torch.load(tmp_path / 'toy/aff/last.pth', weights_only=True)['made_with']['settings']
     assert settings['seed_dir'] is None                    # the folder is a setting: naming another is another run
     with pytest.raises(ValueError, match='--seed-dir was None, is .*; give --fresh'):
         train_aff.main(words)

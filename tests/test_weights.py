@@ -214,7 +214,7 @@ def test_saved_network_comes_back_with_its_meta(tmp_path):
 
 def test_failed_save_keeps_the_former_file(tmp_path, monkeypatch):
     save_network(tmp_path / 'model.pth', seam(), {'run': 1})
-    monkeypatch.setattr(torch, 'save', lambda content, path: path.write_bytes(b'half') and 1 / 0)
+    monkeypatch.setattr(torch, 'save', lambda content, file: file.write(b'half') and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_network(tmp_path / 'model.pth', seam(), {'run': 2})
     assert read_meta(tmp_path / 'model.pth') == {'run': 1}

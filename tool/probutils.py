@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tool.batchpart import batch_rows
 from tool.torchutils import full_precision, no_autocast
 
 EPS = 1e-5
@@ -49,8 +50,12 @@ def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator
     elif not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError('draw_pixels got probabilities that are NaN, infinite or negative, expected finite values '
                          'from 0; the network has diverged: lower the learning rate or turn autocast off')
-    drawn = torch.multinomial(weights.flatten(0, 1) + EPS, num_samples, replacement=True, generator=generator)
-    return drawn.view(*probs.shape[:2], num_samples)
+    # Where the batch is shared, the others' maps are drawn from too, uniformly: only the count of draws matters.
+    count, mine = batch_rows(len(weights))
+    rows = weights.new_ones(count, *weights.shape[1:])
+    rows[mine] = weights + EPS
+    drawn = torch.multinomial(rows.flatten(0, 1), num_samples, replacement=True, generator=generator)
+    return drawn.view(count, probs.shape[1], num_samples)[mine]
 
 
 def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indices: Tensor | None = None,

@@ -109,8 +109,11 @@ class AffTrainSet(_TrainSet):
     def check(self) -> None:
         """Make sure that all pictures and seeds are there."""
         _check_images(self.samples, self.split)
-        check_files([path for sample in self.samples for path in self._seeds_paths(sample).values()],
-                    f'{self.split} lacks seeds', self._remedy())
+        check_files(self.label_files(), f'{self.split} lacks seeds', self._remedy())
+
+    def label_files(self) -> list[Path]:
+        """The seed files, in list order."""
+        return [path for sample in self.samples for path in self._seeds_paths(sample).values()]
 
     def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         paths = self._seeds_paths(sample)
@@ -162,10 +165,14 @@ class SegTrainSet(_TrainSet):
     def check(self) -> None:
         """Make sure that all pictures and label PNGs are there and of the same size (headers only)."""
         _check_images(self.samples, self.split)
-        check_files([self._label_path(sample) for sample in self.samples], f'{self.split} lacks labels', self._remedy())
+        check_files(self.label_files(), f'{self.split} lacks labels', self._remedy())
         for sample in self.samples:
             path = self._label_path(sample)
             _check_size(path, read_size(path), sample.image, read_size(sample.image), self._remedy())
+
+    def label_files(self) -> list[Path]:
+        """The label PNGs, in list order."""
+        return [self._label_path(sample) for sample in self.samples]
 
     def _label_path(self, sample: Sample) -> Path:
         return self.labels_dir / f'{sample.name}.png'
@@ -236,18 +243,19 @@ class KeySampler(Sampler):
     """Batches of (epoch, index) for a training set: shuffled in each epoch, the rest of an epoch dropped.
 
     The order depends on (seed, epoch) alone; start_step skips batches, so that a resumed run sees what it would have.
+    `part` = (index, parts) yields the index-th of so many equal parts of each batch.
 
     Raises:
         ValueError: if a batch is larger than the set.
     """
 
     def __init__(self, num_samples: int, batch: int, epochs: int, seed: int, start_step: int = 0,
-                 split: str = 'the split'):
+                 split: str = 'the split', part: tuple[int, int] = (0, 1)):
         if batch > num_samples:
             raise ValueError(f'--batch-size {batch} is larger than the {num_samples} images of {split}; '
                              f'use at most {num_samples}')
         self.num_samples, self.batch, self.epochs, self.seed = num_samples, batch, epochs, seed
-        self.start_step = start_step
+        self.start_step, (self.index, self.parts) = start_step, part
 
     def __len__(self) -> int:
         return max(0, self.num_samples // self.batch * self.epochs - self.start_step)
@@ -257,8 +265,10 @@ class KeySampler(Sampler):
         for epoch in range(self.start_step // steps, self.epochs):
             order = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples).tolist()
             first = self.start_step % steps if epoch == self.start_step // steps else 0
+            size = self.batch // self.parts
             for step in range(first, steps):
-                yield [(epoch, index) for index in order[step * self.batch:(step + 1) * self.batch]]
+                start = step * self.batch + self.index * size
+                yield [(epoch, index) for index in order[start:start + size]]
 
 
 def _check_images(samples: Sequence[Sample], split: str) -> None:

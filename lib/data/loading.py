@@ -1,21 +1,24 @@
 """Batches for training and single images for inference, read ahead by worker processes."""
 from collections.abc import Callable
 
-import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lib.data.datasets import KeySampler
+from tool.workers import settle_in
 
 
-def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int,
-                     workers: int) -> Callable[[int], DataLoader]:
-    """Function from a first step to the batches from that step on, the same whatever the number of workers."""
+def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,
+                     part: tuple[int, int] = (0, 1)) -> Callable[[int], DataLoader]:
+    """Function from a first step to the batches from that step on, the same whatever the number of workers.
+
+    Of each batch, `part` = (index, parts) gives the index-th of so many equal parts: one of several processes' own.
+    """
     epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
     def batches(start_step: int) -> DataLoader:
-        sampler = KeySampler(len(dataset), batch_size, epochs, seed, start_step)
-        return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, worker_init_fn=_one_thread,
+        sampler = KeySampler(len(dataset), batch_size, epochs, seed, start_step, part=part)
+        return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, worker_init_fn=settle_in,
                           pin_memory=torch.cuda.is_available(), persistent_workers=False)
 
     return batches
@@ -23,7 +26,7 @@ def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: 
 
 def single_images(dataset: Dataset, workers: int) -> DataLoader:
     """The samples of an inference set one by one, in order, as NumPy arrays."""
-    return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=_one_thread)
+    return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=settle_in)
 
 
 def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str) -> int:
@@ -37,11 +40,6 @@ def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | Non
                          f'use at most {num_images}')
     steps = num_images // batch_size * epochs
     return min(steps, max_steps or steps)
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
 
 
 def _as_it_is(sample):

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.net.backbone import Backbone
+from lib.net.dropout import BatchDropout
 from lib.net.freeze import norm_layers
 from tool.torchutils import full_precision
 
@@ -37,7 +38,7 @@ class DeepLab(nn.Module):
         self.bn_fov = nn.BatchNorm2d(fov_channels)
         self.conv_fov2 = nn.Conv2d(fov_channels, fov_channels, 1, bias=False)
         self.bn_fov2 = nn.BatchNorm2d(fov_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = BatchDropout(dropout)
         self.cls_conv = nn.Conv2d(fov_channels, num_classes, 1)
         for layer in (self.conv_fov, self.conv_fov2, self.cls_conv):
             nn.init.kaiming_normal_(layer.weight, mode='fan_out')

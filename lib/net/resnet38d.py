@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lib.net.dropout import BatchDropout2d
 from tool.imutils import IMAGENET_NORM
 
 STEM = 64
@@ -108,7 +109,7 @@ class Bottleneck(nn.Module):
         self.bn_branch2b2 = nn.BatchNorm2d(second, momentum=momentum)
         self.conv_branch2b2 = conv(second, out, size=1)
         self.conv_branch1 = conv(channels, out, size=1)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = BatchDropout2d(dropout)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         activated = F.relu(self.bn_branch2a(x), inplace=True)

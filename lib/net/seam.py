@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.net.backbone import Backbone, hide_backbone_prefix
+from lib.net.dropout import BatchDropout2d
 from tool.seamutils import SeamOutput, class_seed, pixel_correlation, resize
 from tool.torchutils import full_precision
 
@@ -30,7 +31,7 @@ class Seam(nn.Module):
         super().__init__()
         self.backbone = backbone
         taps = backbone.taps
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = BatchDropout2d(dropout)
         self.fc8 = nn.Conv2d(taps['conv6'], num_classes, 1, bias=False)
         self.f8_3 = nn.Conv2d(taps['conv4'], LOW, 1, bias=False)
         self.f8_4 = nn.Conv2d(taps['conv5'], HIGH, 1, bias=False)

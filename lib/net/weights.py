@@ -15,7 +15,7 @@ from torch import nn
 from lib.net.mxnet import read_mxnet_params, resnet38d_from_mxnet
 from lib.net.timm_backbone import TimmBackbone
 from lib.net.timm_weights import FROM_TIMM, backbone_names, from_timm, read_safetensors, weights_path
-from tool.fileio import replacing
+from tool.torchfile import has_wrong_checksum, write_torch
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
 Tensors = dict[str, torch.Tensor]
@@ -82,8 +82,7 @@ def save_network(path: Path, net: nn.Module, meta: Mapping[str, Any]) -> None:
     except TypeError as error:
         raise ValueError(f'{path}: meta may hold numbers, texts, lists and dictionaries only: {error}') from error
     state = {name: tensor.detach().cpu() for name, tensor in unwrapped(net).state_dict().items()}
-    with replacing(Path(path)) as temporary:
-        torch.save({'state_dict': state, 'meta': plain}, temporary)
+    write_torch(Path(path), {'state_dict': state, 'meta': plain})
 
 
 def load_network(net: nn.Module, path: Path, expect: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -129,7 +128,7 @@ def _read(path: Path, mmap: bool = False) -> Any:
     damaged = f'{path} is damaged or not a PyTorch file; fetch or make it again'
     try:
         zipped = zipfile.is_zipfile(path)       # files of torch before 1.6 are none
-        if zipped and not mmap and _has_wrong_checksum(path):
+        if zipped and not mmap and has_wrong_checksum(path):
             raise ValueError(damaged)
         return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and zipped)
     except pickle.UnpicklingError as error:
@@ -139,12 +138,6 @@ def _read(path: Path, mmap: bool = False) -> Any:
                          'save its state_dict alone: torch.save(net.state_dict(), path)') from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(damaged) from error
-
-
-def _has_wrong_checksum(path: Path) -> bool:
-    """Whether a part of a zip archive differs from what was written; torch.load does not look."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip() is not None
 
 
 def _split(content: Any, path: Path) -> tuple[Tensors, dict[str, Any]]:

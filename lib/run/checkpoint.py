@@ -1,43 +1,66 @@
-"""The checkpoint from which an interrupted training run goes on."""
-import pickle
+"""The checkpoint from which an interrupted training run goes on, and the one before it."""
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
-from tool.fileio import replacing
+from lib.run.identity import SAME_OR_NEW, difference
+from tool.torchfile import read_torch, write_torch
 
 REMEDY = '; remove it, or start over with --fresh'
 
 
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the last one lies."""
+    return path.with_name('previous.pth')
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
-    """Write a checkpoint; the former one stays until the new one is whole."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    """Write a checkpoint; the last one becomes the one before it, and that one goes only when the new one is whole."""
+    draft = path.with_name('next.pth')
+    write_torch(draft, state)
+    if path.exists():
+        os.replace(path, previous(path))
+    os.replace(draft, path)
 
 
-def load_checkpoint(path: Path, settings: dict) -> dict | None:
-    """The checkpoint of a run, or None where there is none yet.
+def remove_checkpoints(path: Path) -> None:
+    """Remove both, the older one first: a run killed meanwhile goes on from the newer one or starts over."""
+    previous(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, made_with: Mapping) -> dict | None:
+    """The checkpoint of a run, or None where there is none yet. A damaged one is replaced by the one before it.
 
     Args:
         path: the file.
-        settings: this run's settings, compared with those the checkpoint was made with.
+        made_with: this run's {'settings', 'inputs'}, compared with those the checkpoint was made with.
 
     Raises:
-        ValueError: if the file is damaged, or was made with other settings; the message shows the difference.
+        ValueError: if both are damaged, or were made with other settings or inputs; the message shows the difference.
     """
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} is damaged{REMEDY}') from error
-    if not isinstance(state, dict) or not isinstance(state.get('settings'), dict):
-        raise ValueError(f'{path} is no checkpoint{REMEDY}')
-    made_with = state['settings']
-    changed = {key: (made_with.get(key), settings.get(key)) for key in sorted(made_with.keys() | settings.keys())
-               if made_with.get(key) != settings.get(key)}
-    if changed:
-        shown = ', '.join(f'--{key.replace("_", "-")} was {old}, is {new}' for key, (old, new) in changed.items())
-        raise ValueError(f'{path} belongs to a run with other settings ({shown}); give --fresh to start over, '
-                         'or --run NAME to keep both')
+    problems = []
+    for file in (path, previous(path)):
+        if not file.exists():
+            continue
+        try:
+            state = _read(file)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            print(f'warning: {problems[0]}; going on from {file}, the checkpoint before it', flush=True)
+        if changed := difference(state['made_with'], made_with):
+            raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}){SAME_OR_NEW}')
+        return state
+    if problems:
+        raise ValueError(f'{problems[0]}{REMEDY}')
+    return None
+
+
+def _read(path: Path) -> dict:
+    state = read_torch(path)
+    made_with = state.get('made_with') if isinstance(state, dict) else None
+    if not isinstance(made_with, dict) or not made_with.keys() >= {'settings', 'inputs'}:
+        raise ValueError(f'{path} is no checkpoint')
     return state

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lib.run import ranks
+
 
 def pick_device(name: str) -> torch.device:
-    """The device a --device value means.
+    """The device a --device value means; of several processes on a machine, each has its own GPU.
 
     Raises:
         ValueError: if it is not here.
@@ -24,7 +26,12 @@ def pick_device(name: str) -> torch.device:
     if device is None or device.type not in ('cpu', 'cuda'):
         raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
     if device.type == 'cuda':
-        count = torch.cuda.device_count()
+        count, here = torch.cuda.device_count(), ranks.place()
+        if here.world > 1:
+            if here.local >= count:
+                raise ValueError(f'process {here.local} of this machine finds {count} GPUs; start as many processes as '
+                                 'there are GPUs, or use --device cpu')
+            return torch.device('cuda', here.local)
         if (device.index or 0) >= count:
             raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu, or check '
                              'CUDA_VISIBLE_DEVICES')
@@ -66,25 +73,48 @@ def place(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> 
     return network.to(memory_format=torch.channels_last) if amp or device.type == 'cuda' else network
 
 
-def parallel(network: nn.Module, device: torch.device, gpus: int | None, compiled: bool = False) -> nn.Module:
-    """The network spread over several GPUs of this process, or compiled, or as it is where there is one device.
+def parallel(network: nn.Module, device: torch.device, gpus: int | None, compiled: bool = False,
+             whole_batch: bool = False) -> nn.Module:
+    """The network spread over the processes of a run or over several GPUs of one, or compiled, or as it is.
+
+    Args:
+        network: on the device.
+        device: of this process.
+        gpus: how many GPUs of one process share a batch; None for all, or for one with `whole_batch`.
+        compiled: compile it.
+        whole_batch: the network needs statistics of the whole batch, which GPUs of one process do not share.
 
     Raises:
         ValueError: if fewer GPUs are visible than asked for, or several are to share a compiled network, or there is
             no compiler.
     """
+    if ranks.place().world > 1:
+        if compiled:
+            raise ValueError('--compile works in one process; leave it out')
+        ranks.connect(device)
+        return nn.parallel.DistributedDataParallel(network, [device] if device.type == 'cuda' else None,
+                                                   broadcast_buffers=False)
     visible = torch.cuda.device_count() if device.type == 'cuda' and device.index is None else 1
     if (gpus or 1) > visible:
         raise ValueError(f'--gpus {gpus}: {visible} device(s) can be used; lower it or check CUDA_VISIBLE_DEVICES')
-    count = gpus or visible
+    count = gpus or (1 if whole_batch else visible)
+    if whole_batch and visible > 1:
+        print(f'note: batch norm takes its statistics from {count} parts of each batch, one by one, so the result '
+              'differs from that of one GPU; with torchrun it does not' if count > 1 else
+              f'note: one GPU of {visible} is used, as batch norm needs the whole batch; torchrun uses all of them')
     if compiled:
         if count > 1:
             raise ValueError(f'--compile works on one device, {count} GPUs would share the batch; give --gpus 1, or '
                              'leave --compile out')
-        check_compiler(device)
-        # Sizes as they come: the two views of the CAM stage make two programs, each for its own size.
-        return torch.compile(network, dynamic=False)
+        return compile_network(network, device)
     return nn.DataParallel(network, list(range(count))) if count > 1 else network
+
+
+def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network, compiled on its first steps."""
+    check_compiler(device)
+    # Sizes as they come: the two views of the CAM stage make two programs, each for its own size.
+    return torch.compile(network, dynamic=False)
 
 
 def check_compiler(device: torch.device) -> None:

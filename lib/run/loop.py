@@ -1,7 +1,9 @@
 """The training loop of all stages. It knows no loss, network or data set; a step knows no logging or checkpoint."""
 import argparse
-import math
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,121 +11,207 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lib.run.checkpoint import load_checkpoint, save_checkpoint
+from lib.run import ranks
+from lib.run.checkpoint import load_checkpoint, previous, remove_checkpoints, save_checkpoint
+from lib.run.lock import Lock
 from lib.run.options import settings
 from lib.run.record import Record
+from lib.run.stopping import Signals, Stopped
+from lib.run.terms import Terms
+from tool.batchpart import batch_part
 from tool.progress import bar_style
 from tool.torchutils import set_lr
 
+Step = Callable[[Mapping], Mapping[str, torch.Tensor]]
+
 
 def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
-          step: Callable[[Mapping], Mapping[str, torch.Tensor]], batches: Callable[[int], Iterable[Mapping]],
+          step: Step, batches: Callable[[int], Iterable[Mapping]],
           lr_factor: Callable[[int], float], total_steps: int, device: torch.device,
-          pictures: Callable[[], Mapping[str, np.ndarray]] | None = None) -> None:
+          pictures: Callable[[], Mapping[str, np.ndarray]] | None = None, *,
+          inputs: Mapping[str, str] | None = None,
+          counts: Callable[[Mapping], torch.Tensor] | None = None) -> None:
     """Train to the last step, going on from folder/last.pth where there is one.
 
-    Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one.
+    Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At
+    SIGTERM, SIGINT or SIGUSR1 a checkpoint is written after the running step.
 
     Args:
-        args: the script's settings (seed, fresh, amp, log_every, save_every, picture_every are read here).
-        folder: the stage's folder; takes last.pth and the record.
+        args: the script's settings.
+        folder: the stage's folder; takes last.pth and the record. It is locked meanwhile.
         network: what is trained; its state goes into the checkpoint.
         optimizer: groups hold `base_lr`.
-        step: batch -> loss terms by name, among them 'loss', which is minimised.
-        batches: first step -> the batches from that step on; tensors are moved to the device here.
+        step: batch -> loss terms by name, among them 'loss', which is minimised. Where the batch is shared by processes
+            or passes, it gets a part, and the mean over the parts is the loss of the batch.
+        batches: first step -> this process's part of the batches from that step on; tensors go to the device here.
         lr_factor: step -> factor on every group's `base_lr`.
         total_steps: where training ends.
         device: where it runs.
         pictures: makes pictures (uint8 [H, W, 3]) by name, for TensorBoard.
+        inputs: digests by name of what the result depends on besides the settings.
+        counts: batch -> numbers that losses are divided by; step finds their mean over the parts in batch['counts'].
 
     Raises:
-        ValueError: if a loss term stops being finite; last.pth keeps an earlier, sound state.
+        ValueError: if a loss term or a weight stops being finite (last.pth keeps an earlier, sound state), if another
+            run is in the folder, or if settings or inputs are not those of last.pth.
+        Stopped: after a signal.
     """
     last = folder / 'last.pth'
-    scaler = torch.amp.GradScaler(enabled=args.amp == 'fp16')
-    if args.fresh:
-        last.unlink(missing_ok=True)        # or a run killed before its first checkpoint would go on from the old one
-    done = restore(last, settings(args), network, optimizer, scaler)
-    if done >= total_steps:
-        print(f'{last} is at step {done} of {total_steps}: nothing left to train (--fresh starts over)')
-        return
-    record = Record(folder, args, device, done)
-    means = RunningMeans()
-    with tqdm(total=total_steps * args.batch_size, initial=done * args.batch_size, **bar_style(folder.name)) as bar:
-        for index, batch in enumerate(batches(done), done):
-            torch.manual_seed(step_seed(args.seed, index))
-            set_lr(optimizer, lr_factor(index))
-            optimizer.zero_grad(set_to_none=True)
-            terms = step(to_device(batch, device))
-            scaler.scale(terms['loss']).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            means.add(terms)
-            done, finished = index + 1, index + 1 == total_steps
-            bar.update(args.batch_size)
-            if due(done, args.log_every) or due(done, args.save_every) or finished:
-                values = means.take(done, batch)
-                bar.set_postfix({key: f'{value:.3f}' for key, value in values.items()})
-                record.scalars(done, {**values, 'lr': optimizer.param_groups[0]['lr']})
-            if pictures and (due(done, args.picture_every) or finished and args.picture_every):
-                record.pictures(done, pictures())
-            if due(done, args.save_every) or finished:
-                save_checkpoint(last, {'step': done, 'settings': settings(args), 'network': network.state_dict(),
-                                       'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict()})
-            if finished:
-                break
-    record.close(f'finished {total_steps} steps')
+    made_with = {'settings': settings(args), 'inputs': dict(inputs or {})}
+    run = _Run(args, network, optimizer, torch.amp.GradScaler(enabled=args.amp == 'fp16'), Terms(device), step, counts,
+               pictures, device)
+    with _alone(folder) as lock, Signals() as signals:
+        if args.fresh and not ranks.was_restarted():
+            ranks.by_the_first(lambda: remove_checkpoints(last))
+        done = run.restore(last, made_with)
+        if done >= total_steps:
+            say(f'{last} is at step {done} of {total_steps}: nothing left to train (--fresh starts over)')
+            return
+        record = Record(folder, args, device, done, made_with) if ranks.is_first() else None
+        with tqdm(total=total_steps * args.batch_size, initial=done * args.batch_size, disable=record is None,
+                  **bar_style(folder.name)) as bar:
+            for index, batch in enumerate(batches(done), done):
+                set_lr(optimizer, lr_factor(index))
+                run.update(index, batch)
+                bar.update(args.batch_size)
+                done, finished = index + 1, index + 1 == total_steps
+                save, stop = run.look(done, finished, bool(signals.caught))
+                run.record(record, bar, done, finished)
+                if save or stop:
+                    run.save(last, done, made_with, lock)
+                if stop and not finished:
+                    _stop(record, signals.caught, f'after step {done} of {total_steps}, saved in {last}')
+                if finished:
+                    break
+        if record:
+            previous(last).unlink(missing_ok=True)
+            record.close(f'finished {total_steps} steps')
 
 
-def restore(path: Path, made_with: dict, network: nn.Module, optimizer: torch.optim.Optimizer,
-            scaler: torch.amp.GradScaler) -> int:
-    """Put a checkpoint's state in place; the number of steps it has behind it, 0 where there is none."""
-    state = load_checkpoint(path, made_with)
-    if state is None:
-        return 0
-    try:
-        network.load_state_dict(state['network'])
-        optimizer.load_state_dict(state['optimizer'])
-        scaler.load_state_dict(state['scaler'])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f'{path} is of another network: have the classes of the data set changed? '
-                         'Give --fresh to start over, or --run NAME to keep both') from error
-    print(f'resuming {path} after step {state["step"]}')
-    return state['step']
+@dataclass
+class _Run:
+    """What takes part in every step of a training run."""
 
+    args: argparse.Namespace
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    terms: Terms
+    step: Step
+    counts: Callable | None
+    pictures: Callable | None
+    device: torch.device
+    saved: float = field(default_factory=time.monotonic)    # when there was a checkpoint last, or the run began
 
-class RunningMeans:
-    """Means of loss terms between two records, kept on the device so that no step waits for it."""
+    def update(self, index: int, batch: Mapping) -> None:
+        """One step of the optimiser, in args.accumulate passes over equal parts of this process's part of the batch."""
+        place, passes = ranks.place(), self.args.accumulate
+        names, batch = batch.get('name', []), to_device(batch, self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.counts:
+            batch['counts'] = ranks.mean(self.counts(batch).float()) / passes
+        total = {}
+        for part in range(passes):
+            torch.manual_seed(step_seed(self.args.seed, index))
+            with batch_part(place.rank * passes + part, place.world * passes):
+                terms = self.step(part_of(batch, part, passes))
+            self.scaler.scale(terms['loss'] / passes).backward()
+            for key, value in terms.items():
+                total[key] = total.get(key, 0) + value.detach() / passes
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.terms.add(index + 1, total, names)
 
-    def __init__(self):
-        self.sums, self.count = {}, 0
+    def look(self, done: int, finished: bool, stop: bool) -> tuple[bool, bool]:
+        """Whether to save and whether to stop after a step, agreed on by all processes; then the losses are sound.
 
-    def add(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Take in the terms of one step."""
-        for key, value in terms.items():
-            value = value.detach().float()
-            self.sums[key] = self.sums[key] + value if self.count else value
-        self.count += 1
-
-    def take(self, step: int, batch: Mapping) -> dict[str, float]:
-        """The means since the last call.
-
-        Raises:
-            ValueError: if one is not finite.
+        On a GPU looking at the losses makes the host wait: it happens when they are recorded or the network is saved.
         """
-        values = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / self.count).tolist()))
-        for key, value in values.items():
-            if not math.isfinite(value):
-                raise ValueError(f'loss term {key} is {value} within the last {self.count} steps before step {step} '
-                                 f'(last batch: {", ".join(batch.get("name", []))}); lower --lr or use --amp none; '
-                                 'earlier checkpoints are kept')
-        self.sums, self.count = {}, 0
-        return values
+        problem = self.terms.problem() if self.device.type == 'cpu' else ''
+        save = (finished or due(done, self.args.save_every)
+                or time.monotonic() - self.saved >= 60 * self.args.save_minutes)
+        save, stop, broken = ranks.any_of([save, stop, bool(problem)])
+        if save or stop or broken or due(done, self.args.log_every):
+            problem = problem or self.terms.problem()
+            if not problem and (save or stop) and not all_finite(self.network):
+                problem = f'a weight is not finite after step {done}'
+            if problems := ranks.texts_of_all(problem):
+                raise ValueError(f'{"; ".join(problems)}: lower --lr or use --amp none; earlier checkpoints are kept')
+        return save, stop
+
+    def record(self, record: Record | None, bar: tqdm, done: int, finished: bool) -> None:
+        """Write numbers and pictures where they are due; the first process does."""
+        if due(done, self.args.log_every) or finished:
+            values = self.terms.take()
+            bar.set_postfix({key: f'{value:.3f}' for key, value in values.items()})
+            if record:
+                record.scalars(done, {**values, 'lr': self.optimizer.param_groups[0]['lr']})
+        every = self.args.picture_every
+        if record and self.pictures and (due(done, every) or finished and every):
+            record.pictures(done, self.pictures())
+
+    def save(self, path: Path, step: int, made_with: Mapping, lock: Lock | None) -> None:
+        """Write the checkpoint; the first process does."""
+        state = {'step': step, 'made_with': made_with, 'network': self.network.state_dict(),
+                 'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict(),
+                 'terms': self.terms.state()}
+        if lock:
+            lock.check()
+            save_checkpoint(path, state)
+        self.saved = time.monotonic()
+
+    def restore(self, path: Path, made_with: Mapping) -> int:
+        """Put a checkpoint's state in place; the number of steps it has behind it, 0 where there is none."""
+        state = load_checkpoint(path, made_with)
+        done = state['step'] if state else 0
+        if len(steps := set(ranks.texts_of_all(f'step {done}'))) > 1:
+            raise ValueError(f'the processes of this run find {path} at {" and ".join(sorted(steps))}; all need the '
+                             'same --exp, on a file system that all nodes share')
+        if state is None:
+            return 0
+        try:
+            self.network.load_state_dict(state['network'])
+            self.optimizer.load_state_dict(state['optimizer'])
+            self.scaler.load_state_dict(state['scaler'])
+            self.terms.load(state['terms'])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f'{path} is of another network: have the classes of the data set changed? '
+                             'Give --fresh to start over, or --run NAME to keep both') from error
+        say(f'resuming {path} after step {done}')
+        return done
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[Lock | None]:
+    """Hold the folder's lock; the first process does so for all. Yields the lock, or None in the others."""
+    with contextlib.ExitStack() as stack:
+        lock = Lock(folder) if ranks.is_first() else None
+        ranks.by_the_first(lambda: stack.enter_context(lock))
+        yield lock
+
+
+def _stop(record: Record | None, signal: str | None, where: str) -> None:
+    text = f'stopped by {signal or "a signal to another process"} {where}'
+    if record:
+        record.close(text)
+    raise Stopped(f'{text}; the same command continues')
+
+
+def say(text: str) -> None:
+    """Print in the first process only."""
+    if ranks.is_first():
+        print(text, flush=True)
 
 
 def due(done: int, every: int) -> bool:
     """Whether something that happens every so many steps happens now; 0 is never."""
     return every > 0 and done % every == 0
+
+
+def all_finite(network: nn.Module) -> bool:
+    """Whether no weight of a network is infinite or NaN."""
+    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -135,3 +223,14 @@ def to_device(batch: Mapping, device: torch.device) -> dict:
     """The batch with its tensors on the device."""
     return {key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for key, value in batch.items()}
+
+
+def part_of(batch: Mapping, part: int, parts: int) -> Mapping:
+    """One of so many equal parts of a batch; its 'counts' are those of each part."""
+    if parts == 1:
+        return batch
+
+    def rows(value):
+        size = len(value) // parts
+        return value[part * size:(part + 1) * size]
+    return {key: value if key == 'counts' else rows(value) for key, value in batch.items()}

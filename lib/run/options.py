@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from lib.run.stopping import EXIT_STATUS, Stopped
+
 PLACE_FLAGS = ('exp', 'run', 'data_root', 'lists', 'dry_run', 'fresh', 'device', 'gpus', 'workers', 'log_every',
-               'save_every', 'picture_every', 'compile')
+               'save_every', 'save_minutes', 'picture_every', 'compile', 'accumulate', 'damaged')
 
 
 def base_parser(doc: str) -> argparse.ArgumentParser:
@@ -63,7 +65,10 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
                        help='the learning rate falls as (1 - step / steps) to this power')
     group.add_argument('--picture-every', type=non_negative_int, default=500, metavar='N',
                        help='steps between pictures in TensorBoard; 0 for none')
-    group.add_argument('--gpus', type=positive_int, metavar='N', help='how many GPUs share a batch; the default is all')
+    group.add_argument('--gpus', type=positive_int, metavar='N',
+                       help='how many GPUs of this process share a batch; the default is all; with torchrun, one each')
+    group.add_argument('--accumulate', type=positive_int, default=1, metavar='N',
+                       help='passes in which a batch is computed: less memory, the same result')
     group.add_argument('--compile', action='store_true',
                        help='compile the network on its first steps; one device; results differ by rounding')
 
@@ -77,9 +82,17 @@ def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: floa
     group.add_argument('--seed', type=non_negative_int, default=1, help='seed of initial weights, data order, '
                        'augmentation, dropout and pixel sampling')
     group.add_argument('--log-every', type=positive_int, default=25, metavar='N', help='steps between records')
-    group.add_argument('--save-every', type=positive_int, default=500, metavar='N', help='steps between checkpoints')
-    group.add_argument('--fresh', action='store_true', help='start over, removing an earlier checkpoint of this run')
+    group.add_argument('--save-minutes', type=non_negative_float, default=10, metavar='M',
+                       help='minutes between checkpoints; there is one at SIGTERM, SIGINT and SIGUSR1 too')
+    group.add_argument('--save-every', type=non_negative_int, default=0, metavar='N',
+                       help='steps between further checkpoints; 0 for none')
+    add_fresh_flag(group)
     return group
+
+
+def add_fresh_flag(group: argparse._ActionsContainer) -> None:
+    """The flag of all that resumes."""
+    group.add_argument('--fresh', action='store_true', help='start over, removing what an earlier run left')
 
 
 def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Mapping[str, Mapping],
@@ -138,14 +151,18 @@ def run_script(main: Callable) -> None:
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit('interrupted; the same command continues from the last checkpoint')
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(EXIT_STATUS)
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get('HFPL_DEBUG'):
             raise
         print(f'error: {one_line(error)}', file=sys.stderr)
         sys.exit(2)
     except torch.OutOfMemoryError as error:
-        print(f'error: the GPU is out of memory ({one_line(error)[:120]}); use --amp bf16 or more GPUs; a lower '
-              '--batch-size or --crop-size changes the result', file=sys.stderr)
+        print(f'error: the GPU is out of memory ({one_line(error)[:120]}); in training, --accumulate 2 '
+              'halves the need at the same result; --amp bf16 and more GPUs help too; a lower --batch-size or '
+              '--crop-size changes the result', file=sys.stderr)
         sys.exit(2)
 
 

@@ -3,14 +3,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
-import cv2
-import torch
-
-
-def one_thread() -> None:
-    """Keep libraries from starting threads in a worker process: the processes share the cores already."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+from tool.workers import settle_in
 
 
 class Background:
@@ -23,7 +16,7 @@ class Background:
     def __init__(self, workers: int):
         self.workers = workers
         context = multiprocessing.get_context('spawn')     # forking a process with threads and CUDA is unsafe
-        self.pool = ProcessPoolExecutor(workers, context, initializer=one_thread) if workers else None
+        self.pool = ProcessPoolExecutor(workers, context, initializer=settle_in) if workers else None
         self.waiting = set()
 
     def submit(self, function: Callable, *arguments) -> None:
@@ -67,5 +60,5 @@ def map_chunks(function: Callable, items: Sequence, workers: int, size: int = 25
         yield from map(function, chunks)
         return
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=one_thread) as pool:
+    with ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=settle_in) as pool:
         yield from pool.map(function, chunks)

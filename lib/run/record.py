@@ -2,6 +2,7 @@
 import argparse
 import json
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -11,22 +12,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lib.run import ranks
 from tool.fileio import replacing
 
 
 class Record:
     """The traces of one training stage in its folder.
 
-    args.json holds the resolved settings, env.json the command and the machine, log.txt what was said, metrics.jsonl
-    every loss term by step, and TensorBoard events the same with pictures. A resumed run appends; what was recorded
-    beyond `step`, the checkpoint it goes on from, is dropped, since those steps are done again.
+    args.json holds the resolved settings, env.json the command, the machine and the checksums of the inputs, log.txt
+    what was said, metrics.jsonl every loss term by step, and TensorBoard events the same with pictures. A resumed run
+    appends; what was recorded beyond `step`, the checkpoint it goes on from, is dropped, as those steps are done again.
     """
 
-    def __init__(self, folder: Path, args: argparse.Namespace, device: torch.device, step: int):
+    def __init__(self, folder: Path, args: argparse.Namespace, device: torch.device, step: int,
+                 made_with: Mapping | None = None):
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / 'args.json', {key: _plain(value) for key, value in vars(args).items()})
-        write_json(folder / 'env.json', environment(device))
+        write_json(folder / 'env.json', {**environment(device), **(made_with or {})})
         self.metrics = folder / 'metrics.jsonl'
         keep = [line for line in read_lines(self.metrics) if json.loads(line)['step'] <= step] if step else []
         with replacing(self.metrics) as temporary:
@@ -67,7 +70,7 @@ def environment(device: torch.device | None = None) -> dict:
     return {'command': [sys.executable, *sys.argv], 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'git': git_state(),
             'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__,
             'machine': platform.platform(), 'threads': torch.get_num_threads(),
-            'device': str(device) if device else None,
+            'host': socket.gethostname(), 'processes': ranks.place().world, 'device': str(device) if device else None,
             'gpu': torch.cuda.get_device_name(device) if device and device.type == 'cuda' else None}
 
 

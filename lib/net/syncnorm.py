@@ -1,0 +1,38 @@
+"""Batch norm on the statistics of a batch that several processes share."""
+import torch
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """nn.SyncBatchNorm in plain operations, since that one runs on GPUs only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        wide = x.float()
+        count = distributed.get_world_size() * x.numel() // x.shape[1]
+        mean = all_reduce(wide.sum((0, 2, 3))) / count
+        centred = wide - mean[:, None, None]
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
+
+
+def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network, its batch norms seeing the whole batch where processes that found one another (connect) share it.
+
+    The tensors stay the same objects under the same names.
+    """
+    if not distributed.is_initialized():
+        return network
+    if device.type == 'cuda':
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d        # the same layer, only its forward pass differs
+    return network

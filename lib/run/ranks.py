@@ -1,0 +1,127 @@
+"""The processes of one run: which one this is, and the few things that they tell one another.
+
+torchrun starts the processes of a training run and says in the environment which is which. Slurm's srun says it too;
+that is enough for inference, where each process takes its share of the list and none talks to another.
+"""
+import atexit
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import distributed
+
+
+class Place(NamedTuple):
+    """One process among those of a run."""
+
+    rank: int = 0           # its number, from 0
+    world: int = 1          # how many there are
+    local: int = 0          # its number on its machine
+
+
+def place() -> Place:
+    """This process's place, as torchrun or srun tells it.
+
+    Raises:
+        ValueError: if what they tell makes no sense.
+    """
+    variables = [('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID')]
+    for names in variables:
+        if all(name in os.environ for name in names[:2]):
+            rank, world, local = (int(os.environ.get(name, 0)) for name in names)
+            if not 0 <= rank < world:
+                raise ValueError(f'{names[0]} is {rank}, {names[1]} is {world}: expected a number below it; start '
+                                 'the processes with torchrun or srun')
+            return Place(rank, world, local)
+    return Place()
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return place().rank == 0
+
+
+def was_restarted() -> bool:
+    """Whether torchrun or Slurm has started this run again after a failure: then --fresh has had its effect."""
+    return any(int(os.environ.get(name) or 0) > 0 for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))
+
+
+def shares(batch_size: int, accumulate: int = 1) -> tuple[int, int]:
+    """(this process's part of every batch, number of parts), after making sure that the batch can be shared.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    here = place()
+    parts = here.world * accumulate
+    if batch_size % parts:
+        low, high = batch_size // parts * parts, -(-batch_size // parts) * parts
+        passes = f' in {accumulate} passes each (--accumulate)' if accumulate > 1 else ''
+        raise ValueError(f'--batch-size {batch_size} cannot be shared by {here.world} '
+                         f'process{"es" if here.world > 1 else ""}{passes}; use {f"{low} or " if low else ""}{high}')
+    return here.rank, here.world
+
+
+def connect(device: torch.device) -> None:
+    """Let the processes of a training run find one another; nothing to do where there is one.
+
+    Raises:
+        ValueError: if they were not started by torchrun.
+    """
+    if place().world == 1 or distributed.is_initialized():
+        return
+    if 'MASTER_ADDR' not in os.environ:
+        raise ValueError(f'{place().world} tasks of srun cannot train together by themselves; start torchrun on each '
+                         'node, see examples/slurm/run_voc_nodes.sh')
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+    distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo')
+    atexit.register(disconnect)
+
+
+def disconnect() -> None:
+    """Let go of the others."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def any_of(flags: Sequence[bool]) -> list[bool]:
+    """Each flag: whether it is set in any process. The device is not waited for."""
+    if not distributed.is_initialized():
+        return list(flags)
+    shared = torch.tensor(flags, dtype=torch.uint8)
+    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+    return shared.bool().tolist()
+
+
+def texts_of_all(text: str) -> list[str]:
+    """The texts of all processes that have one to say."""
+    if not distributed.is_initialized():
+        return [text] if text else []
+    texts = [None] * place().world
+    distributed.all_gather_object(texts, text)
+    return [text for text in texts if text]
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean of a tensor over the processes."""
+    if not distributed.is_initialized():
+        return values
+    values = values.clone()
+    distributed.all_reduce(values)
+    return values / place().world
+
+
+def by_the_first(function: Callable[[], None]) -> None:
+    """Have the first process do something that the others wait for; an error of it is raised in all."""
+    problem = ''
+    if is_first():
+        try:
+            function()
+        except (ValueError, OSError) as error:
+            problem = str(error)
+            if not distributed.is_initialized():
+                raise
+    if problems := texts_of_all(problem):
+        raise ValueError(problems[0])
