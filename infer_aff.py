@@ -6,10 +6,12 @@ Reads exp/<run>/aff/model.pth, the images of the split and exp/<run>/labels/<spl
 exp/<run>/labels/<split>/walk/<id>.png, labels 0 (background) to the number of classes, with the VOC palette.
 """
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from lib.data.datasets import InferSet
 from lib.data.loading import single_images
@@ -19,8 +21,10 @@ from lib.net.aff import AffinityNet
 from lib.net.backbones import trained_backbone
 from lib.net.weights import load_network
 from lib.run import device as devices
+from lib.run.identity import data_inputs, file_digest, folder_input
 from lib.run.options import (
     add_device_flags,
+    add_fresh_flag,
     base_parser,
     non_negative_int,
     positive_float,
@@ -28,12 +32,12 @@ from lib.run.options import (
     resolve,
     run_script,
 )
+from lib.run.outputs import Output, all_finished, unfinished
 from lib.run.pool import Background
 from lib.run.progress import progress
-from lib.run.record import made_by
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.dataspec import check_files
-from tool.imageio import write_label_png
+from tool.imageio import read_mask, write_label_png
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
 
 PRESETS = {
@@ -55,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
                        help='CAM files; the default is exp/<run>/labels/<split>/cam')
     group.add_argument('--unpickle', action='store_true',
                        help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
+    add_fresh_flag(group)
     group.add_argument('--scale', type=positive_float, default=1.0,
                        help='size of the image that the network sees and the walk runs on; above 1 for small images')
     group.add_argument('--alpha', type=positive_float, default=6.0,
@@ -84,26 +89,33 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split = args.split or spec.train_split
     dataset = InferSet(spec, split, args.limit, with_labels=False)
-    dataset.check()
     names = [sample.name for sample in dataset.samples]
     cams, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
     check_files([cams / f'{name}{suffix}' for name in names], f'{cams} lacks CAMs of {split}',
                 f'make them with python infer_cam.py --dataset {args.dataset} --run {args.run} --split {split}'
                 f'{" --export-npy" if args.unpickle else ""}')
+    checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
+    folder = args.folder / 'labels' / split / 'walk'
+    outputs = [Output(folder, '.png', partial(read_mask, num_classes=spec.num_classes))]
+    inputs = data_inputs(spec, split, with_labels=False) | {
+        'network': file_digest(checkpoint),
+        'CAMs': folder_input(cams, [cams / f'{sample.name}{suffix}' for sample in spec.samples(split)])}
+    if not args.dry_run and all_finished(args, names, outputs, inputs):
+        return
+    dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
     load_network(network, checkpoint)
     network = devices.place(network, device, amp).eval()
-    folder = args.folder / 'labels' / split / 'walk'
     print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return
-    made_by(folder, args, device)
     stride = network.backbone.stride
-    with Background(args.workers) as background, torch.inference_mode():
-        for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_aff'):
+    with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background,
+          torch.inference_mode()):
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1))
+        for sample in share.watch(progress(images, 'infer_aff')):
             image, name = sample['image'], sample['name']
             seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))
             view = torch.from_numpy(pad_to_multiple(normalise(seen, network.backbone.norm), stride))[None].to(device)

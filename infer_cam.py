@@ -10,25 +10,28 @@ plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from lib.data.datasets import InferSet
-from lib.data.labelio import write_maps, write_seeds
+from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.loading import single_images
-from lib.data.npyio import write_npy_maps, write_npy_scores
+from lib.data.npyio import read_npy_maps, write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
 from lib.net.backbones import trained_backbone
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
-from lib.run.options import add_device_flags, base_parser, positive_float, resolve, run_script
+from lib.run.identity import data_inputs, file_digest
+from lib.run.options import add_device_flags, add_fresh_flag, base_parser, positive_float, resolve, run_script
+from lib.run.outputs import Output, all_finished, unfinished
 from lib.run.pool import Background
 from lib.run.progress import progress
-from lib.run.record import made_by
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
 from tool.imutils import fitting_size, normalise, resize_bicubic
@@ -54,9 +57,25 @@ def make_parser() -> argparse.ArgumentParser:
                        help='run the CRF too and write seeds')
     group.add_argument('--seed-alphas', type=positive_float, nargs=2, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score of the two seeds: much background, little background')
+    add_fresh_flag(group)
     group.add_argument('--export-npy', action='store_true',
                        help='write pickled .npy files to exp/<run>/plabels/<split> too, for related codes')
     return parser
+
+
+def make_outputs(args: argparse.Namespace, split: str) -> list[Output]:
+    """The folders that this run fills. CAMs do not depend on what is asked of the seeds."""
+    check_npy = partial(read_npy_maps, size=(1, 1))         # of an image without classes, which tells no size
+    labels, export = args.folder / 'labels' / split, args.folder / 'plabels' / split
+    about_seeds = ('seeds', 'seed_alphas', 'export_npy')
+    outputs = [Output(labels / 'cam', '.npz', read_maps, about_seeds)]
+    if args.seeds:
+        outputs.append(Output(labels / 'seeds', '.npz', read_seeds, about_seeds[::2]))
+    if args.export_npy:
+        outputs.append(Output(export / 'cam', '.npy', check_npy, about_seeds))
+        outputs += [Output(export / 'crf' / f'alpha_{alpha}', '.npy', check_npy, about_seeds[::2])
+                    for alpha in args.seed_alphas if args.seeds]
+    return outputs
 
 
 def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales: list[float], norm,
@@ -101,10 +120,15 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split = args.split or spec.train_split
     dataset = InferSet(spec, split, args.limit)
+    checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
+    names = [sample.name for sample in dataset.samples]
+    outputs = make_outputs(args, split)
+    inputs = data_inputs(spec, split) | {'network': file_digest(checkpoint)}
+    if not args.dry_run and all_finished(args, names, outputs, inputs):
+        return
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
     network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
     load_network(network, checkpoint)
     network = devices.place(network, device, amp).eval()
@@ -119,12 +143,9 @@ def main(argv=None):
         with devices.autocast(device, amp):
             return network(views).refined[:, 1:]
 
-    for kind in ('cam', 'seeds')[:1 + args.seeds]:
-        made_by(folder / kind, args, device)
-    if export:
-        made_by(export, args, device)
-    with Background(args.workers) as background:
-        for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_cam'):
+    with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background):
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1))
+        for sample in share.watch(progress(images, 'infer_cam')):
             present = np.flatnonzero(sample['image_labels'])
             cam = infer_cams(sample['image'], present, forward, args.scales, network.backbone.norm, device,
                              network.backbone.size_step)

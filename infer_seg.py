@@ -6,10 +6,12 @@
 Reads exp/<run>/seg/model.pth; writes label PNGs with the VOC palette, at the size of each image.
 """
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from lib.data.datasets import FileSet, InferSet
 from lib.data.loading import single_images
@@ -19,12 +21,21 @@ from lib.net.backbones import trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.weights import load_network
 from lib.run import device as devices
-from lib.run.options import add_device_flags, base_parser, positive_float, positive_int, resolve, run_script
+from lib.run.identity import data_inputs, file_digest
+from lib.run.options import (
+    add_device_flags,
+    add_fresh_flag,
+    base_parser,
+    positive_float,
+    positive_int,
+    resolve,
+    run_script,
+)
+from lib.run.outputs import Output, all_finished, unfinished
 from lib.run.pool import Background
 from lib.run.progress import progress
-from lib.run.record import made_by
 from tool.crfutils import FINAL_CRF, dense_crf
-from tool.imageio import write_label_png
+from tool.imageio import read_mask, write_label_png
 from tool.imutils import fitting_size, normalise, resize_cubic
 
 PRESETS = {
@@ -45,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
                        help='folder of the PNGs; the default is exp/<run>/results/<split>, for --images results/images')
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network; the default is exp/<run>/seg/model.pth')
+    add_fresh_flag(group)
     group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
                        help='image sizes, each run with its mirror')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='sharpen with the final CRF')
@@ -63,15 +75,21 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split = args.split or spec.val_split
     dataset = FileSet(args.images) if args.images else InferSet(spec, split, args.limit, with_labels=False)
+    checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
+    folder = args.out or args.folder / 'results' / ('images' if args.images else split)
+    names = [path.stem for path in args.images] if args.images else [sample.name for sample in dataset.samples]
+    outputs = [Output(folder, '.png', partial(read_mask, num_classes=spec.num_classes))]
+    inputs = {'network': file_digest(checkpoint)} | (
+        {} if args.images else data_inputs(spec, split, with_labels=False))
+    if not (args.dry_run or args.images) and all_finished(args, names, outputs, inputs):
+        return
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
     backbone = trained_backbone(checkpoint, args.backbone, args.width)
     network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
     load_network(network, checkpoint)
     network = devices.place(network, device, amp).eval()
-    folder = args.out or args.folder / 'results' / ('images' if args.images else split)
     print(f'Segmentation of {len(dataset)} images to {folder}')
     if args.dry_run:
         return
@@ -81,9 +99,10 @@ def main(argv=None):
             return network(views)
 
     norm, size_step = backbone.norm, backbone.size_step
-    made_by(folder, args, device)
-    with Background(args.workers) as background:
-        for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_seg'):
+    with (unfinished(args, names, outputs, inputs, device, args.images) as share,
+          Background(args.workers) as background):
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1))
+        for sample in share.watch(progress(images, 'infer_seg')):
             image = sample['image']
             normalised = normalise(image, norm).transpose(1, 2, 0)
 

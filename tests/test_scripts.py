@@ -60,7 +60,8 @@ def test_the_chain_leaves_what_each_stage_promises(run_folder, toy):
         for folder, suffix in (('labels/{}/cam', '.npz'), ('labels/{}/seeds', '.npz'), ('labels/{}/walk', '.png'),
                                ('results/{}', '.png')):
             written = {path.name for path in (run_folder / folder.format(split)).iterdir()}
-            assert written == {f'{sample.name}{suffix}' for sample in spec.samples(split)} | {'made_by.json'}
+            assert written == {f'{sample.name}{suffix}' for sample in spec.samples(split)} | {'made_by.json',
+                                                                                       '.whole-0of1.json'}
 
 
 def test_label_files_fit_their_images_and_the_image_level_labels(run_folder, toy):
@@ -190,7 +191,7 @@ def test_the_number_of_workers_changes_no_result(run_folder, toy, tmp_path):
     exported = tmp_path / 'toy/plabels/val'
     assert sorted(path.name for path in exported.glob('crf/*')) == ['alpha_1.0', 'alpha_5.0']
     for folder in (exported / 'cam', *exported.glob('crf/*')):
-        assert {path.stem for path in folder.glob('*')} == {path.stem for path in
+        assert {path.stem for path in folder.glob('*.npy')} == {path.stem for path in
                                                             (run_folder / 'labels/val/cam').glob('*.npz')}
 
 

@@ -11,8 +11,8 @@ SAME_OR_NEW = '; give --fresh to start over, or --run NAME to keep both'
 
 
 def file_digest(path: str | Path) -> str:
-    """Digest of a file's bytes; '' for 'none', which stands for no file."""
-    if str(path) == 'none':
+    """Digest of a file's bytes; '' for one that is not there, as 'none' is."""
+    if not Path(path).is_file():
         return ''
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()[:LENGTH]

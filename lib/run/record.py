@@ -84,9 +84,11 @@ def git_state() -> str | None:
     return done.stdout.strip()
 
 
-def made_by(folder: Path, args: argparse.Namespace, device: torch.device | None = None) -> None:
-    """Say in an output folder what made it."""
-    write_json(folder / 'made_by.json', {**environment(device), 'args': {k: _plain(v) for k, v in vars(args).items()}})
+def made_by(folder: Path, args: argparse.Namespace, device: torch.device | None = None,
+            made_with: Mapping | None = None) -> None:
+    """Say in an output folder what made it; made_with holds the settings and inputs that its files depend on."""
+    write_json(folder / 'made_by.json', {**environment(device), **(made_with or {}),
+                                         'args': {k: _plain(v) for k, v in vars(args).items()}})
 
 
 def add_score(path: Path, record: dict) -> None:
