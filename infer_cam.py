@@ -9,7 +9,8 @@ writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, 
 plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from lib.run.progress import progress
 from lib.run.record import made_by
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
-from tool.imutils import normalise, resize_bicubic
+from tool.imutils import Norm, normalise, resize_bicubic, scaled_size
 
 PRESETS = {
     'voc12': {},
@@ -59,14 +60,22 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales: list[float], norm,
-               device: torch.device) -> np.ndarray:
+def resized(sample: dict, scales: Sequence[float], norm: Norm) -> dict:
+    """A sample with 'views' besides: the image normalised at every scale, float32 [3, h, w] each."""
+    image = sample['image']
+    sizes = [scaled_size(*image.shape[:2], scale) for scale in scales]
+    return sample | {'views': [torch.from_numpy(normalise(resize_bicubic(image, *size), norm)) for size in sizes]}
+
+
+def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales: Sequence[float],
+               views: Sequence[torch.Tensor], device: torch.device) -> np.ndarray:
     """CAMs of one image.
 
     Args:
         image: uint8 [H, W, 3].
         present: foreground class indices [k] of the image's labels.
         forward: batch of views -> refined foreground maps [2, K, h, w].
+        views: what resized() made of the image at the scales.
 
     Returns:
         float32 [k, H, W] in [0, 1].
@@ -74,11 +83,9 @@ def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales
     if not len(present):
         return np.zeros((0, *image.shape[:2]), np.float32)
     index = torch.from_numpy(present).to(device)
-
-    def view(image: np.ndarray, height: int, width: int) -> np.ndarray:
-        return normalise(resize_bicubic(image, height, width), norm)
-
-    maps = multi_scale(image, scales, view, lambda views: forward(views)[:, index], device, align_corners=False)
+    ready = {tuple(view.shape[1:]): view.numpy() for view in views}
+    maps = multi_scale(image, scales, lambda _, height, width: ready[height, width],
+                       lambda pair: forward(pair)[:, index], device, align_corners=False)
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
@@ -122,9 +129,10 @@ def main(argv=None):
     if export:
         made_by(export, args, device)
     with Background(args.workers) as background:
-        for sample in progress(single_images(dataset, min(args.workers, 1)), 'infer_cam'):
+        prepare = partial(resized, scales=args.scales, norm=network.backbone.norm)
+        for sample in progress(single_images(dataset, min(args.workers, 1), prepare), 'infer_cam'):
             present = np.flatnonzero(sample['image_labels'])
-            cam = infer_cams(sample['image'], present, forward, args.scales, network.backbone.norm, device)
+            cam = infer_cams(sample['image'], present, forward, args.scales, sample['views'], device)
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
                               alphas, export)
 
