@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import compare, parts, textbook_stages
+from benchmarks import compare, network_parts, parts, textbook_stages
 from benchmarks.measure import alternate, peak_memory
+from benchmarks.real_looking import photo_like
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from tool.affutils import offsets, random_walk, source_size
@@ -90,3 +91,24 @@ def test_textbook_network_is_ours():
     with torch.no_grad():
         for found, expected in zip(textbook_stages.seam_forward(network, images), network(images)):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    monkeypatch.setattr(network_parts, 'ResNet38d', lambda: ResNet38d(1 / 32))
+    monkeypatch.setattr(network_parts, 'photo_like', lambda seed, height, width: photo_like(seed, 64, 80))
+    monkeypatch.setattr(network_parts, 'alternate', lambda forms, device, rounds=1: alternate(forms, device, 1))
+
+
+def test_inference_agrees_with_the_textbook_form(narrow):
+    report = network_parts.cam_infer(CPU)
+    assert set(report['values']) == {'cam_infer_speedup_bf16', 'cam_infer_speedup_fp32'}
+    found, allowed = report['agreement']['CAM, fp32']
+    assert found <= allowed == 1e-3
+
+
+def test_training_step_agrees_with_the_textbook_form(narrow):
+    report = network_parts.cam_step(CPU)
+    assert 'cam_step_speedup_bf16' in report['values']
+    for found, allowed in report['agreement'].values():
+        assert found <= allowed
