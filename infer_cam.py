@@ -9,7 +9,7 @@ writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, 
 plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from lib.run.pool import Background
 from lib.run.progress import progress
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
-from tool.imutils import fitting_size, normalise, resize_bicubic
+from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
 
 PRESETS = {
     'voc12': {},
@@ -78,15 +78,25 @@ def make_outputs(args: argparse.Namespace, split: str) -> list[Output]:
     return outputs
 
 
-def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales: list[float], norm,
-               device: torch.device, size_step: int | None = None) -> np.ndarray:
+def resized(sample: dict, scales: Sequence[float], norm: Norm, size_step: int | None) -> dict:
+    """A sample with 'views' besides: the image normalised at every scale, float32 [3, h, w] each.
+
+    `size_step` is the backbone's, see lib/net/backbone.py.
+    """
+    image = sample['image']
+    sizes = [fitting_size(*scaled_size(*image.shape[:2], scale), size_step) for scale in scales]
+    return sample | {'views': [torch.from_numpy(normalise(resize_bicubic(image, *size), norm)) for size in sizes]}
+
+
+def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales: Sequence[float],
+               views: Sequence[torch.Tensor], device: torch.device) -> np.ndarray:
     """CAMs of one image.
 
     Args:
         image: uint8 [H, W, 3].
         present: foreground class indices [k] of the image's labels.
         forward: batch of views -> refined foreground maps [2, K, h, w].
-        size_step: see lib/net/backbone.py.
+        views: what resized() made of the image at the scales.
 
     Returns:
         float32 [k, H, W] in [0, 1].
@@ -94,11 +104,9 @@ def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales
     if not len(present):
         return np.zeros((0, *image.shape[:2]), np.float32)
     index = torch.from_numpy(present).to(device)
-
-    def view(image: np.ndarray, height: int, width: int) -> np.ndarray:
-        return normalise(resize_bicubic(image, *fitting_size(height, width, size_step)), norm)
-
-    maps = multi_scale(image, scales, view, lambda views: forward(views)[:, index], device, align_corners=False)
+    ready = iter(views)
+    maps = multi_scale(image, scales, lambda *_: next(ready).numpy(), lambda pair: forward(pair)[:, index], device,
+                       align_corners=False)
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
@@ -143,12 +151,13 @@ def main(argv=None):
         with devices.autocast(device, amp):
             return network(views).refined[:, 1:]
 
+    backbone = network.backbone
+    prepare = partial(resized, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background):
-        images = single_images(Subset(dataset, share.left), min(args.workers, 1))
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1), prepare)
         for sample in share.watch(progress(images, 'infer_cam')):
             present = np.flatnonzero(sample['image_labels'])
-            cam = infer_cams(sample['image'], present, forward, args.scales, network.backbone.norm, device,
-                             network.backbone.size_step)
+            cam = infer_cams(sample['image'], present, forward, args.scales, sample['views'], device)
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
                               alphas, export)
 

@@ -7,7 +7,7 @@ import torch
 from benchmarks import textbook_stages
 from benchmarks.measure import alternate, peak_memory
 from benchmarks.real_looking import photo_like
-from infer_cam import infer_cams
+from infer_cam import infer_cams, resized
 from lib.cam_stage import make_parser, make_step
 from lib.data.registry import get_spec
 from lib.net.freeze import freeze_early, set_train_mode
@@ -51,7 +51,11 @@ def inference(network: Seam, image: np.ndarray, present: np.ndarray, amp: torch.
         with devices.autocast(device, amp):
             return network(views).refined[:, 1:]
 
-    return lambda image=image: infer_cams(image, present, forward, SCALES, network.backbone.norm, device)
+    def infer(image: np.ndarray = image) -> np.ndarray:
+        views = resized({'image': image}, SCALES, network.backbone.norm, network.backbone.size_step)['views']
+        return infer_cams(image, present, forward, SCALES, views, device)
+
+    return infer
 
 
 class Trainer:

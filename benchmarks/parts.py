@@ -57,10 +57,10 @@ def fsl(device: torch.device) -> dict:
              'ours': lambda: forward_backward(fsl_loss, *inputs)}
     seconds, results = alternate(forms, device, rounds=3)
     (plain, plain_grad), (value, grad) = results['textbook'], results['ours']
-    return {'values': {'fsl_speedup': seconds['textbook'] / seconds['ours']}, 'seconds': named('fsl', seconds), 'agreement': {
-        'FSL, relative': (float((value - plain).abs() / plain.abs()), 1e-5),
-        'gradient of FSL, relative to its largest': (float((grad - plain_grad).abs().max() / plain_grad.abs().max()),
-                                                     1e-5)}}
+    return {'values': {'fsl_speedup': seconds['textbook'] / seconds['ours']}, 'seconds': named('fsl', seconds),
+            'agreement': {'FSL, relative': (float((value - plain).abs() / plain.abs()), 1e-5),
+                          'gradient of FSL, relative to its largest': (
+                              float((grad - plain_grad).abs().max() / plain_grad.abs().max()), 1e-5)}}
 
 
 def fsl_memory(device: torch.device, form: str) -> dict:

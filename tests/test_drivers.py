@@ -91,7 +91,8 @@ def echoed(text):
 
 def test_a_dry_run_checks_the_inputs_and_shows_every_command_and_runs_none(python):
     code, text, calls = drive(python, 'run_voc.sh', '--dry-run', '--isl-weight', '0')
-    assert code == 0 and len(calls) == 1 and '--dry-run' in calls[0] and '--isl-weight 0' in calls[0]
+    assert code == 0 and len(calls) == 2 and '--dry-run' in calls[0] and '--isl-weight 0' in calls[0]
+    assert calls[1].startswith(f'-m lib.disk --dataset voc12 --stages {STAGES}')
     _, _, run = drive(python, 'run_voc.sh', '--isl-weight', '0')
     assert [' '.join(words[1:]) for words in echoed(text)] == run
     code, text, _ = drive(python, 'run_voc.sh', '--dry-run', FAIL='--dry-run')

@@ -17,7 +17,7 @@ usage: $(basename "$0") [options] [flags of CAM training]
   --data-root DIR   folder of the images (default: the data set's own)
   --lists DIR       folder of the lists (default: the data set's own)
   --protocol NAME   reference or strict (default: reference)
-  --dry-run         check the first stage's inputs, print all commands, run nothing
+  --dry-run         check the first stage's inputs, print the disk needed and all commands, run nothing
   --help            this text
 Every other argument goes to CAM training, for example --isl-weight 0 --no-fsl for plain SEAM.
 TEXT
@@ -95,6 +95,10 @@ pipeline() {
     done
     if [ -n "$DRY_RUN" ] && [[ $STAGES == train_cam* ]]; then
         "$PYTHON" "$CAM_SCRIPT" --dry-run --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" "${TRAINING[@]}" "${EXTRA[@]}"
+    fi
+    # The demo's set is not there before its first stage has run.
+    if [ -n "$DRY_RUN" ] && [[ $STAGES == *_* ]] && { [[ $DATASET != *.json ]] || [ -e "$DATASET" ]; }; then
+        "$PYTHON" -m lib.disk --dataset "$DATASET" "${PLACE[@]}" --stages "$STAGES"
     fi
     for stage in ${STAGES//,/ }; do
         echo

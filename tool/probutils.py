@@ -45,7 +45,7 @@ def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator
             torch.multinomial would end the process; such values count as 0 there (see isl_loss).
     """
     weights = probs.detach().float().flatten(2)
-    if weights.is_cuda:
+    if weights.device.type != 'cpu':
         weights = weights.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
     elif not (weights.isfinite() & (weights >= 0)).all():
         raise ValueError('draw_pixels got probabilities that are NaN, infinite or negative, expected finite values '

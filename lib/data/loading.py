@@ -24,8 +24,10 @@ def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: 
     return batches
 
 
-def single_images(dataset: Dataset, workers: int) -> DataLoader:
-    """The samples of an inference set one by one, in order, as NumPy arrays."""
+def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None) -> DataLoader:
+    """The samples of an inference set one by one, in order, as NumPy arrays; `prepare` is applied by the workers."""
+    if prepare:
+        dataset = _Prepared(dataset, prepare)
     return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=settle_in)
 
 
@@ -40,6 +42,19 @@ def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | Non
                          f'use at most {num_images}')
     steps = num_images // batch_size * epochs
     return min(steps, max_steps or steps)
+
+
+class _Prepared(Dataset):
+    """A data set whose samples pass through a function; picklable if both are."""
+
+    def __init__(self, dataset: Dataset, prepare: Callable[[dict], dict]):
+        self.dataset, self.prepare = dataset, prepare
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.prepare(self.dataset[index])
 
 
 def _as_it_is(sample):
