@@ -31,6 +31,7 @@ PRESETS = {
     'voc12': {},
     'coco': {},
     'toy': {'width': 0.125, 'dilation': 6, 'fov_channels': 128, 'scales': (0.75, 1.0, 1.25), 'amp': 'auto'},
+    'own': {'amp': 'auto'},
 }
 
 

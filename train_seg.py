@@ -44,6 +44,8 @@ PRESETS = {
     'coco': {'max_steps': 200000},
     'toy': {'max_steps': 700, 'width': 0.125, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128,
             'bn_momentum': 0.1, 'dropout': False, 'amp': 'auto'},
+    'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1,
+            'crop_size': lambda spec: spec.scaled(448), 'amp': 'auto'},
 }
 
 
@@ -108,7 +110,7 @@ def make_pictures(spec: DatasetSpec, network: DeepLab, device: torch.device) -> 
             with torch.inference_mode():
                 masks = [network(view)[0].argmax(0).byte().cpu().numpy()]
             if sample.mask and sample.mask.is_file():
-                masks.append(read_mask(sample.mask, spec.num_classes))
+                masks.append(read_mask(sample.mask, spec.num_classes, spec.max_side))
             rows.append(side_by_side([image, *(blend(image, mask, voc_palette()) for mask in masks)]))
         set_train_mode(network, batch_norm='batch')
         return {'segmentation': stacked(rows)}

@@ -24,7 +24,7 @@ from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titl
 from tool.fileio import replacing
 from tool.imageio import IGNORED, read_image, read_mask, voc_palette
 
-PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
+PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 DEFAULT_THRESHOLD = 0.25
 COLUMNS = ('image', 'CAM', 'CAM label', 'seeds', 'random walk', 'segmentation', 'truth')
 THINNED_OUT = ('CAM', 'seeds')          # what --thin-out leaves out
@@ -77,7 +77,7 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
         found['seeds'] = seeds_label(seeds)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
              'segmentation': folder / 'results' / split / f'{sample.name}.png', 'truth': sample.mask}
-    return found | {column: read_mask(path, spec.num_classes) for column, path in masks.items()
+    return found | {column: read_mask(path, spec.num_classes, spec.max_side) for column, path in masks.items()
                     if path and path.is_file()}
 
 

@@ -138,6 +138,37 @@ def test_an_unknown_stage_or_a_missing_value_is_refused_before_anything_runs(pyt
     assert code == 2 and not calls and len(text.splitlines()) == 1 and text.startswith('error: --')
 
 
+def described(tmp_path, masks):
+    """A data set in a file, and an interpreter that answers the driver's question about it."""
+    (tmp_path / 'birds.json').write_text('{}')
+    path = tmp_path / 'answering'
+    path.write_text(f"""#!/usr/bin/env bash
+if [ "$2" = lib.data.folder ]; then printf '%s\\n' teach check teach '{masks}'; else {tmp_path / 'python'} "$@"; fi
+""")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize('masks', ['masks', 'no masks'])
+def test_own_pictures_run_through_all_stages_and_are_scored_where_there_are_masks(python, tmp_path, masks):
+    answering = described(tmp_path, masks)
+    code, text, calls = drive(python, 'run_own.sh', str(tmp_path / 'birds.json'), '--width', '0.5', '--batch-size', '4',
+                              PYTHON=str(answering))
+    expected = chain('birds', 'train_cam_voc.py', 'teach', 'check', 'teach')
+    found = [re.sub(r' --(width|batch-size) \S+', '', call).replace(' --masked-only', '') for call in short(calls)]
+    assert code == 0, text
+    assert found == expected if masks == 'masks' else found == [c for c in expected if not c.startswith('eval')]
+    assert all('--masked-only' in call for call in calls if '--what' in call)
+    assert all(f'--dataset {tmp_path}/birds.json --run birds' in call for call in calls)
+    assert all(('--width 0.5' in call) == call.startswith(('train', 'infer')) for call in calls)
+    assert all(('--batch-size 4' in call) == call.startswith('train') for call in calls)
+
+
+def test_own_pictures_need_a_data_set_first(python):
+    code, text, calls = drive(python, 'run_own.sh', '--run', 'a')
+    assert code == 2 and not calls and text.startswith('error: name the data set first: ./run_own.sh data/my.json')
+
+
 @pytest.mark.parametrize('failing, number', [('train_cam_voc.py', 1), ('--what walk --split val', 8),
                                              ('infer_seg.py --split train', 14)])
 def test_a_failing_command_stops_the_chain(python, failing, number):
