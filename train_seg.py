@@ -21,7 +21,7 @@ from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_norm_affine, set_train_mode
 from lib.net.optimizer import make_optimizer
-from lib.net.weights import load_imagenet, save_network
+from lib.net.weights import load_imagenet, save_network, unwrapped
 from lib.run import device as devices
 from lib.run.loop import train
 from lib.run.options import (
@@ -142,7 +142,8 @@ def main(argv=None):
     save_network(folder / 'model.pth', network,
                  {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
                   'output_stride': args.output_stride, 'classes': list(spec.classes),
-                  'fov_channels': args.fov_channels, 'dilation': args.dilation})
+                  'fov_channels': args.fov_channels, 'dilation': args.dilation, 'dataset': spec.name,
+                  'preset': spec.preset, 'max_side': spec.max_side, 'norm': unwrapped(network).backbone.norm})
 
 
 if __name__ == '__main__':

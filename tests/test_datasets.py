@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lib.data.datasets import AffTrainSet, CamTrainSet, FileSet, InferSet, KeySampler, SegTrainSet, label_pairs
+from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, KeySampler, SegTrainSet, label_pairs
+from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
 from lib.data.registry import get_spec
 from lib.data.toy import write_set

@@ -195,30 +195,6 @@ class InferSet(Dataset):
         _check_images(self.samples, self.split)
 
 
-class FileSet(Dataset):
-    """{'image': uint8 [H, W, 3], 'name'} of pictures named one by one, outside any data set."""
-
-    def __init__(self, files: Sequence[Path]):
-        self.files = list(files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> dict:
-        return {'image': read_image(self.files[index]), 'name': self.files[index].stem}
-
-    def check(self) -> None:
-        """Make sure that all pictures are there and whole, and that no two would be written to one file."""
-        check_files(self.files, 'some pictures are not there', 'check the names after --images')
-        seen = {}
-        for path in self.files:
-            check_whole(path)
-            if path.stem in seen:
-                raise ValueError(f'{path} and {seen[path.stem]} would both be written to {path.stem}.png; '
-                                 'give them one after another with different --out')
-            seen[path.stem] = path
-
-
 def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png',
                 limit: int | None = None, remedy: str = 'check the folder',
                 masked_only: bool = False) -> list[LabelPair]:

@@ -131,6 +131,11 @@ def _decode(path: Path, stored: np.ndarray) -> np.ndarray:
     return VALUES[number]
 
 
+def write_probs(path: Path, probs: np.ndarray, classes: Sequence[str]) -> None:
+    """Write a segmentation's probabilities [C, H, W] as `probs` (float16) and the names by channel as `classes`."""
+    _write(path, probs=probs.astype(np.float16), classes=np.array(classes))
+
+
 def _checked(path, keys, values, count):
     """Class indices as an int16 array, after checking them and the values."""
     keys = np.asarray(keys, np.int16)

@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.data.folder import read_spec
-from lib.data.imageio import read_size
 from lib.data.own_checks import Report, check_masks, check_pictures, find_classes
 from lib.data.own_table import SPLITS, Row, read_table
 from tool.fileio import replacing
+from tool.imageio import read_size
 
 
 def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -> dict[str, list[Row]]:

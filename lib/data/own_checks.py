@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.data.imageio import IGNORED, check_whole, read_mask, read_size
 from lib.data.own_table import Row
+from tool.imageio import IGNORED, check_whole, read_mask, read_size
 
 Report = Callable[[str, str], None]     # takes a place ('file:line') and what is wrong there
 
