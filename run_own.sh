@@ -11,7 +11,7 @@ case ${1:-} in
 esac
 [ -e "$DATASET" ] || [ ! -e "$HERE/$DATASET" ] || DATASET=$HERE/$DATASET
 RUN=$(basename "$DATASET" .json) CAM_SCRIPT=train_cam_voc.py
-ALL_STAGES=train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table
+ALL_STAGES=train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report
 after_options() {       # the set's splits, and whether anything can be scored
     local facts
     facts=$("$PYTHON" -m lib.data.folder "$DATASET")

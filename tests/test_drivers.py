@@ -16,7 +16,7 @@ from voc12.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 DRIVERS = ('run_voc.sh', 'run_coco.sh', 'run_demo.sh')
-STAGES = 'train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table'
+STAGES = 'train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report'
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def chain(dataset, cam_script, train, val, score):
         commands += ['train_aff.py' if what == 'cam' else 'train_seg.py']
     for split in (val, score):
         commands += [f'infer_seg.py --split {split}', f'eval.py --what seg --split {split}']
-    return [*commands, 'eval.py --table']
+    return [*commands, 'eval.py --table', '-m lib.report']
 
 
 VOC = chain('voc12', 'train_cam_voc.py', 'train_aug', 'val', 'train')

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
-SCRIPTS = ('infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel')
+SCRIPTS = ('infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel', 'lib.report.__main__',
+           'lib.data.own')
 
 
 def known_flags():

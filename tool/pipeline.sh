@@ -62,6 +62,7 @@ stage_infer_seg() {
     score seg "$SCORE"
 }
 stage_table() { step eval.py --table; }
+stage_report() { step -m lib.report; }
 
 pipeline() {
     STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() EXTRA=() WEIGHTS=() NETWORK=() SHARED=()
