@@ -44,7 +44,8 @@ PRESETS = {
     'coco': {'max_steps': 200000},
     'toy': {'max_steps': 700, 'width': 0.125, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128,
             'bn_momentum': 0.1, 'dropout': False, 'amp': 'auto'},
-    'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1,
+    'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
+            'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
             'crop_size': lambda spec: spec.scaled(448), 'amp': 'auto'},
 }
 

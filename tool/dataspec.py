@@ -73,6 +73,11 @@ class DatasetSpec:
         """A length that was published for VOC, whose long side is 500 pixels, in this set's pixels: a multiple of 8."""
         return max(8, round(pixels * (self.max_side or 500) / 500 / 8) * 8)
 
+    @property
+    def enlargement(self) -> float:
+        """Factor, at least 1, that brings this set's pictures to the size of VOC's."""
+        return max(1.0, 500 / (self.max_side or 500))
+
     def label_split(self, split: str) -> str:
         """The split under whose name the label files of `split` lie: the training split also serves score_split."""
         return self.train_split if split == self.score_split else split

@@ -13,6 +13,7 @@ usage: $(basename "$0") [options] [flags of CAM training]
   --stages LIST     comma-separated part of: $ALL_STAGES (default: all)
   --gpus N          GPUs that share a batch (default: all that are visible)
   --weights FILE    backbone weights of all training stages (default: the scripts' own, in pretrained/)
+  --backbone NAME   backbone of every stage, resnet38d or timm:NAME (default: resnet38d)
   --width X         multiple of the published channel counts, in every stage (default: the scripts' own)
   --batch-size N    images a step of all training stages (default: the scripts' own)
   --amp MODE        none, bf16, fp16 or auto, for every stage that runs a network (default: the scripts' own)
@@ -68,17 +69,17 @@ pipeline() {
     STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() EXTRA=() WEIGHTS=() NETWORK=() SHARED=()
     while [ $# -gt 0 ]; do
         case $1 in      # --option=value is --option value
-            --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--width=*|--batch[-_]size=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
+            --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--backbone=*|--width=*|--batch[-_]size=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
                 set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         esac
         case $1 in
-            --run|--stages|--gpus|--weights|--amp|--width|--batch[-_]size|--data[-_]root|--voc12[-_]root|--coco[-_]root|--lists|--protocol)
+            --run|--stages|--gpus|--weights|--amp|--backbone|--width|--batch[-_]size|--data[-_]root|--voc12[-_]root|--coco[-_]root|--lists|--protocol)
                 [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; } ;;&
             --run) RUN=$2; shift 2 ;;
             --stages) STAGES=$2; shift 2 ;;
             --gpus) GPUS=(--gpus "$2"); shift 2 ;;
             --weights) WEIGHTS=(--weights "$2"); shift 2 ;;
-            --amp|--width) NETWORK+=("$1" "$2"); shift 2 ;;
+            --amp|--backbone|--width) NETWORK+=("$1" "$2"); shift 2 ;;
             --batch[-_]size) SHARED+=("$1" "$2"); shift 2 ;;
             --data[-_]root|--voc12[-_]root|--coco[-_]root) PLACE+=(--data-root "$2"); shift 2 ;;
             --lists) PLACE+=(--lists "$2"); shift 2 ;;
