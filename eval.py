@@ -32,7 +32,7 @@ from tool.evalutils import PROTOCOLS, Curve, Scores
 from tool.imageio import read_mask
 from tool.progress import bar_style
 
-PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
+PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
 
 
@@ -46,18 +46,19 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--unpickle', action='store_true',
                        help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
+    group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
     group.add_argument('--background-score', type=float, default=0.25,
                        help='constant score of background that CAMs compete with')
     group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], num_classes: int, protocol: str, threshold: float | None,
-                curve: bool) -> tuple[Scores, Curve | None]:
+def score_chunk(pairs: Sequence[LabelPair], num_classes: int, max_side: int | None, protocol: str,
+                threshold: float | None, curve: bool) -> tuple[Scores, Curve | None]:
     """Scores of some images, and their curve over thresholds if asked for; label PNGs where threshold is None."""
     scores, curves = Scores(num_classes, protocol), Curve(num_classes, protocol) if curve else None
     for pair in pairs:
-        truth = read_mask(pair.truth, num_classes)
+        truth = read_mask(pair.truth, num_classes, max_side)
         try:
             if threshold is None:
                 scores.add(truth, read_mask(pair.prediction, num_classes))
@@ -71,11 +72,12 @@ def score_chunk(pairs: Sequence[LabelPair], num_classes: int, protocol: str, thr
     return scores, curves
 
 
-def score(pairs: Sequence[LabelPair], num_classes: int, protocol: str, threshold: float | None, curve: bool,
-          workers: int) -> tuple[Scores, Curve | None]:
+def score(pairs: Sequence[LabelPair], num_classes: int, max_side: int | None, protocol: str,
+          threshold: float | None, curve: bool, workers: int) -> tuple[Scores, Curve | None]:
     """score_chunk of all images, shared by worker processes."""
     total = None
-    function = partial(score_chunk, num_classes=num_classes, protocol=protocol, threshold=threshold, curve=curve)
+    function = partial(score_chunk, num_classes=num_classes, max_side=max_side, protocol=protocol,
+                       threshold=threshold, curve=curve)
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
         for part in map_chunks(function, pairs, workers):
             bar.update(part[0].images)
@@ -90,7 +92,7 @@ def score(pairs: Sequence[LabelPair], num_classes: int, protocol: str, threshold
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
     """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs."""
-    run = partial(score, pairs, spec.num_classes, args.protocol, workers=args.workers)
+    run = partial(score, pairs, spec.num_classes, spec.max_side, args.protocol, workers=args.workers)
     if args.what != 'cam':
         return {'results': [run(None, False)[0].summary()]}
     given, curve = run(args.background_score, True)
@@ -119,7 +121,7 @@ def main(argv=None):
     remedy = (f'make them with python {MADE_BY[args.what]} --dataset {args.dataset} --run {args.run} '
               f'--split {split if args.what == "seg" else spec.label_split(split)}'
               f'{" --export-npy" if args.unpickle else ""}')
-    pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy)
+    pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return

@@ -1,25 +1,34 @@
 """Segment images with the trained DeepLab.
 
     python infer_seg.py --split val                       a split of the data set, to exp/<run>/results/<split>/<id>.png
-    python infer_seg.py --images photos/*.jpg --out masks any images
+    python infer_seg.py --run my --images photos/ a.tif   any images: files, folders, patterns
+    python infer_seg.py --checkpoint model.pth --images photos/ --out masks      with this file alone
 
-Reads exp/<run>/seg/model.pth; writes label PNGs with the VOC palette, at the size of each image.
+Reads exp/<run>/seg/model.pth, which says by itself what network and classes it is of; writes label PNGs with the VOC
+palette, at the size of each image. With --images also overlays/<id>.jpg, the labels over the image with the names of
+the classes; images are turned as their EXIF tag says, and large ones are segmented at a smaller size (--max-side).
 """
 import argparse
+import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Subset
 
-from lib.data.datasets import FileSet, InferSet
+from lib.data.datasets import InferSet
+from lib.data.files import FileSet, find_pictures
+from lib.data.labelio import read_probs, write_probs
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
 from lib.net.backbones import trained_backbone
 from lib.net.deeplab import DeepLab
-from lib.net.weights import load_network
+from lib.net.weights import load_network, read_meta
 from lib.run import device as devices
 from lib.run.identity import data_inputs, file_digest
 from lib.run.options import (
@@ -35,13 +44,17 @@ from lib.run.outputs import Output, all_finished, unfinished
 from lib.run.pool import Background
 from lib.run.progress import progress
 from tool.crfutils import FINAL_CRF, dense_crf
-from tool.imageio import read_mask, write_label_png
-from tool.imutils import fitting_size, normalise, resize_cubic
+from tool.dataspec import DatasetSpec
+from tool.drawing import blend, legend, stacked
+from tool.fileio import replacing
+from tool.imageio import check_whole, read_mask, voc_palette, write_label_png
+from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest
 
 PRESETS = {
     'voc12': {},
     'coco': {},
     'toy': {'width': 0.125, 'dilation': 6, 'fov_channels': 128, 'scales': (0.75, 1.0, 1.25), 'amp': 'auto'},
+    'own': {'amp': 'auto'},
 }
 
 
@@ -51,7 +64,15 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_flags(parser)
     group = parser.add_argument_group('inference')
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
-    group.add_argument('--images', type=Path, nargs='+', metavar='FILE', help='segment these files instead of a split')
+    group.add_argument('--images', nargs='+', metavar='FILE', help='segment these instead of a split: files, folders '
+                       'or patterns; the classes are those of the trained network')
+    group.add_argument('--max-side', type=positive_int, metavar='PIXELS', help='with --images: larger ones are '
+                       'segmented at this long side; the default is that of the training set, or 500')
+    group.add_argument('--overlays', action=argparse.BooleanOptionalAction, help='write the labels over the images '
+                       'too; the default is to do so with --images')
+    group.add_argument('--probs', action='store_true', help='write the probabilities too, to probs/<id>.npz')
+    group.add_argument('--export-voc', type=Path, metavar='DIR', help='write the PNGs a second time as the VOC server '
+                       'wants them, to DIR/results/VOC2012/Segmentation/comp6_<split>_cls')
     group.add_argument('--out', type=Path, metavar='DIR',
                        help='folder of the PNGs; the default is exp/<run>/results/<split>, for --images results/images')
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
@@ -65,23 +86,88 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write_result(path: Path, image: np.ndarray, probs: np.ndarray, crf: bool) -> None:
-    """Write the label PNG of one image [H, W, 3] from its class probabilities [C, H, W]."""
-    write_label_png(path, (dense_crf(image, probs, FINAL_CRF) if crf else probs).argmax(0).astype(np.uint8))
+class Extras(NamedTuple):
+    """What is written beside the label PNG of an image."""
+
+    classes: tuple[str, ...]            # names by label
+    overlays: bool
+    probs: bool
+
+
+NO_EXTRAS = Extras((), False, False)
+
+
+def make_outputs(args: argparse.Namespace, folder: Path, num_classes: int) -> list[Output]:
+    """The folders that this run fills."""
+    besides = ('overlays', 'probs', 'export_voc')
+    outputs = [Output(folder, '.png', partial(read_mask, num_classes=num_classes), besides)]
+    if args.overlays:
+        outputs.append(Output(folder / 'overlays', '.jpg', check_whole, besides))
+    if args.probs:
+        outputs.append(Output(folder / 'probs', '.npz', read_probs, besides))
+    return outputs
+
+
+def write_result(path: Path, image: np.ndarray, probs: np.ndarray, crf: bool, size: tuple[int, int] | None = None,
+                 extras: Extras = NO_EXTRAS) -> None:
+    """Write the label PNG of one image [H, W, 3], at `size` if given, from its class probabilities [C, H, W]."""
+    if crf:
+        probs = dense_crf(image, probs, FINAL_CRF)
+    label = enlarged_label(probs, *(size or image.shape[:2]))
+    write_label_png(path, label)
+    if extras.probs:
+        write_probs(path.parent / 'probs' / f'{path.stem}.npz', probs, extras.classes)
+    if extras.overlays:
+        small = resize_nearest(label, *image.shape[:2])
+        colours = {extras.classes[value]: voc_palette()[value] for value in np.unique(small).tolist() if value}
+        sheet = stacked([blend(image, small, voc_palette()), legend(colours, image.shape[1])])
+        with replacing(path.parent / 'overlays' / f'{path.stem}.jpg') as temporary:
+            Image.fromarray(sheet).save(temporary, quality=92)
+
+
+def export_voc(args: argparse.Namespace, split: str, folder: Path, names: Sequence[str]) -> None:
+    """With --export-voc, copy the label PNGs to where the VOC server wants them; those that are there."""
+    if not args.export_voc:
+        return
+    target = args.export_voc / f'results/VOC2012/Segmentation/comp6_{"test" if args.images else split}_cls'
+    for name in names:
+        if (folder / f'{name}.png').exists():
+            with replacing(target / f'{name}.png') as temporary:
+                shutil.copyfile(folder / f'{name}.png', temporary)
+
+
+def settle(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSpec, Path, dict]:
+    """Settings, data set, the network's file and what that says of itself.
+
+    A flag given beats what the file says, and that beats the preset. For --images the file also names the classes.
+    """
+    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
+    meta = read_meta(checkpoint) if checkpoint.is_file() else {}
+    if args.images:
+        spec = DatasetSpec(meta.get('dataset', spec.name), tuple(meta.get('classes', spec.classes)), Path(), Path(),
+                           '{}', preset=meta.get('preset', spec.preset), max_side=meta.get('max_side') or 500)
+    said = {key: meta[key] for key in ('width', 'fov_channels', 'dilation') if key in meta}
+    presets = {spec.preset: {**PRESETS.get(spec.preset, {}), 'max_side': spec.max_side, **said}}
+    args, spec = resolve(make_parser(), argv, presets, lambda *_: spec)
+    args.overlays = bool(args.images) if args.overlays is None else args.overlays
+    return args, spec, checkpoint, meta
 
 
 def main(argv=None):
     """Segment one split, or the files given."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec, checkpoint, meta = settle(argv)
     split = args.split or spec.val_split
-    dataset = FileSet(args.images) if args.images else InferSet(spec, split, args.limit, with_labels=False)
-    checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
+    if args.images:
+        dataset = FileSet(find_pictures(args.images)[:args.limit], args.max_side)
+        names, inputs = [path.stem for path in dataset.files], {}
+    else:
+        dataset = InferSet(spec, split, args.limit, with_labels=False)
+        names, inputs = [sample.name for sample in dataset.samples], data_inputs(spec, split, with_labels=False)
     folder = args.out or args.folder / 'results' / ('images' if args.images else split)
-    names = [path.stem for path in args.images] if args.images else [sample.name for sample in dataset.samples]
-    outputs = [Output(folder, '.png', partial(read_mask, num_classes=spec.num_classes))]
-    inputs = {'network': file_digest(checkpoint)} | (
-        {} if args.images else data_inputs(spec, split, with_labels=False))
+    outputs, inputs = make_outputs(args, folder, spec.num_classes), inputs | {'network': file_digest(checkpoint)}
     if not (args.dry_run or args.images) and all_finished(args, names, outputs, inputs):
+        export_voc(args, split, folder, names)
         return
     dataset.check()
     device = devices.pick_device(args.device)
@@ -90,6 +176,8 @@ def main(argv=None):
     network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
     load_network(network, checkpoint)
     network = devices.place(network, device, amp).eval()
+    norm, size_step = Norm(*meta['norm']) if 'norm' in meta else backbone.norm, backbone.size_step
+    extras = Extras(spec.class_names, args.overlays, args.probs)
     print(f'Segmentation of {len(dataset)} images to {folder}')
     if args.dry_run:
         return
@@ -98,8 +186,7 @@ def main(argv=None):
         with devices.autocast(device, amp):
             return network(views)
 
-    norm, size_step = backbone.norm, backbone.size_step
-    with (unfinished(args, names, outputs, inputs, device, args.images) as share,
+    with (unfinished(args, names, outputs, inputs, device, dataset.files if args.images else None) as share,
           Background(args.workers) as background):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1))
         for sample in share.watch(progress(images, 'infer_seg')):
@@ -112,7 +199,9 @@ def main(argv=None):
 
             maps = torch.cat(list(multi_scale(image, args.scales, view, forward, device, align_corners=True)))
             probs = maps.mean(0).softmax(0).cpu().numpy()
-            background.submit(write_result, folder / f'{sample["name"]}.png', image, probs, args.crf)
+            background.submit(write_result, folder / f'{sample["name"]}.png', image, probs, args.crf,
+                              sample.get('size'), extras)
+    export_voc(args, split, folder, names)
 
 
 if __name__ == '__main__':

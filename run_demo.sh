@@ -9,7 +9,7 @@ if [ "${1:-}" = --seed ]; then
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}    # the second core reads images, runs CRFs and scores
 DATASET=data/toy-$SEED/dataset.json RUN=toy-$SEED TRAIN=train VAL=val SCORE=train CAM_SCRIPT=train_cam_voc.py
-ALL_STAGES=draw,backbone,train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table
+ALL_STAGES=draw,backbone,train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report
 stage_draw() { say_and_run "$PYTHON" -m lib.data.toy --out "data/toy-$SEED" --seed "$SEED"; }
 after_options() { [ ${#WEIGHTS[@]} -gt 0 ] || WEIGHTS=(--weights "exp/$RUN/backbone/model.pth"); }
 stage_backbone() { step pretrain_toy.py --seed "$((SEED + 1))"; }

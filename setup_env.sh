@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 files=(requirements.txt)
 [ "${1:-}" != --dev ] || files+=(requirements-dev.txt)
 
-modules='torch torchvision numpy scipy cv2 PIL pydensecrf pycocotools tqdm tensorboard'
+modules='torch torchvision numpy scipy cv2 PIL pydensecrf pycocotools tqdm tensorboard matplotlib'
 [ "${1:-}" != --dev ] || modules+=' pytest xdist ruff'
 
 has_all() {

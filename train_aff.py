@@ -25,7 +25,15 @@ from lib.run import device as devices
 from lib.run import ranks
 from lib.run.identity import data_inputs, file_digest, folder_input
 from lib.run.loop import say, train
-from lib.run.options import add_device_flags, add_training_flags, base_parser, positive_int, resolve, run_script
+from lib.run.options import (
+    add_device_flags,
+    add_training_flags,
+    base_parser,
+    non_negative_int,
+    positive_int,
+    resolve,
+    run_script,
+)
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified, side_by_side, stacked
 from tool.imageio import voc_palette
@@ -37,6 +45,7 @@ PRESETS = {
     'coco': {},
     'toy': {'width': 0.125, 'crop_size': 128, 'epochs': 6, 'lr': 0.03, 'momentum': 0.9, 'dropout': False,
             'amp': 'auto'},
+    'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448), 'amp': 'auto'},
 }
 
 
@@ -48,6 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('affinity objective')
     group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
+    group.add_argument('--min-steps', type=non_negative_int, default=0, metavar='N',
+                       help='pass over a small split more often than --epochs says, until N steps are done')
     group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
     group.add_argument('--radius', type=positive_int, default=5, help='pairs are nearer than this, in feature pixels')
     group.add_argument('--seed-dir', type=Path, metavar='DIR',
@@ -129,7 +140,7 @@ def main(argv=None):
     dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds,
                           seed=args.seed, limit=args.limit, unpickle=args.unpickle, stride=args.output_stride)
     dataset.check()
-    steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split)
+    steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
     inputs = data_inputs(spec, spec.train_split, with_labels=False) | {
         'weights': file_digest(args.weights), 'seeds': folder_input(seeds, dataset.label_files())}

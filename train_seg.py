@@ -22,7 +22,7 @@ from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_norm_affine, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.syncnorm import share_batch_norm
-from lib.net.weights import load_imagenet, save_network
+from lib.net.weights import load_imagenet, save_network, unwrapped
 from lib.run import device as devices
 from lib.run import ranks
 from lib.run.identity import data_inputs, file_digest, folder_input
@@ -47,6 +47,9 @@ PRESETS = {
     'coco': {'max_steps': 200000},
     'toy': {'max_steps': 700, 'width': 0.125, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128,
             'bn_momentum': 0.1, 'dropout': False, 'amp': 'auto'},
+    'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
+            'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
+            'crop_size': lambda spec: spec.scaled(448), 'amp': 'auto'},
 }
 
 
@@ -117,7 +120,7 @@ def make_pictures(spec: DatasetSpec, network: DeepLab, device: torch.device) -> 
             with torch.inference_mode():
                 masks = [network(view)[0].argmax(0).byte().cpu().numpy()]
             if sample.mask and sample.mask.is_file():
-                masks.append(read_mask(sample.mask, spec.num_classes))
+                masks.append(read_mask(sample.mask, spec.num_classes, spec.max_side))
             rows.append(side_by_side([image, *(blend(image, mask, voc_palette()) for mask in masks)]))
         set_train_mode(network, batch_norm='batch')
         return {'segmentation': stacked(rows)}
@@ -158,7 +161,8 @@ def main(argv=None):
         save_network(folder / 'model.pth', network,
                      {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
                       'output_stride': args.output_stride, 'classes': list(spec.classes),
-                      'fov_channels': args.fov_channels, 'dilation': args.dilation})
+                      'fov_channels': args.fov_channels, 'dilation': args.dilation, 'dataset': spec.name,
+                      'preset': spec.preset, 'max_side': spec.max_side, 'norm': unwrapped(network).backbone.norm})
 
 
 if __name__ == '__main__':

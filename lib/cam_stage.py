@@ -22,6 +22,7 @@ from lib.run.options import (
     add_training_flags,
     base_parser,
     non_negative_float,
+    non_negative_int,
     positive_float,
     positive_int,
     resolve,
@@ -39,6 +40,8 @@ PRESETS = {
     'coco': {'fsl_weight': 0.2},
     'toy': {'width': 0.125, 'crop_size': 128, 'long_side': (115, 197), 'view2_scale': 0.6, 'epochs': 6, 'lr': 0.03,
             'amp': 'auto'},
+    'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448),
+            'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)), 'amp': 'auto'},
 }
 
 
@@ -51,6 +54,8 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('CAM objective')
     group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
+    group.add_argument('--min-steps', type=non_negative_int, default=0, metavar='N',
+                       help='pass over a small split more often than --epochs says, until N steps are done')
     group.add_argument('--empty-classes', choices=('refuse', 'allow'), default='refuse',
                        help='what to do about a class that no training image shows')
     group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
@@ -161,7 +166,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
         raise ValueError(f'no image of {spec.name} {spec.train_split} shows {", ".join(empty)}: such a class cannot be '
                          'learnt; correct labels.txt, or accept it with --empty-classes allow')
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
-    steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split)
+    steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
     inputs = data_inputs(spec, spec.train_split) | {'weights': file_digest(args.weights)}
     folder = args.folder / 'cam'

@@ -4,8 +4,9 @@
     python -m lib.panel --dataset toy --run toy --split val --out panel.png --count 4 --thin-out
 
 Reads the images of a split, whatever the run holds for them (CAMs, seeds, random walk, segmentation) and the masks of
-the data set. The images are spread evenly over the list. CAM labels are cut at the best threshold that eval.py found
-for the split, at 0.25 where it has found none. Pale yellow is ignored: unsure in the seeds, void in the truth.
+the data set. The images are spread evenly over the list. CAM labels are cut at --background-score; without it at the
+best threshold that eval.py found for the split, and at 0.25 where it has found none, as without masks. Pale yellow is
+ignored: unsure in the seeds, void in the truth.
 """
 import argparse
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from PIL import Image
 
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
-from lib.run.options import base_parser, positive_int, resolve, run_script
+from lib.run.options import base_parser, positive_float, positive_int, resolve, run_script
 from lib.run.record import read_scores
 from tool.camutils import cam_label, labels_of
 from tool.dataspec import DatasetSpec, Sample
@@ -24,7 +25,7 @@ from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titl
 from tool.fileio import replacing
 from tool.imageio import IGNORED, read_image, read_mask, voc_palette
 
-PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}}
+PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 DEFAULT_THRESHOLD = 0.25
 COLUMNS = ('image', 'CAM', 'CAM label', 'seeds', 'random walk', 'segmentation', 'truth')
 THINNED_OUT = ('CAM', 'seeds')          # what --thin-out leaves out
@@ -37,6 +38,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, required=True, metavar='FILE', help='picture to write: .png or .jpg')
     group.add_argument('--count', type=positive_int, default=6, help='images, spread evenly over the list')
+    group.add_argument('--background-score', type=positive_float, metavar='SCORE',
+                       help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
     group.add_argument('--cell', type=positive_int, default=160, help='long side of every picture, pixels')
     group.add_argument('--thin-out', action='store_true', help=f'leave out the columns {" and ".join(THINNED_OUT)}')
     return parser
@@ -77,17 +80,17 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
         found['seeds'] = seeds_label(seeds)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
              'segmentation': folder / 'results' / split / f'{sample.name}.png', 'truth': sample.mask}
-    return found | {column: read_mask(path, spec.num_classes) for column, path in masks.items()
+    return found | {column: read_mask(path, spec.num_classes, spec.max_side) for column, path in masks.items()
                     if path and path.is_file()}
 
 
-def draw_row(sample: Sample, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def draw_row(sample: Sample, outputs: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, np.ndarray]:
     """Pictures uint8 [H, W, 3] of one image by column.
 
     Raises:
         ValueError: if an output is of another size than the image.
     """
-    image = read_image(sample.image)
+    image = read_image(sample.image, **spec.reading)
     pictures = {'image': image}
     for column, values in outputs.items():
         if values.shape != image.shape[:2]:
@@ -110,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     """Draw some images of one split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split = args.split or spec.val_split
-    threshold = best_threshold(read_scores(args.folder / 'scores.json'), split)
+    threshold = args.background_score or best_threshold(read_scores(args.folder / 'scores.json'), split)
     samples = spread(spec.samples(split)[:args.limit], args.count)
     outputs = [read_outputs(sample, spec, split, args.folder, threshold) for sample in samples]
     shown = [column for column in COLUMNS if column == 'image' or any(column in found for found in outputs)
@@ -125,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
                            if column in shown and values.dtype == np.uint8))
     names = {**dict(enumerate(spec.class_names)), IGNORED: 'ignored'}
     titles = {column: f'CAM at {threshold:.2f}' if column == 'CAM label' else column for column in shown}
-    sheet = arrange([draw_row(*pair) for pair in zip(samples, outputs)], titles, args.cell)
+    sheet = arrange([draw_row(*pair, spec) for pair in zip(samples, outputs)], titles, args.cell)
     colours = {names[label]: voc_palette()[label] for label in sorted(labels - {0})}
     with replacing(args.out) as temporary:
         Image.fromarray(stacked([sheet, legend(colours, sheet.shape[1])], gap=8)).save(temporary)

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lib.data.datasets import AffTrainSet, CamTrainSet, FileSet, InferSet, KeySampler, SegTrainSet, label_pairs
+from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, KeySampler, SegTrainSet, label_pairs
+from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
 from lib.data.registry import get_spec
 from lib.data.toy import write_set
@@ -95,7 +96,7 @@ def test_affinity_label_stays_on_its_image(spec, flipped, monkeypatch):
     """Seeds that are bright in the image give labels where the image is bright, mirrored or not."""
     monkeypatch.setattr('lib.data.augment.random_flip', lambda rng: slice(None, None, -1 if flipped else 1))
     monkeypatch.setattr('lib.data.augment.colour_jitter', lambda image, rng: image)
-    monkeypatch.setattr('lib.data.datasets.read_image', lambda path: two_halves((128, 128, 3)))
+    monkeypatch.setattr('lib.data.datasets.read_image', lambda path, **_: two_halves((128, 128, 3)))
     monkeypatch.setattr('lib.data.datasets.read_seeds', lambda path: (np.array([3]), two_seeds(128)))
     sample = aff_set(spec, crop=160)[0, 0]
     cells = sample['image'][0].reshape(20, 8, 20, 8).permute(0, 2, 1, 3).flatten(2)
@@ -117,7 +118,7 @@ def two_seeds(size):
 
 def test_segmentation_mask_stays_on_its_image(spec, monkeypatch):
     monkeypatch.setattr('lib.data.augment.hsv_shift', lambda image, rng: image)
-    monkeypatch.setattr('lib.data.datasets.read_image', lambda path: two_halves((128, 100, 3)))
+    monkeypatch.setattr('lib.data.datasets.read_image', lambda path, **_: two_halves((128, 100, 3)))
     monkeypatch.setattr('lib.data.datasets.read_mask', lambda path, classes: two_halves((128, 100)) // 255 * 2)
     data = seg_set(spec, crop=96)
     for epoch in range(6):

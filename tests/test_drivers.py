@@ -16,7 +16,7 @@ from voc12.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 DRIVERS = ('run_voc.sh', 'run_coco.sh', 'run_demo.sh')
-STAGES = 'train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table'
+STAGES = 'train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report'
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def chain(dataset, cam_script, train, val, score):
         commands += ['train_aff.py' if what == 'cam' else 'train_seg.py']
     for split in (val, score):
         commands += [f'infer_seg.py --split {split}', f'eval.py --what seg --split {split}']
-    return [*commands, 'eval.py --table']
+    return [*commands, 'eval.py --table', '-m lib.report']
 
 
 VOC = chain('voc12', 'train_cam_voc.py', 'train_aug', 'val', 'train')
@@ -137,6 +137,37 @@ def test_stages_can_be_chosen(python):
 def test_an_unknown_stage_or_a_missing_value_is_refused_before_anything_runs(python, words):
     code, text, calls = drive(python, 'run_voc.sh', *words)
     assert code == 2 and not calls and len(text.splitlines()) == 1 and text.startswith('error: --')
+
+
+def described(tmp_path, masks):
+    """A data set in a file, and an interpreter that answers the driver's question about it."""
+    (tmp_path / 'birds.json').write_text('{}')
+    path = tmp_path / 'answering'
+    path.write_text(f"""#!/usr/bin/env bash
+if [ "$2" = lib.data.folder ]; then printf '%s\\n' teach check teach '{masks}'; else {tmp_path / 'python'} "$@"; fi
+""")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize('masks', ['masks', 'no masks'])
+def test_own_pictures_run_through_all_stages_and_are_scored_where_there_are_masks(python, tmp_path, masks):
+    answering = described(tmp_path, masks)
+    code, text, calls = drive(python, 'run_own.sh', str(tmp_path / 'birds.json'), '--width', '0.5', '--batch-size', '4',
+                              PYTHON=str(answering))
+    expected = chain('birds', 'train_cam_voc.py', 'teach', 'check', 'teach')
+    found = [re.sub(r' --(width|batch-size) \S+', '', call).replace(' --masked-only', '') for call in short(calls)]
+    assert code == 0, text
+    assert found == expected if masks == 'masks' else found == [c for c in expected if not c.startswith('eval')]
+    assert all('--masked-only' in call for call in calls if '--what' in call)
+    assert all(f'--dataset {tmp_path}/birds.json --run birds' in call for call in calls)
+    assert all(('--width 0.5' in call) == call.startswith(('train', 'infer')) for call in calls)
+    assert all(('--batch-size 4' in call) == call.startswith('train') for call in calls)
+
+
+def test_own_pictures_need_a_data_set_first(python):
+    code, text, calls = drive(python, 'run_own.sh', '--run', 'a')
+    assert code == 2 and not calls and text.startswith('error: name the data set first: ./run_own.sh data/my.json')
 
 
 @pytest.mark.parametrize('failing, number', [('train_cam_voc.py', 1), ('--what walk --split val', 8),

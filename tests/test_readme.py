@@ -1,4 +1,4 @@
-"""What the README says about files, flags and code is so."""
+"""What the README and docs/ say about files, flags and code is so."""
 import importlib
 import re
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / 'README.md').read_text()
-SCRIPTS = ('infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel', 'benchmarks.compare')
+DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').glob('*.md'))
+PAGES = ['README.md', *DOCS]
+SCRIPTS = ('infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel', 'lib.report.__main__',
+           'lib.data.own', 'benchmarks.compare')
 
 
 def known_flags():
@@ -21,23 +23,25 @@ def known_flags():
 
 
 def test_the_snippet_runs():
-    code = re.search(r'```python\n(.*?)```', README, re.DOTALL)[1]
+    code = re.search(r'```python\n(.*?)```', (ROOT / 'docs/add_on.md').read_text(), re.DOTALL)[1]
     names = {}
     exec(code, names)
     assert names['loss'].isfinite() and names['logits'].grad.abs().sum() > 0
 
 
-def test_every_flag_named_is_known():
-    assert set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]+', README)) <= known_flags()
+@pytest.mark.parametrize('page', PAGES)
+def test_every_flag_named_is_known(page):
+    assert set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]+', (ROOT / page).read_text())) <= known_flags()
 
 
-def test_every_file_of_ours_named_is_there():
-    words = set(re.findall(r'[\w./]+\.(?:py|sh)\b', README))
+@pytest.mark.parametrize('page', PAGES)
+def test_every_file_of_ours_named_is_there(page):
+    words = set(re.findall(r'[\w./]+\.(?:py|sh)\b', (ROOT / page).read_text()))
     folders = ('', 'benchmarks', 'tool', 'lib', 'lib/net', 'lib/data', 'lib/run')
     assert not [word for word in words if not any((ROOT / folder / word).is_file() for folder in folders)]
 
 
-@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'exp/README.md', 'pretrained/README.md'])
+@pytest.mark.parametrize('page', [*PAGES, 'CONTRIBUTING.md', 'exp/README.md', 'pretrained/README.md'])
 def test_every_link_leads_somewhere(page):
     path = ROOT / page
     for target in re.findall(r'(?<!!)\[[^]]+\]\(([^)#]+)\)', path.read_text()):

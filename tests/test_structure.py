@@ -13,7 +13,8 @@ RANK = {'tool': 0, 'voc12': 1, 'coco': 1, 'lib': 2, 'benchmarks': 3}
 SCRIPT_RANK = 3
 PARTS_OF_LIB = ('net', 'data', 'run')
 DATA_SETS = ('voc12', 'coco')
-THIRD_PARTY = {'torch', 'torchvision', 'numpy', 'PIL', 'cv2', 'scipy', 'pydensecrf', 'pycocotools', 'tqdm'}
+THIRD_PARTY = {'torch', 'torchvision', 'numpy', 'PIL', 'cv2', 'scipy', 'pydensecrf', 'pycocotools', 'tqdm',
+               'matplotlib'}
 OPTIONAL = {'requirements-timm.txt': {'timm', 'safetensors'}}
 SKIP = {'tests', 'exp', 'pretrained', 'data', '.venv', '.git'}
 # 80 is also a width of the CRF, in one file.

@@ -30,7 +30,8 @@ class DatasetSpec:
     classes are the foreground names in label order (mask value 1 is classes[0]). Templates hold one '{}' for the name;
     of mask_templates the first whose file exists counts. `score_split` are the training images with exact masks.
     `preset` names the row of settings that the scripts use; `prepare` is the command that writes the lists, and
-    `flag` what --dataset has to be for this data set: both are repeated in messages.
+    `flag` what --dataset has to be for this data set: both are repeated in messages. `upright` turns pictures as their
+    EXIF tag says, and `max_side` is the long side in pixels to which larger pictures and masks are reduced when read.
     """
 
     name: str
@@ -45,6 +46,8 @@ class DatasetSpec:
     preset: str = 'voc12'
     prepare: str = ''
     flag: str = ''
+    upright: bool = False
+    max_side: int | None = None
 
     @property
     def num_fg(self) -> int:
@@ -60,6 +63,20 @@ class DatasetSpec:
     def class_names(self) -> tuple[str, ...]:
         """Names by mask value: background first."""
         return ('background', *self.classes)
+
+    @property
+    def reading(self) -> dict:
+        """How its pictures are to be read: keyword arguments of tool.imageio.read_image."""
+        return {'upright': self.upright, 'max_side': self.max_side}
+
+    def scaled(self, pixels: int) -> int:
+        """A length that was published for VOC, whose long side is 500 pixels, in this set's pixels: a multiple of 8."""
+        return max(8, round(pixels * (self.max_side or 500) / 500 / 8) * 8)
+
+    @property
+    def enlargement(self) -> float:
+        """Factor, at least 1, that brings this set's pictures to the size of VOC's."""
+        return max(1.0, 500 / (self.max_side or 500))
 
     def label_split(self, split: str) -> str:
         """The split under whose name the label files of `split` lie: the training split also serves score_split."""

@@ -1,6 +1,7 @@
 """Reading pictures and masks, and writing label PNGs in the VOC palette.
 
-EXIF rotation is not applied: the masks of a data set lie in the orientation in which its pictures are stored.
+EXIF rotation is applied on request only: the masks of the public data sets lie in the orientation in which their
+pictures are stored.
 """
 import functools
 import struct
@@ -8,19 +9,26 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tool.fileio import replacing
+from tool.imutils import resize_bicubic, resize_nearest, scaled_size
 
 IGNORED = 255
+EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
     """Read a picture as uint8 [H, W, 3] in RGB.
 
     Grey, CMYK, palette and 16-bit pictures are converted; transparency is dropped (no background is invented for it).
+
+    Args:
+        path: the file.
+        upright: turn it as its EXIF tag says, as viewers do.
+        max_side: reduce it to this long side in pixels if it is larger.
 
     Raises:
         FileNotFoundError: if it is absent.
@@ -29,21 +37,32 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as file, warnings.catch_warnings():
             warnings.simplefilter('ignore')                     # PIL's remarks on palettes with transparency
+            size = reduced_size(_size(file, upright), max_side)
+            if max_side and max(file.size) > max_side:
+                file.draft(None, (2 * max_side, 2 * max_side))  # a JPEG need not be decoded at its full size
             file.load()
-            if file.mode.startswith('I') or file.mode == 'F':
-                return _reduce_depth(np.asarray(file))
-            return np.array(file.convert('RGB'))
+            picture = ImageOps.exif_transpose(file) if upright else file
+            if picture.mode.startswith('I') or picture.mode == 'F':
+                image = _reduce_depth(np.asarray(picture))
+            else:
+                image = np.array(picture.convert('RGB'))
     except UNREADABLE as error:
         raise _explained(error, path, 'picture') from error
+    return resize_bicubic(image, *size)
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) from a picture's header alone; the same errors as read_image."""
+def read_size(path: Path, upright: bool = False, max_side: int | None = None) -> tuple[int, int]:
+    """(height, width) that read_image would give, from the picture's header alone; the same errors."""
     try:
         with Image.open(path) as file:
-            return file.height, file.width
+            return reduced_size(_size(file, upright), max_side)
     except UNREADABLE as error:
         raise _explained(error, path, 'picture') from error
+
+
+def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+    """(height, width) reduced to the long side given, if it is larger."""
+    return scaled_size(*size, max_side / max(size)) if max_side and max(size) > max_side else size
 
 
 def check_whole(path: Path) -> None:
@@ -61,8 +80,10 @@ def check_whole(path: Path) -> None:
             read_image(path)
 
 
-def read_mask(path: Path, num_classes: int) -> np.ndarray:
+def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:
     """Read a label PNG (palette or grey) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255 ignored.
+
+    Reduced as read_image does, without mixing labels.
 
     Raises:
         FileNotFoundError: if it is absent.
@@ -80,7 +101,7 @@ def read_mask(path: Path, num_classes: int) -> np.ndarray:
     if largest >= num_classes:
         raise ValueError(f'{path} holds the value {largest}; expected 0 to {num_classes - 1} or {IGNORED}: '
                          'check the class list, or whether the mask belongs to another data set')
-    return mask
+    return resize_nearest(mask, *reduced_size(mask.shape, max_side))
 
 
 def write_label_png(path: Path, mask: np.ndarray) -> None:
@@ -100,6 +121,12 @@ def voc_palette() -> np.ndarray:
         for channel in range(3):
             palette[:, channel] |= ((index >> (3 * level + channel) & 1) << (7 - level)).astype(np.uint8)
     return palette
+
+
+def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
+    """(height, width) of an opened picture, turned if asked for."""
+    turned = upright and file.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
+    return (file.width, file.height) if turned else (file.height, file.width)
 
 
 def _reduce_depth(values: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an image uint8 [H, W, 3] with PIL's bicubic filter, which averages when it shrinks (CAM stages)."""
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))   # not read-only
 
 
 def resize_cubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -83,6 +83,21 @@ def resize_linear(maps: np.ndarray, height: int, width: int) -> np.ndarray:
         return maps
     resized = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in maps]
     return np.stack(resized) if resized else np.zeros((0, height, width), np.float32)
+
+
+def enlarged_label(scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Strongest of the scores float32 [C, h, w] at each pixel of a larger size: uint8 [height, width].
+
+    Scores are resized bilinearly, one class at a time: the result is smoother than an enlarged label, and a large
+    picture needs the memory of two classes only.
+    """
+    best = np.full((height, width), -np.inf, np.float32)
+    label = np.zeros((height, width), np.uint8)
+    for index, plane in enumerate(scores):
+        enlarged = resize_linear(plane[None], height, width)[0]
+        np.putmask(label, enlarged > best, index)
+        np.maximum(best, enlarged, out=best)
+    return label
 
 
 def pad_to_multiple(array: np.ndarray, multiple: int, value: float = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-# The pipeline, shared by run_voc.sh, run_coco.sh and run_demo.sh, which set
+# The pipeline, shared by run_voc.sh, run_coco.sh, run_demo.sh and run_own.sh, which set
 #   DATASET  --dataset of every script          TRAIN, VAL, SCORE  names of the splits
 #   CAM_SCRIPT                                  ALL_STAGES         stages in order
 # and call `pipeline "$@"`. PYTHON in the environment names another interpreter than setup_env.sh does.
@@ -13,6 +13,9 @@ usage: $(basename "$0") [options] [flags of CAM training]
   --stages LIST     comma-separated part of: $ALL_STAGES (default: all)
   --gpus N          GPUs that share a batch (default: all that are visible)
   --weights FILE    backbone weights of all training stages (default: the scripts' own, in pretrained/)
+  --backbone NAME   backbone of every stage, resnet38d or timm:NAME (default: resnet38d)
+  --width X         multiple of the published channel counts, in every stage (default: the scripts' own)
+  --batch-size N    images a step of all training stages (default: the scripts' own)
   --amp MODE        none, bf16, fp16 or auto, for every stage that runs a network (default: the scripts' own)
   --data-root DIR   folder of the images (default: the data set's own)
   --lists DIR       folder of the lists (default: the data set's own)
@@ -40,42 +43,44 @@ score() {
 
 stage_train_cam() { step "$CAM_SCRIPT" "${TRAINING[@]}" "${EXTRA[@]}"; }
 stage_infer_cam() {
-    step infer_cam.py --split "$VAL" --no-seeds "${AMP[@]}"
+    step infer_cam.py --split "$VAL" --no-seeds "${NETWORK[@]}"
     score cam "$VAL"
-    step infer_cam.py --split "$TRAIN" "${AMP[@]}"
+    step infer_cam.py --split "$TRAIN" "${NETWORK[@]}"
     score cam "$SCORE"
 }
 stage_train_aff() { step train_aff.py "${TRAINING[@]}"; }
 stage_infer_aff() {
-    step infer_aff.py --split "$VAL" "${AMP[@]}"
+    step infer_aff.py --split "$VAL" "${NETWORK[@]}"
     score walk "$VAL"
-    step infer_aff.py --split "$TRAIN" "${AMP[@]}"
+    step infer_aff.py --split "$TRAIN" "${NETWORK[@]}"
     score walk "$SCORE"
 }
 stage_train_seg() { step train_seg.py "${TRAINING[@]}"; }
 stage_infer_seg() {
-    step infer_seg.py --split "$VAL" "${AMP[@]}"
+    step infer_seg.py --split "$VAL" "${NETWORK[@]}"
     score seg "$VAL"
-    step infer_seg.py --split "$SCORE" "${AMP[@]}"
+    step infer_seg.py --split "$SCORE" "${NETWORK[@]}"
     score seg "$SCORE"
 }
 stage_table() { step eval.py --table; }
+stage_report() { step -m lib.report; }
 
 pipeline() {
-    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() EXTRA=() WEIGHTS=() AMP=()
+    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() EXTRA=() WEIGHTS=() NETWORK=() SHARED=()
     while [ $# -gt 0 ]; do
         case $1 in      # --option=value is --option value
-            --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
+            --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--backbone=*|--width=*|--batch[-_]size=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
                 set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         esac
         case $1 in
-            --run|--stages|--gpus|--weights|--amp|--data[-_]root|--voc12[-_]root|--coco[-_]root|--lists|--protocol)
+            --run|--stages|--gpus|--weights|--amp|--backbone|--width|--batch[-_]size|--data[-_]root|--voc12[-_]root|--coco[-_]root|--lists|--protocol)
                 [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; } ;;&
             --run) RUN=$2; shift 2 ;;
             --stages) STAGES=$2; shift 2 ;;
             --gpus) GPUS=(--gpus "$2"); shift 2 ;;
             --weights) WEIGHTS=(--weights "$2"); shift 2 ;;
-            --amp) AMP=(--amp "$2"); shift 2 ;;
+            --amp|--backbone|--width) NETWORK+=("$1" "$2"); shift 2 ;;
+            --batch[-_]size) SHARED+=("$1" "$2"); shift 2 ;;
             --data[-_]root|--voc12[-_]root|--coco[-_]root) PLACE+=(--data-root "$2"); shift 2 ;;
             --lists) PLACE+=(--lists "$2"); shift 2 ;;
             --protocol) PROTOCOL=$2; shift 2 ;;
@@ -88,7 +93,7 @@ pipeline() {
     done
     PYTHON=${PYTHON:-$(./setup_env.sh)}
     ! declare -F after_options >/dev/null || after_options
-    TRAINING=("${GPUS[@]}" "${AMP[@]}" "${WEIGHTS[@]}")
+    TRAINING=("${GPUS[@]}" "${NETWORK[@]}" "${SHARED[@]}" "${WEIGHTS[@]}")
     local stage
     for stage in ${STAGES//,/ }; do
         [[ ",$ALL_STAGES," == *",$stage,"* ]] || { echo "error: --stages: $stage is not one of $ALL_STAGES" >&2; exit 2; }

@@ -57,7 +57,7 @@ def colour_jitter(image: np.ndarray, rng: np.random.Generator, brightness: float
 
     What torchvision's ColorJitter does, with random numbers from `rng`.
     """
-    from torchvision.transforms import functional       # takes a second to import; only this augmentation needs it
+    from torchvision.transforms import functional  # takes a second to import; only this augmentation needs it
 
     changes = [(functional.adjust_brightness, rng.uniform(1 - brightness, 1 + brightness)),
                (functional.adjust_contrast, rng.uniform(1 - contrast, 1 + contrast)),

@@ -62,7 +62,7 @@ class CamTrainSet(_TrainSet):
         self.labels = spec.image_labels([sample.name for sample in self.samples])
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
-        image = augment.resize_long_side(read_image(self.samples[index].image), rng, *self.long_side)
+        image = augment.resize_long_side(_read(self.spec, self.samples[index]), rng, *self.long_side)
         image = augment.colour_jitter(image[:, augment.random_flip(rng)], rng)
         crop = augment.random_crop(rng, *image.shape[:2], self.crop)
         return {'image': self.place(image, crop), 'image_labels': torch.from_numpy(self.labels[index]).float()}
@@ -95,7 +95,7 @@ class AffTrainSet(_TrainSet):
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample = self.samples[index]
-        image = augment.colour_jitter(read_image(sample.image), rng)
+        image = augment.colour_jitter(_read(self.spec, sample), rng)
         keys, low, high = self._read_seeds(sample, image.shape[:2])
         crop = augment.random_crop(rng, *image.shape[:2], self.crop)
         flip = augment.random_flip(rng)
@@ -153,7 +153,7 @@ class SegTrainSet(_TrainSet):
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample, path = self.samples[index], self._label_path(self.samples[index])
-        image, mask = read_image(sample.image), read_mask(path, self.spec.num_classes)
+        image, mask = _read(self.spec, sample), read_mask(path, self.spec.num_classes)
         _check_size(path, mask.shape, sample.image, image.shape[:2], self._remedy())
         flip = augment.random_flip(rng)
         image = augment.hsv_shift(image, rng)[:, flip]
@@ -168,7 +168,8 @@ class SegTrainSet(_TrainSet):
         check_files(self.label_files(), f'{self.split} lacks labels', self._remedy())
         for sample in self.samples:
             path = self._label_path(sample)
-            _check_size(path, read_size(path), sample.image, read_size(sample.image), self._remedy())
+            size = read_size(sample.image, **self.spec.reading)
+            _check_size(path, read_size(path), sample.image, size, self._remedy())
 
     def label_files(self) -> list[Path]:
         """The label PNGs, in list order."""
@@ -185,7 +186,7 @@ class InferSet(Dataset):
     """{'image': uint8 [H, W, 3], 'image_labels': float32 [K], 'name'} in list order; with_labels=False: no labels."""
 
     def __init__(self, spec: DatasetSpec, split: str, limit: int | None = None, with_labels: bool = True):
-        self.split, self.samples = split, spec.samples(split)[:limit]
+        self.spec, self.split, self.samples = spec, split, spec.samples(split)[:limit]
         names = [sample.name for sample in self.samples]
         self.labels = spec.image_labels(names).astype(np.float32) if with_labels else None
 
@@ -193,7 +194,7 @@ class InferSet(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict:
-        sample = {'image': read_image(self.samples[index].image), 'name': self.samples[index].name}
+        sample = {'image': _read(self.spec, self.samples[index]), 'name': self.samples[index].name}
         return sample if self.labels is None else sample | {'image_labels': self.labels[index]}
 
     def check(self) -> None:
@@ -201,39 +202,21 @@ class InferSet(Dataset):
         _check_images(self.samples, self.split)
 
 
-class FileSet(Dataset):
-    """{'image': uint8 [H, W, 3], 'name'} of pictures named one by one, outside any data set."""
-
-    def __init__(self, files: Sequence[Path]):
-        self.files = list(files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> dict:
-        return {'image': read_image(self.files[index]), 'name': self.files[index].stem}
-
-    def check(self) -> None:
-        """Make sure that all pictures are there and whole, and that no two would be written to one file."""
-        check_files(self.files, 'some pictures are not there', 'check the names after --images')
-        seen = {}
-        for path in self.files:
-            check_whole(path)
-            if path.stem in seen:
-                raise ValueError(f'{path} and {seen[path.stem]} would both be written to {path.stem}.png; '
-                                 'give them one after another with different --out')
-            seen[path.stem] = path
-
-
 def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png',
-                limit: int | None = None, remedy: str = 'check the folder') -> list[LabelPair]:
+                limit: int | None = None, remedy: str = 'check the folder',
+                masked_only: bool = False) -> list[LabelPair]:
     """Files to compare, in list order: <labels_dir>/<name><suffix> and the mask of the list.
+
+    With masked_only, images without a mask are left out.
 
     Raises:
         FileNotFoundError: if a mask or a prediction is not there, naming the first and how many.
     """
-    spec.check(split, need_masks=True)
     samples = spec.samples(split)[:limit]
+    if masked_only and any(sample.mask for sample in samples):
+        samples = [sample for sample in samples if sample.mask]
+    else:
+        spec.check(split, need_masks=True)
     pairs = [LabelPair(sample.name, Path(labels_dir) / f'{sample.name}{suffix}', sample.mask) for sample in samples]
     check_files([pair.prediction for pair in pairs], f'{split} lacks predictions', remedy)
     return pairs
@@ -269,6 +252,10 @@ class KeySampler(Sampler):
             for step in range(first, steps):
                 start = step * self.batch + self.index * size
                 yield [(epoch, index) for index in order[start:start + size]]
+
+
+def _read(spec: DatasetSpec, sample: Sample) -> np.ndarray:
+    return read_image(sample.image, **spec.reading)
 
 
 def _check_images(samples: Sequence[Sample], split: str) -> None:

@@ -3,17 +3,23 @@
     {"name": "birds", "classes": ["wren", "red kite"], "images": "photos/{}.jpg", "masks": ["masks/{}.png"],
      "lists": "lists", "train_split": "train", "val_split": "val", "score_split": "train", "preset": "voc12"}
 
-Paths are relative to the folder of dataset.json. Without "masks" the set can be trained on and predicted, not scored.
-"lists" holds <split>.txt and labels.txt as tool/dataspec.py describes them.
+Paths are relative to the folder of dataset.json; "root" names another folder for images and masks. Without "masks" the
+set can be trained on and predicted, not scored. "lists" holds <split>.txt and labels.txt as tool/dataspec.py describes
+them. With "upright": true, pictures are turned as their EXIF tag says; "max_side" is the long side in pixels to which
+larger pictures are reduced when read. lib/data/own.py writes such a file from a folder and a table.
+
+    python -m lib.data.folder data/my.json      prints the splits and whether there are masks, a line each, for scripts
 """
 import json
+import sys
 from pathlib import Path
 
 from tool.dataspec import DatasetSpec
 
 REQUIRED = {'name': str, 'classes': list, 'images': str}
 OPTIONAL = {'masks': list, 'lists': str, 'train_split': str, 'val_split': str, 'score_split': str, 'preset': str,
-            'prepare': str}
+            'prepare': str, 'root': str, 'upright': bool, 'max_side': int}
+KINDS = {str: 'a text', list: 'a list', bool: 'true or false', int: 'a whole number'}
 
 
 def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
@@ -30,9 +36,9 @@ def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -
     """
     path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
     entries = _read_entries(path)
-    root = Path(root) if root else path.parent
-    splits = {key: entries[key] for key in ('train_split', 'val_split', 'score_split', 'preset', 'prepare')
-              if key in entries}
+    root = Path(root) if root else path.parent / entries.get('root', '')
+    splits = {key: entries[key] for key in ('train_split', 'val_split', 'score_split', 'preset', 'prepare', 'upright',
+                                            'max_side') if key in entries}
     splits.setdefault('train_split', 'train')
     return DatasetSpec(name=entries['name'], classes=tuple(entries['classes']), root=root,
                        lists=Path(lists) if lists else path.parent / entries.get('lists', 'lists'),
@@ -56,8 +62,8 @@ def _read_entries(path: Path) -> dict:
     for key, value in entries.items():
         if key not in types:
             raise ValueError(f'{path} has an unknown entry "{key}"; known ones: {", ".join(types)}')
-        if not isinstance(value, types[key]):
-            raise ValueError(f'{path}: "{key}" must be a {"text" if types[key] is str else "list"}, not {value!r}')
+        if type(value) is not types[key]:
+            raise ValueError(f'{path}: "{key}" must be {KINDS[types[key]]}, not {value!r}')
     _check_values(entries, path)
     return entries
 
@@ -73,6 +79,24 @@ def _check_values(entries: dict, path: Path) -> None:
         raise ValueError(f'{path}: "classes" lists foreground classes only; leave "background" out')
     if not entries['name'] or Path(entries['name']).name != entries['name']:
         raise ValueError(f'{path}: "name" must be a plain name, as it becomes the name of a folder')
+    if entries.get('max_side', 1) < 1:
+        raise ValueError(f'{path}: "max_side" must be at least 1')
     for template in (entries['images'], *entries.get('masks', ())):
         if not isinstance(template, str) or template.count('{}') != 1 or template.count('{') != 1:
             raise ValueError(f'{path}: {template!r} must be a path with one {{}} in place of the name')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print train, val and score split, and 'masks' or 'no masks': what tool/pipeline.sh has to know."""
+    try:
+        spec = read_spec(Path((sys.argv[1:] if argv is None else argv)[0]))
+        masked = any(sample.mask for split in (spec.val_split, spec.score_split) for sample in spec.samples(split))
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    print(spec.train_split, spec.val_split, spec.score_split, 'masks' if masked else 'no masks', sep='\n')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -131,6 +131,21 @@ def _decode(path: Path, stored: np.ndarray) -> np.ndarray:
     return VALUES[number]
 
 
+def write_probs(path: Path, probs: np.ndarray, classes: Sequence[str]) -> None:
+    """Write a segmentation's probabilities [C, H, W] as `probs` (float16) and the names by channel as `classes`."""
+    _write(path, probs_version=1, probs=probs.astype(np.float16), classes=np.array(classes))
+
+
+def read_probs(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Read a file of write_probs: probabilities float16 [C, H, W] and the names by channel.
+
+    Raises:
+        FileNotFoundError, ValueError: if the file is absent or damaged.
+    """
+    data = _read(path, 'probability', 'probs_version', ('probs', 'classes'))
+    return data['probs'], data['classes'].tolist()
+
+
 def _checked(path, keys, values, count):
     """Class indices as an int16 array, after checking them and the values."""
     keys = np.asarray(keys, np.int16)

@@ -31,8 +31,9 @@ def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict
     return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=settle_in)
 
 
-def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str) -> int:
-    """Steps of a training run: whole batches of each epoch, at most max_steps.
+def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str,
+             min_steps: int = 0) -> int:
+    """Steps of a training run: whole batches of each epoch, at least min_steps, at most max_steps.
 
     Raises:
         ValueError: if the set has fewer images than a batch.
@@ -40,7 +41,7 @@ def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | Non
     if num_images < batch_size:
         raise ValueError(f'--batch-size {batch_size} is larger than the {num_images} images of {split}; '
                          f'use at most {num_images}')
-    steps = num_images // batch_size * epochs
+    steps = max(num_images // batch_size * epochs, min_steps)
     return min(steps, max_steps or steps)
 
 

@@ -26,11 +26,9 @@ Step = Callable[[Mapping], Mapping[str, torch.Tensor]]
 
 
 def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
-          step: Step, batches: Callable[[int], Iterable[Mapping]],
-          lr_factor: Callable[[int], float], total_steps: int, device: torch.device,
-          pictures: Callable[[], Mapping[str, np.ndarray]] | None = None, *,
-          inputs: Mapping[str, str] | None = None,
-          counts: Callable[[Mapping], torch.Tensor] | None = None) -> None:
+          step: Step, batches: Callable[[int], Iterable[Mapping]], lr_factor: Callable[[int], float], total_steps: int,
+          device: torch.device, pictures: Callable[[], Mapping[str, np.ndarray]] | None = None, *,
+          inputs: Mapping[str, str] | None = None, counts: Callable[[Mapping], torch.Tensor] | None = None) -> None:
     """Train to the last step, going on from folder/last.pth where there is one.
 
     Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At

@@ -102,7 +102,8 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Ma
     Args:
         parser: the script's flags.
         argv: words of the command line; None reads sys.argv.
-        presets: rows of settings (keys as in the namespace) by preset name; what the data set asks for.
+        presets: rows of settings (keys as in the namespace) by preset name; what the data set asks for. A setting that
+            depends on the data set is a function of its DatasetSpec.
         get_spec: (dataset, data_root, lists) -> DatasetSpec.
 
     Returns:
@@ -119,7 +120,8 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Ma
                          f'{", ".join(presets)}; name one of them as "preset" in a dataset.json')
     unknown = set(presets[spec.preset]) - set(vars(args))
     assert not unknown, f'preset names no flag: {unknown}'
-    parser.set_defaults(**presets[spec.preset])
+    parser.set_defaults(**{key: value(spec) if callable(value) else value
+                           for key, value in presets[spec.preset].items()})
     args = parser.parse_args(words)
     args.run = args.run or spec.name
     if Path(args.run).name != args.run or args.run.startswith('.'):

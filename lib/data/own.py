@@ -1,0 +1,170 @@
+"""Your own pictures as a data set: a folder and a table become a dataset.json. No picture is copied.
+
+    python -m lib.data.own photos/ labels.csv --out data/my.json
+    python -m lib.data.own photos/ labels.csv --masks masks/ --classes wren "red kite" --out data/my.json
+
+The table is CSV with the header image,labels (and perhaps split: train, val or test), labels separated by ';', or JSON,
+a list of {"image": ..., "labels": [...]}; images are named below the folder. Classes are all labels that occur, in the
+order of the alphabet, or those of --classes: masks count them from 1. A mask is a palette or grey PNG with the name of
+its picture: 0 background, 255 ignored; some pictures may have none. Every problem in table, pictures and masks is
+listed, and then nothing is written.
+"""
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib.data.folder import read_spec
+from lib.data.own_checks import Report, check_masks, check_pictures, find_classes
+from lib.data.own_table import SPLITS, Row, read_table
+from tool.fileio import replacing
+from tool.imageio import read_size
+
+
+def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -> dict[str, list[Row]]:
+    """Rows by split, as the table says or, where it does not, with a share for val.
+
+    The share is drawn by the names, so the same table always gives the same split; a class that has but one picture
+    left in train keeps it there.
+    """
+    splits = {name: [row for row in rows if row.split == name] for name in SPLITS}
+    if not any(row.split for row in rows):
+        left = Counter(label for row in rows for label in row.labels)
+        chosen = set()
+        for row in sorted(rows, key=lambda row: hashlib.sha256(Path(row.image).stem.encode()).digest()):
+            if len(chosen) < max(1, round(share * len(rows))) and all(left[label] > 1 for label in row.labels):
+                chosen.add(row)
+                left.subtract(row.labels)
+        splits = {'train': [row for row in rows if row not in chosen], 'val': [row for row in rows if row in chosen]}
+    for name in ('train', 'val'):
+        if not splits[name]:
+            report(str(table), f'leaves no picture for {name}; mark some in the column split, or leave the column out')
+    taught = {label for row in splits['train'] for label in row.labels}
+    for name in sorted({label for row in rows for label in row.labels} - taught if taught else ()):
+        report(str(table), f'no picture of the split train shows {name!r}')
+    return {name: chosen for name, chosen in splits.items() if chosen}
+
+
+def write_set(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], photos: Path, masks: Path | None,
+              max_side: int, prepare: str) -> None:
+    """Write dataset.json and the lists beside it; paths are kept relative to it."""
+    home = out.resolve().parent
+    root = Path(os.path.commonpath([photos.resolve(), *([masks.resolve()] if masks else [])]))
+    below = photos.resolve().relative_to(root).as_posix()
+    prefix = '' if below == '.' else f'{below}/'
+    lists = home / f'{out.stem}_lists'
+    rows = [row for chosen in splits.values() for row in chosen]
+    texts = {name: ''.join(f'/{prefix}{row.image}\n' for row in chosen) for name, chosen in splits.items()}
+    texts['labels'] = ''.join('\t'.join([Path(row.image).stem, *row.labels]) + '\n' for row in rows)
+    ending = Counter(Path(row.image).suffix for row in rows).most_common(1)[0][0]
+    entries = {'name': out.stem, 'classes': list(classes), 'root': os.path.relpath(root, home).replace(os.sep, '/'),
+               'images': f'{prefix}{{}}{ending}', 'lists': lists.name, 'train_split': 'train', 'val_split': 'val',
+               'score_split': 'train', 'preset': 'own', 'upright': True, 'max_side': max_side, 'prepare': prepare}
+    if masks:
+        entries['masks'] = [f'{masks.resolve().relative_to(root).as_posix()}/{{}}.png'.removeprefix('./')]
+    for name, text in texts.items():
+        with replacing(lists / f'{name}.txt') as temporary:
+            temporary.write_text(text, encoding='utf-8')
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    read_spec(out)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('photos', type=Path, help='folder of the pictures')
+    parser.add_argument('table', type=Path, help='CSV or JSON file with their labels')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name names '
+                        'the set and its runs, as data/my.json')
+    parser.add_argument('--masks', type=Path, metavar='DIR', help='folder of exact masks, for scores only')
+    parser.add_argument('--classes', nargs='+', metavar='NAME', help='all classes in the order in which masks count '
+                        'them; any other label is a problem')
+    parser.add_argument('--separator', default=';', help='what stands between the labels of a picture in CSV')
+    parser.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='share of the pictures that is kept '
+                        'from training, where the table has no column split')
+    parser.add_argument('--max-side', type=int, default=500, metavar='PIXELS', help='larger pictures are read at this '
+                        'long side; training and inference are set up for it')
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check everything, then write the set; exit status 2 where something is wrong."""
+    words = sys.argv[1:] if argv is None else argv
+    args = make_parser().parse_args(words)
+    problems = []
+    try:
+        notes = make_set(args, lambda place, problem: problems.append(f'{place}: {problem}'),
+                         f'python -m lib.data.own {shlex.join(map(str, words))}')
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    if problems:
+        print(*sorted(problems, key=line_number), sep='\n', file=sys.stderr)
+        count = 'one problem' if len(problems) == 1 else f'{len(problems)} problems'
+        print(f'error: {count} in {args.table} and what it names; nothing was written', file=sys.stderr)
+        return 2
+    print(*notes, sep='\n')
+    return 0
+
+
+def line_number(problem: str) -> int:
+    """Line or entry of the table that a reported problem names; 0 where it names none."""
+    match = re.match(r'.*?:(?: entry )?(\d+): ', problem)
+    return int(match[1]) if match else 0
+
+
+def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str]:
+    """Write the set unless something was reported; returns what there is to say about it."""
+    for folder in (args.photos, *([args.masks] if args.masks else [])):
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{folder} is no folder; expected the folder of the pictures, or of the masks')
+    if args.out.suffix != '.json' or not 0 < args.val < 1 or args.max_side < 32 or not args.separator:
+        raise ValueError(f'--out {args.out} --val {args.val} --max-side {args.max_side} --separator '
+                         f'{args.separator!r}: expected a .json file, a share between 0 and 1, 32 or more pixels, '
+                         'and a character')
+    wrong = set()
+
+    def note(place: str, problem: str) -> None:
+        wrong.add(place)
+        report(place, problem)
+
+    rows = read_table(args.table, args.separator, note)
+    whole = not wrong
+    if not rows and not wrong:
+        note(str(args.table), 'names no picture')
+    check_pictures(rows, args.photos, note)
+    sound = [row for row in rows if row.place not in wrong]
+    classes = find_classes(rows, args.classes, args.table, whole, note) if rows else []
+    said = check_masks(sound, args.photos, args.masks, classes, note) if args.masks and sound else []
+    splits = {} if wrong else split_rows(rows, args.val, args.table, note)
+    if wrong:
+        return []
+    longest = max(max(read_size(args.photos / row.image)) for row in rows)
+    write_set(args.out, splits, classes, args.photos, args.masks, min(args.max_side, longest), prepare)
+    return [*describe(args.out, splits, classes, args.photos), *said]
+
+
+def describe(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], photos: Path) -> list[str]:
+    """What the set holds, for people."""
+    rows = [row for chosen in splits.values() for row in chosen]
+    shares = ', '.join(f'{len(chosen)} {name}' for name, chosen in splits.items())
+    counts = ', '.join(f'{name} {sum(name in row.labels for row in rows)}' for name in classes)
+    lines = [f'{out}: {len(rows)} pictures ({shares}); {len(classes)} classes with their pictures: {counts}']
+    bare = sum(not row.labels for row in rows)
+    if bare:
+        lines.append(f'pictures without any class: {bare}')
+    unnamed = sum(path.is_file() for path in photos.rglob('*')) - len(rows)
+    if unnamed:
+        lines.append(f'files below {photos} that the table does not name, left out: {unnamed}')
+    return lines
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Checks of a user's own pictures, labels and masks: what is wrong is reported with its place in the table."""
+import difflib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lib.data.own_table import Row
+from tool.imageio import IGNORED, check_whole, read_mask, read_size
+
+Report = Callable[[str, str], None]     # takes a place ('file:line') and what is wrong there
+
+
+def check_pictures(rows: Sequence[Row], photos: Path, report: Report) -> None:
+    """Report pictures that are absent, outside the folder, unreadable, named twice or alike in all but the ending."""
+    files = {path.stem: path.relative_to(photos) for path in photos.rglob('*') if path.is_file()}
+    seen = {}
+    for row in rows:
+        path, name = photos / row.image, Path(row.image).stem
+        if '..' in Path(row.image).parts or Path(row.image).is_absolute() or ' /' in f'/{row.image}':
+            report(row.place, f'{row.image} must be a path below {photos}')
+        elif not path.is_file():
+            near = files.get(name) or next(iter(difflib.get_close_matches(name, files, 1, 0.8)), None)
+            report(row.place, f'{path} is not there' + (f'; is {files.get(near, near)} meant?' if near else ''))
+        elif name in seen and seen[name].image == row.image:
+            report(row.place, f'{row.image} stands in {seen[name].place} already; one line a picture')
+        elif name in seen:
+            report(row.place, f'{row.image} and {seen[name].image} ({seen[name].place}) share the name {name}, which '
+                   'names all that is made of them; rename one')
+        else:
+            try:
+                check_whole(path)
+            except (ValueError, OSError) as error:
+                report(row.place, str(error))
+        seen.setdefault(name, row)
+
+
+def find_classes(rows: Sequence[Row], given: Sequence[str] | None, table: Path, whole: bool,
+                 report: Report) -> list[str]:
+    """The classes in order; reports labels that --classes lacks, and without it labels that occur once only.
+
+    Where the table could not be read as a whole, a label that occurs once is reported only if it looks like another.
+    """
+    counts = Counter(label for row in rows for label in row.labels)
+    classes = list(given) if given else sorted(counts)
+    if not classes:
+        report(str(table), 'names no class at all')
+    for row in rows:
+        for label in row.labels:
+            others = [name for name in classes if name != label]
+            near = difflib.get_close_matches(label, others, 1)
+            hint = f'; is {near[0]!r} meant?' if near else ''
+            if given and label not in given:
+                report(row.place, f'unknown class {label!r}; --classes names {", ".join(given)}{hint}')
+            elif not given and counts[label] == 1 and (whole or near):
+                report(row.place, f'{label!r} is the label of this picture alone{hint or "; one is too few to learn"} '
+                       '(--classes with all names accepts it)')
+    for name in set(classes) - set(counts):
+        report(str(table), f'no picture shows {name!r} of --classes')
+    return classes
+
+
+def check_masks(rows: Sequence[Row], photos: Path, masks: Path, classes: Sequence[str], report: Report) -> list[str]:
+    """Report masks that are unreadable, of another size, or hold a value that no class has.
+
+    Returns:
+        Notes: how many masks there are, and masks that show other classes than the table says.
+    """
+    found, differing = 0, []
+    for row in rows:
+        path = masks / f'{Path(row.image).stem}.png'
+        if not path.is_file():
+            continue
+        found += 1
+        try:
+            mask, size = read_mask(path, len(classes) + 1), read_size(photos / row.image, upright=True)
+        except (ValueError, OSError) as error:
+            report(row.place, str(error))
+            continue
+        if mask.shape != size:
+            report(row.place, f'{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {size[1]}x{size[0]} '
+                   '(turned as a viewer shows it)')
+        shown = {classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, IGNORED)}
+        if shown != set(row.labels):
+            differing.append(f'{path.name} shows {", ".join(sorted(shown)) or "nothing"}, the table says '
+                             f'{", ".join(sorted(row.labels)) or "nothing"}')
+    if not found:
+        report(str(masks), 'has no mask for any picture; masks are PNGs with the names of the pictures')
+    notes = [f'{found} of {len(rows)} pictures have a mask']
+    if differing:
+        notes.append(f'{len(differing)} masks show other classes than the table says ({differing[0]}): is the order '
+                     f'of the classes right? It is {", ".join(classes)}; --classes sets it')
+    return notes

@@ -1,0 +1,184 @@
+"""A folder of pictures and a table as a data set: what is written, and every kind of mistake by its line."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.data import folder, own
+from lib.data.datasets import CamTrainSet, InferSet
+from lib.data.registry import get_spec
+from tool.imageio import read_image, read_mask, read_size, write_label_png
+
+LABELS = {'a': ['wren'], 'b': ['kite'], 'c': ['wren', 'kite'], 'd': [], 'e': ['wren'], 'f': ['kite']}
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder with six pictures in photos/, masks of all but d, and their table."""
+    for number, name in enumerate(LABELS):
+        (tmp_path / 'photos').mkdir(exist_ok=True)
+        Image.new('RGB', (60 + number, 40), (number, 0, 0)).save(tmp_path / f'photos/{name}.jpg')
+        mask = np.zeros((40, 60 + number), np.uint8)
+        for row, label in enumerate(LABELS[name]):
+            mask[row] = ['kite', 'wren'].index(label) + 1
+        if name != 'd':
+            write_label_png(tmp_path / f'masks/{name}.png', mask)
+    write_table(tmp_path, [f'{name}.jpg,{";".join(labels)}' for name, labels in LABELS.items()])
+    return tmp_path
+
+
+def write_table(home, lines, header='image,labels'):
+    (home / 'labels.csv').write_text('\n'.join([header, *lines]) + '\n')
+
+
+def make(home, *words, table='labels.csv'):
+    return own.main([str(home / 'photos'), str(home / table), '--out', str(home / 'out/my.json'), *map(str, words)])
+
+
+def problems(home, capsys, *words, **keys):
+    """The lines on stderr, without the folder; nothing may be written."""
+    capsys.readouterr()
+    assert make(home, *words, **keys) == 2 and not (home / 'out').exists()
+    return capsys.readouterr().err.replace(f'{home}/', '').splitlines()
+
+
+def labels_of(spec):
+    names = [sample.name for split in ('train', 'val') for sample in spec.samples(split)]
+    return {name: [spec.classes[i] for i in np.flatnonzero(row)] for name, row in zip(names, spec.image_labels(names))}
+
+
+def test_a_table_becomes_a_set_that_every_script_reads(home, capsys):
+    assert make(home) == 0
+    spec = get_spec(str(home / 'out/my.json'))
+    assert spec.name == 'my' and spec.classes == ('kite', 'wren') and spec.preset == 'own' and spec.upright
+    assert labels_of(spec) == {name: sorted(labels) for name, labels in LABELS.items()}
+    assert len(spec.samples('val')) == 1 and not any(sample.mask for sample in spec.samples('train'))
+    assert InferSet(spec, 'train')[0]['image'].shape == (40, 60, 3)
+    assert '6 pictures (5 train, 1 val); 2 classes with their pictures: kite 3, wren 3' in capsys.readouterr().out
+    assert sorted(path.name for path in home.iterdir()) == ['labels.csv', 'masks', 'out', 'photos']
+
+
+def test_the_set_can_be_moved_with_its_pictures(home, tmp_path):
+    make(home, '--masks', home / 'masks')
+    moved = tmp_path / 'elsewhere'
+    moved.mkdir()
+    for name in ('photos', 'masks', 'out'):
+        shutil.move(home / name, moved / name)
+    get_spec(str(moved / 'out/my.json')).check('train')
+
+
+@pytest.mark.parametrize('text', [
+    '\ufeffimage,labels\r\na.jpg,wren;kite\r\nb.jpg,wren;kite\r\n',
+    'labels;image\nwren|kite;a.jpg\nwren|kite;b.jpg\n',
+    'image\tlabels\na.jpg\t"wren|kite"\n\nb.jpg\twren | kite\n'], ids=['BOM', 'semicolons', 'tabs'])
+def test_csv_is_read_as_spreadsheets_write_it(home, text):
+    (home / 'labels.csv').write_bytes(text.encode())
+    assert make(home, '--separator', ';' if ',' in text else '|') == 0
+    assert labels_of(get_spec(str(home / 'out/my.json'))) == {'a': ['kite', 'wren'], 'b': ['kite', 'wren']}
+
+
+def test_json_says_the_same_as_csv(home):
+    (home / 't.json').write_text(json.dumps([{'image': f'{k}.jpg', 'labels': v} for k, v in LABELS.items()]))
+    assert make(home, table='t.json') == 0
+    assert labels_of(get_spec(str(home / 'out/my.json'))) == {name: sorted(labels) for name, labels in LABELS.items()}
+
+
+def test_a_column_split_decides_and_a_share_is_always_drawn_alike(home):
+    write_table(home, [f'{name}.jpg,{";".join(labels)},{"VAL" if name in "ab" else "train"}'
+                       for name, labels in LABELS.items()], 'image,labels,split')
+    assert make(home) == 0
+    assert [sample.name for sample in get_spec(str(home / 'out/my.json')).samples('val')] == ['a', 'b']
+    drawn = []
+    for order in (1, -1):
+        write_table(home, [f'{name}.jpg,{";".join(labels)}' for name, labels in LABELS.items()][::order])
+        make(home, '--val', '0.5')
+        drawn.append({sample.name for sample in get_spec(str(home / 'out/my.json')).samples('val')})
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 3
+
+
+def test_every_problem_is_listed_at_once_in_order_of_its_line(home, capsys):
+    (home / 'photos/broken.jpg').write_text('no picture')
+    Image.new('RGB', (5, 5)).save(home / 'photos/a.png')
+    write_table(home, ['a.jpg,wren;kite', 'b.jpg,wren,kite', 'b.jpg,wren;;kite', ',wren', 'x.jpg,wren', 'a.jpg,kite',
+                       'broken.jpg,kite', '../a.jpg,kite', 'c.jpg,wren;wren', 'a.png,kite', 'd.jpg,wrenn', 'e.jpg,wren',
+                       'f.jpg,"wren'])
+    lines = problems(home, capsys)
+    expected = ['3: has 3 fields', '4: has an empty label', '5: names no image', '6: photos/x.jpg is not there',
+                '7: a.jpg stands in labels.csv:2 already', '8: photos/broken.jpg is no readable picture',
+                '9: ../a.jpg must be a path below', "10: names 'wren' twice", '11: a.png and a.jpg (labels.csv:2)',
+                "12: 'wrenn' is the label of this picture alone; is 'wren' meant?", '14: cannot be read']
+    assert len(lines) == len(expected) + 1 and lines[-1].startswith('error: 11 problems in labels.csv')
+    for line, words in zip(lines, expected):
+        assert line.startswith(f'labels.csv:{words}'), line
+
+
+@pytest.mark.parametrize('text, problem', [
+    ('', 'is empty'), ('image,labels\n', 'names no picture'),
+    ('file,class\na.jpg,wren\n', "the header is 'file,class'"),
+    ('image;labels\na.jpg;wren\n', 'name another with --separator'),
+    ('image,labels,split\na.jpg,wren,dev\n', "has split 'dev'; use train, val, test"),
+    ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\n', 'leaves no picture for val'),
+    ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\nb.jpg,kite,val\nf.jpg,kite,val\n',
+     "no picture of the split train shows 'kite'")])
+def test_a_table_that_is_no_use_is_one_problem(home, capsys, text, problem):
+    (home / 'labels.csv').write_text(text)
+    lines = problems(home, capsys)
+    assert len(lines) == 2 and problem in lines[0] and lines[1].startswith('error: one problem in labels.csv')
+
+
+def test_tables_of_another_coding_or_form(home, capsys):
+    (home / 'labels.csv').write_bytes('image,labels\na.jpg,grün\n'.encode('latin-1'))
+    assert 'is not in UTF-8' in problems(home, capsys)[0]
+    for text, problem in (('{', 'is no JSON'), ('{}', 'must hold a list'), ('[{"image": "a"}]', 'entry 1: must be')):
+        (home / 't.json').write_text(text)
+        assert problem in problems(home, capsys, table='t.json')[0]
+    assert problems(home, capsys, table='no.csv')[0].startswith('error: no.csv is not there')
+
+
+def test_classes_given_are_all_there_are(home, capsys):
+    lines = problems(home, capsys, '--classes', 'wren', 'kit')
+    assert lines[0] == "labels.csv: no picture shows 'kit' of --classes"
+    assert lines[1] == "labels.csv:3: unknown class 'kite'; --classes names wren, kit; is 'kit' meant?"
+    assert make(home, '--classes', 'wren', 'kite') == 0
+    assert get_spec(str(home / 'out/my.json')).classes == ('wren', 'kite')
+
+
+def test_masks_are_checked_and_some_may_be_absent(home, capsys):
+    assert make(home, '--masks', home / 'masks') == 0
+    assert '5 of 6 pictures have a mask' in capsys.readouterr().out
+    spec = get_spec(str(home / 'out/my.json'))
+    assert {s.name: s.mask is None for split in ('train', 'val') for s in spec.samples(split)}['d']
+    assert folder.main([str(home / 'out/my.json')]) == 0
+    assert capsys.readouterr().out.split('\n') == ['train', 'val', 'train', 'masks', '']
+    make(home, '--masks', home / 'masks', '--classes', 'wren', 'kite')
+    assert '4 masks show other classes than the table says (a.png shows kite, the table says wren)' in \
+        capsys.readouterr().out
+    shutil.rmtree(home / 'out')
+    write_label_png(home / 'masks/a.png', np.full((40, 60), 3, np.uint8))
+    write_label_png(home / 'masks/b.png', np.zeros((40, 40), np.uint8))
+    lines = problems(home, capsys, '--masks', home / 'masks')
+    assert 'labels.csv:2: masks/a.png holds the value 3; expected 0 to 2 or 255' in lines[0]
+    assert 'labels.csv:3: masks/b.png is 40x40 pixels, its picture 61x40' in lines[1]
+
+
+def test_large_and_turned_pictures_are_read_upright_and_reduced(tmp_path):
+    path, plain = tmp_path / 'a.jpg', np.zeros((300, 400, 3), np.uint8)
+    plain[:, :200] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6                            # to be turned by a quarter to the right
+    Image.fromarray(plain).save(path, exif=exif)
+    image = read_image(path, upright=True, max_side=100)
+    assert image.shape == (100, 75, 3) and read_size(path, True, 100) == (100, 75)
+    assert image[:45].min() > 240 and image[55:].max() < 15
+    assert read_image(path).shape == (300, 400, 3) and read_size(path) == (300, 400)
+    write_label_png(tmp_path / 'a.png', np.full((400, 300), 2, np.uint8))
+    assert read_mask(tmp_path / 'a.png', 3, 100).shape == (100, 75)
+
+
+def test_training_reads_pictures_as_the_set_says(home):
+    make(home, '--max-side', '32')
+    spec = get_spec(str(home / 'out/my.json'))
+    assert InferSet(spec, 'train')[0]['image'].shape[:2] == (21, 32) and spec.scaled(448) == 32
+    assert CamTrainSet(spec, 'train', crop=32, long_side=(32, 40))[0, 0]['image'].shape == (3, 32, 32)

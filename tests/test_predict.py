@@ -1,0 +1,120 @@
+"""Segmenting pictures of all kinds with nothing but the trained network's file."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import infer_seg
+from lib.data.files import find_pictures
+from lib.net.weights import read_meta
+from lib.run.options import run_script
+from tests.running import LOADED_HERE, SCALES
+from tool.imutils import enlarged_label
+
+QUICK = (*LOADED_HERE, *SCALES, '--device', 'cpu', '--amp', 'none')
+
+
+@pytest.fixture
+def photos(toy, tmp_path):
+    """A folder of one picture in many forms, and a file that is none."""
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    picture = Image.open(toy.parent / 'images/val_00000.jpg')
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    picture.save(folder / 'plain.png')
+    picture.save(folder / 'turned.jpg', exif=turn)
+    picture.convert('L').save(folder / 'grey.bmp')
+    picture.convert('RGBA').save(folder / 'alpha.webp')
+    picture.quantize(16).save(folder / 'few.gif')
+    Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16) * 257).save(folder / 'deep.tif')
+    picture.resize((700, 650)).save(folder / 'large.JPG')
+    picture.resize((9, 7)).save(folder / 'tiny.png')
+    (folder / 'labels.csv').write_text('image,labels')
+    (folder / '._plain.png').write_text('what a Mac leaves on a stick')
+    return folder
+
+
+def predict(checkpoint, out, *words):
+    infer_seg.main([*QUICK, '--checkpoint', str(checkpoint), '--out', str(out), *map(str, words)])
+
+
+def size(path):
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_any_picture_is_segmented_at_its_size_with_the_file_alone(run_folder, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    predict(run_folder / 'seg/model.pth', tmp_path / 'out', '--images', photos, '--probs', '--export-voc', 'server')
+    names = {path.stem: size(path) for path in photos.iterdir() if path.suffix != '.csv' and path.name[0] != '.'}
+    names['turned'] = names['turned'][::-1]
+    assert {path.stem: size(path) for path in (tmp_path / 'out').glob('*.png')} == names
+    assert size(tmp_path / 'out/overlays/large.jpg')[0] == 500
+    copy = tmp_path / 'server/results/VOC2012/Segmentation/comp6_test_cls/plain.png'
+    assert copy.read_bytes() == (tmp_path / 'out/plain.png').read_bytes() and Image.open(copy).mode == 'P'
+    with np.load(tmp_path / 'out/probs/plain.npz') as file:
+        assert file['classes'].tolist() == ['background', *read_meta(run_folder / 'seg/model.pth')['classes']]
+        assert np.allclose(file['probs'].astype(float).sum(0), 1, atol=0.01)
+        label = np.asarray(Image.open(tmp_path / 'out/plain.png'))
+        assert (file['probs'].argmax(0) == label).mean() > 0.99         # float16 makes ties of very close scores
+
+
+def test_the_file_says_what_network_it_is_of(run_folder):
+    meta = read_meta(run_folder / 'seg/model.pth')
+    assert {'classes', 'backbone', 'width', 'fov_channels', 'dilation', 'norm', 'preset', 'max_side'} <= set(meta)
+    assert meta['width'] == 0.03125 and meta['fov_channels'] == 8 and np.shape(meta['norm']) == (2, 3)
+
+
+def test_a_run_is_named_instead_of_a_file(run_folder, photos, capsys):
+    infer_seg.main([*QUICK, '--exp', str(run_folder.parent), '--run', 'toy', '--images', str(photos / 'p*.png'),
+                    '--dry-run'])
+    assert capsys.readouterr().out.strip().endswith(f'of 1 images to {run_folder}/results/images')
+
+
+def test_folders_and_patterns_name_pictures_once(photos):
+    found = [path.name for path in find_pictures([str(photos / 'plain.png'), str(photos), str(photos / '*.png')])]
+    assert found == ['plain.png', 'alpha.webp', 'deep.tif', 'few.gif', 'grey.bmp', 'large.JPG', 'tiny.png',
+                     'turned.jpg']
+    assert [path.name for path in find_pictures([str(photos.parent / '**/d*')])] == ['deep.tif']
+    (photos / 'folder').mkdir()
+    (photos / 'folder/a.heic').touch()
+    for word, problem in (('folder', r'holds no picture \(1 \.heic\)'), ('no*.jpg', 'fits no file')):
+        with pytest.raises(FileNotFoundError, match=problem):
+            find_pictures([str(photos / word)])
+
+
+@pytest.mark.parametrize('words, problem', [
+    (('--images', 'photos'), '2 of 10 files cannot be read as pictures: photos/a.png, photos/b.jpg; remove them'),
+    (('--images', 'photos/none.jpg'), 'photos/none.jpg; check the names after --images'),
+    (('--images', 'photos/plain.png', '--checkpoint', 'aff'), 'aff/model.pth is of another network than DeepLab'),
+    (('--images', 'photos/plain.png', '--checkpoint', 'none'), 'none/model.pth is missing'),
+    (('--images', 'photos/plain.png', '--checkpoint', 'text'), 'text/model.pth is damaged or not a PyTorch file')])
+def test_what_cannot_be_segmented_is_one_line_before_any_work(run_folder, photos, tmp_path, capsys, monkeypatch, words,
+                                                              problem):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.png', 'b.jpg'):
+        (photos / name).write_text('no picture')
+    (tmp_path / 'text').mkdir()
+    (tmp_path / 'text/model.pth').write_text('no weights')
+    (tmp_path / 'aff').symlink_to(run_folder / 'aff')
+    checkpoint = f'{words[-1]}/model.pth' if '--checkpoint' in words else run_folder / 'seg/model.pth'
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: predict(checkpoint, 'out', *words[:2]))
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and problem in lines[0], lines
+    assert not (tmp_path / 'out').exists()
+
+
+def test_an_enlarged_label_is_the_strongest_of_the_enlarged_scores():
+    scores = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(0)).numpy()
+    assert np.array_equal(enlarged_label(scores, 5, 6), scores.argmax(0))
+    flat = np.stack([np.full((4, 4), 0.5, np.float32), np.repeat(np.eye(2, dtype=np.float32), 2, 0).repeat(2, 1)])
+    label = enlarged_label(flat, 64, 64)
+    assert label.shape == (64, 64) and label[8, 8] == 1 and label[8, 56] == 0 and 0.4 < label.mean() < 0.6
+
+
+def test_meta_is_plain_json(run_folder):
+    json.dumps(read_meta(run_folder / 'seg/model.pth'))

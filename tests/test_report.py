@@ -1,0 +1,106 @@
+"""The report of a run: what is on the page, and that the page needs nothing else."""
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from lib.panel import DEFAULT_THRESHOLD
+from lib.report import __main__ as report
+from lib.report.examples import choose, image_iou
+from lib.report.gather import read_stages, training_seconds
+from tests.running import error_line, place
+
+
+def written(data, exp, tmp_path, *words):
+    out = tmp_path / 'report.html'
+    report.main([*place(data, exp), '--out', str(out), *words])
+    return out.read_text()
+
+
+@pytest.fixture
+def bare(toy, tmp_path):
+    """The toy set without its masks."""
+    shutil.copytree(toy.parent, tmp_path / 'bare')
+    path = tmp_path / 'bare/dataset.json'
+    description = json.loads(path.read_text())
+    del description['masks']
+    path.write_text(json.dumps(description))
+    return path
+
+
+def test_the_page_holds_scores_curves_pictures_and_costs(run_folder, toy, tmp_path):
+    text = written(toy, run_folder.parent, tmp_path)
+    for title in ('Run toy', 'Scores', 'Each class on val', 'CAM: mIoU over the background score', 'CAM training: loss',
+                  'affinity training: loss', 'segmentation training: loss', 'best: IoU', 'median: IoU', 'worst: IoU',
+                  'Training images, with their seeds', 'Time and disk', 'Commands and settings', 'fov_channels'):
+        assert title in text, title
+    for title in ('image', 'CAM', 'seeds', 'random walk', 'segmentation', 'truth'):
+        assert f'<figcaption>{title}</figcaption>' in text, title
+    scores = json.loads((run_folder / 'scores.json').read_text())
+    assert f'<td>{scores[-1]["results"][0]["miou"]:.1f}</td>' in text
+
+
+def test_the_page_needs_no_other_file_and_runs_nothing(run_folder, toy, tmp_path):
+    text = written(toy, run_folder.parent, tmp_path)
+    links = re.findall(r'(?:src|href|action|data)=["\']?([^"\'>]*)', text)
+    assert len(links) > 20 and all(link.startswith('data:image/') for link in links)
+    assert '<script' not in text and '@import' not in text and 'url(' not in text
+
+
+def test_without_masks_there_are_pictures_and_several_cuts_instead_of_scores(run_folder, bare, tmp_path):
+    exp = tmp_path / 'exp'
+    shutil.copytree(run_folder, exp / 'toy')
+    (exp / 'toy/scores.json').unlink()
+    text = written(bare, exp, tmp_path)
+    assert '<h2>Scores</h2>' not in text and 'IoU' not in text and '<figcaption>truth' not in text
+    assert 'CAM labels at several background scores' in text
+    assert f'<figcaption>CAM at {DEFAULT_THRESHOLD:.2f}</figcaption>' in text
+    assert '<figcaption>CAM at 0.40</figcaption>' in written(bare, exp, tmp_path, '--background-score', '0.4')
+
+
+def test_a_run_that_has_only_begun_is_reported(run_folder, toy, tmp_path):
+    exp = tmp_path / 'exp'
+    shutil.copytree(run_folder / 'cam', exp / 'toy/cam')
+    text = written(toy, exp, tmp_path)
+    assert 'CAM training: loss' in text and 'random walk' not in text
+
+
+def test_a_run_that_is_not_there_is_refused(toy, tmp_path, capsys):
+    line = error_line(report.main, place(toy, tmp_path, 'none'), capsys)
+    assert re.search('none holds no stage of a run on toy; name the run', line)
+
+
+def test_names_with_html_in_them_are_shown_as_they_are(run_folder, toy, tmp_path):
+    data = tmp_path / 'data'
+    shutil.copytree(toy.parent, data)
+    for name in ('dataset.json', 'lists/labels.txt'):
+        (data / name).write_text((data / name).read_text().replace('star', '<b>star'))
+    assert '<b>star' not in written(data / 'dataset.json', run_folder.parent, tmp_path)
+
+
+def test_best_median_and_worst_are_those_by_iou(run_folder, toy):
+    spec = report.get_spec(str(toy))
+    chosen = choose(spec, 'val', run_folder, 3)
+    values = [int(why.rpartition(' ')[2]) for why, _ in chosen]
+    assert [why.partition(':')[0] for why, _ in chosen] == ['best', 'median', 'worst']
+    assert values == sorted(values, reverse=True)
+    truth = np.array([[0, 0, 1, 255]], np.uint8)
+    assert image_iou(truth, np.array([[0, 1, 1, 2]], np.uint8), 3) == 50
+    assert image_iou(truth, truth, 3) == 100
+
+
+def test_time_is_without_breaks_and_unknown_before_the_end():
+    lines = ['2026-01-01 10:00:00 started a', '2026-01-01 10:01:00 finished 5 steps']
+    assert training_seconds(lines) == 60
+    assert training_seconds([*lines, '2026-01-01 11:00:00 started a']) is None
+    assert training_seconds([*lines, '2026-01-01 12:00:00 resumed after step 5: a',
+                             '2026-01-01 12:00:30 finished 9 steps']) == 90
+    assert training_seconds([]) is None
+
+
+def test_stages_have_time_disk_and_steps(run_folder, toy):
+    stages = {stage.title: stage for stage in read_stages(run_folder, report.get_spec(str(toy)))}
+    assert stages['CAM training'].metrics[-1]['step'] == 4 and stages['CAM training'].size > 10_000
+    assert stages['random walk of val'].seconds is not None and stages['segmentations of train'].settings
