@@ -1,6 +1,6 @@
 """Fetch, unpack, prepare and verify MS COCO 2014: what config_coco.sh runs.
 
-    ./config_coco.sh                            26 GB of archives, as much again unpacked
+    ./config_coco.sh                            about 21 GB of archives, as much again unpacked
     ./config_coco.sh --archives DIR             archives that lie in DIR already are not fetched
     ./config_coco.sh --masks coco               polygons filled as COCO's own tools do it
 

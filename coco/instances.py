@@ -1,6 +1,7 @@
 """Instances files of COCO, hundreds of megabytes each, read without ever being in memory as a whole."""
 import json
 import re
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -49,25 +50,24 @@ def index_instances(path: Path) -> Instances:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is not there; unpack the annotations, or run ./config_coco.sh')
-    images, annotations, categories = [], [], {}
+    images, annotations, categories = array('q'), array('q'), {}      # rows of three numbers, 8 bytes each
     with tqdm(total=path.stat().st_size, unit_scale=True, **bar_style(path.name, 'B')) as bar:
         for key, first, end, item in top_level_items(path):
             bar.update(end - bar.n)
             try:
                 if key == 'images':
-                    images.append((item['id'], item['height'], item['width']))
+                    images.extend((item['id'], item['height'], item['width']))
                 elif key == 'annotations':
-                    annotations.append((item['image_id'], first, end))
+                    annotations.extend((item['image_id'], first, end))
                 elif key == 'categories':
                     categories[item['id']] = item['name']
             except (KeyError, TypeError) as error:
                 raise ValueError(f'{path} is no instances file: an entry of {key!r} at byte {first} lacks {error}; '
                                  'unpack it again') from error
     if not images or not categories:
-        raise ValueError(f'{path} is no instances file: it lists {len(images)} images and {len(categories)} '
+        raise ValueError(f'{path} is no instances file: it lists {len(images) // 3} images and {len(categories)} '
                          'categories; unpack it again')
-    images = np.array(images, np.int64).reshape(-1, 3)
-    annotations = np.array(annotations, np.int64).reshape(-1, 3)
+    images, annotations = (np.array(numbers, np.int64).reshape(-1, 3) for numbers in (images, annotations))
     order = np.argsort(annotations[:, 0], kind='stable')
     strange = np.setdiff1d(annotations[:, 0], images[:, 0])
     if len(strange):

@@ -16,10 +16,11 @@ def known_flags():
     """Flags of all scripts, and those that the drivers and other commands spell out in their text."""
     parsers = [importlib.import_module(name).make_parser() for name in SCRIPTS]
     parsers.append(importlib.import_module('lib.cam_stage').make_parser('', 'voc12'))
+    parsers.append(importlib.import_module('tool.datasetup').make_parser('', Path(), Path()))
     flags = {flag for parser in parsers for flag in parser._option_string_actions}
-    others = ('tool/pipeline.sh', 'run_demo.sh', 'benchmarks/ablation.sh')
+    others = ('tool/pipeline.sh', 'run_demo.sh', 'benchmarks/ablation.sh', 'coco/prepare.py')
     spelled = re.findall(r'--[a-z][a-z0-9-]+', ''.join((ROOT / path).read_text() for path in others))
-    return flags | set(spelled) | {'--logdir'}
+    return flags | set(spelled) | {'--logdir', '--nv', '--bind', '--fakeroot'}
 
 
 def test_the_snippet_runs():
