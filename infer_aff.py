@@ -44,7 +44,7 @@ PRESETS = {
     'voc12': {},
     'coco': {},
     'toy': {'width': 0.125, 'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
-    'own': {'scale': lambda spec: spec.enlargement, 'amp': 'auto'},
+    'own': {'amp': 'auto'},
 }
 
 

@@ -54,7 +54,7 @@ def test_without_masks_there_are_pictures_and_several_cuts_instead_of_scores(run
     shutil.copytree(run_folder, exp / 'toy')
     (exp / 'toy/scores.json').unlink()
     text = written(bare, exp, tmp_path)
-    assert '<h2>Scores</h2>' not in text and 'IoU' not in text and '<figcaption>truth' not in text
+    assert '<h2>Scores</h2>' not in text and 'best: IoU' not in text and '<figcaption>truth' not in text
     assert 'CAM labels at several background scores' in text
     assert f'<figcaption>CAM at {DEFAULT_THRESHOLD:.2f}</figcaption>' in text
     assert '<figcaption>CAM at 0.40</figcaption>' in written(bare, exp, tmp_path, '--background-score', '0.4')
