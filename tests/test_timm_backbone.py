@@ -1,4 +1,6 @@
 """Networks of timm as backbones: taps, padding, freezing, and what cannot be one. Skipped where timm is missing."""
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -6,6 +8,7 @@ from torch import nn
 from lib.net.aff import AffinityNet
 from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
+from lib.net.depthwise import SplitDepthwise, with_fast_depthwise
 from lib.net.freeze import FREEZE, freeze_norm_affine, norm_layers, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.seam import Seam
@@ -45,7 +48,7 @@ def test_even_padding_equals_that_of_tensorflow_at_sizes_of_a_multiple_plus_one(
     assert not [layer for layer in backbone.modules() if 'Same' in type(layer).__name__]
     with torch.no_grad():
         fits, other = torch.randn(1, 3, 65, 41), torch.randn(1, 3, 64, 40)
-        assert torch.equal(backbone(fits)['conv6'], theirs.forward_features(fits))
+        torch.testing.assert_close(backbone(fits)['conv6'], theirs.forward_features(fits))
         assert not torch.allclose(backbone(other)['conv6'], theirs.forward_features(other))
 
 
@@ -104,3 +107,30 @@ def test_what_cannot_be_a_backbone_is_explained_in_one_line(name, stride, messag
     with pytest.raises(ValueError, match=message) as caught:
         make_backbone(f'timm:{name}', stride=stride)
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('height, width', [(21, 21), (5, 13), (8, 3)])
+def test_split_depthwise_convolution_equals_the_plain_one_with_its_gradients(height, width):
+    plain = nn.Conv2d(6, 6, 5, padding=8, dilation=4, groups=6, dtype=torch.float64)
+    model = with_fast_depthwise(nn.Sequential(copy.deepcopy(plain), nn.Conv2d(6, 6, 3, padding=2, dilation=2)))
+    split = model[0]
+    assert type(split) is SplitDepthwise and type(model[1]) is nn.Conv2d
+    results = []
+    for layer in (plain, split):
+        image = torch.linspace(-1, 1, 2 * 6 * height * width, dtype=torch.float64).sin()
+        image = image.view(2, 6, height, width).requires_grad_()
+        output = layer(image)
+        output.square().sum().backward()
+        results.append((output, image.grad, layer.weight.grad, layer.bias.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_mobilenet_at_stride_eight_has_split_convolutions_and_the_same_output():
+    backbone = TimmBackbone('mobilenetv2_035').eval()
+    theirs = timm.create_model('mobilenetv2_035', num_classes=0, output_stride=8, pad_type='').eval()
+    theirs.load_state_dict(backbone.model.state_dict())
+    assert [layer for layer in backbone.modules() if isinstance(layer, SplitDepthwise)]
+    with torch.no_grad():
+        image = torch.randn(2, 3, 43, 65)
+        torch.testing.assert_close(backbone(image)['conv6'], theirs.forward_features(image))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lib.net.depthwise import with_fast_depthwise
 from tool.imutils import Norm
 
 PREFIX = 'timm:'
@@ -38,7 +39,7 @@ class TimmBackbone(nn.Module):
     def __init__(self, name: str, stride: int = 8, bn_momentum: float = 0.1):
         super().__init__()
         self.name, self.stride, self.size_step = name, stride, stride
-        self.model = _create(name, stride)
+        self.model = with_fast_depthwise(_create(name, stride))
         for layer in self.model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.momentum = bn_momentum
