@@ -26,12 +26,12 @@ STEPS = ('--max-steps', '2')
 FLAGS = {'train_cam_coco.py': (*CAM_TRAINING, *STEPS, '--empty-classes', 'allow', '--picture-every', '2'),
          'infer_cam.py': (*NETWORK, *SCALES), 'train_aff.py': (*TRAINING, *STEPS, '--picture-every', '0'),
          'infer_aff.py': NETWORK, 'train_seg.py': (*TRAINING, *STEPS, *HEAD, '--picture-every', '0'),
-         'infer_seg.py': (*NETWORK, *HEAD, *SCALES), 'eval.py': ()}
+         'infer_seg.py': (*NETWORK, *HEAD, *SCALES), 'eval.py': (), 'lib.report.__main__': ()}
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    """(folder of the run, data set, what the last command printed).
+    """(folder of the run, data set, what the last evaluation printed).
 
     run_coco.sh calls a stand-in; the commands that it echoes are then run in this process, which spares sixteen starts
     of Python.
@@ -43,13 +43,17 @@ def finished(tmp_path_factory):
         shell('config_coco.sh', sys.executable, *places, '--archives', folder / 'archives', '--mirror', server.url,
               '--part', '--workers', '0')
     text = shell('run_coco.sh', '/bin/true', *places, '--protocol', 'strict', '--weights', 'none')
+    printed = {}
     for line in text.splitlines():
         if line.startswith('+ '):
             _, script, *words = shlex.split(line[2:])
+            if script == '-m':
+                script, words = f'{words[0]}.__main__', words[1:]
             words += [*FLAGS[script], *LOADED_HERE, '--exp', str(folder / 'exp')]
-            with contextlib.redirect_stdout(io.StringIO()) as printed:
+            with contextlib.redirect_stdout(io.StringIO()) as text:
                 importlib.import_module(script.removesuffix('.py')).main(words)
-    return folder / 'exp/coco', get_spec('coco', folder / 'data', folder / 'lists'), printed.getvalue()
+            printed[script] = text.getvalue()
+    return folder / 'exp/coco', get_spec('coco', folder / 'data', folder / 'lists'), printed['eval.py']
 
 
 def shell(script, python, *words):

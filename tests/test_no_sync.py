@@ -16,20 +16,20 @@ from lib.net.freeze import freeze_early, freeze_norm_affine, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
-from lib.run.loop import RunningMeans
+from lib.run.terms import Terms
 from tool import probutils, seamutils
 
 META = torch.device('meta')
 
 
 def train_one_step(network, freeze, batch_norm, make, batch):
-    """A whole step, from the batch to the new weights and the running means of the terms."""
+    """A whole step, from the batch to the new weights and the sums of the terms."""
     freeze(network)
     set_train_mode(network, batch_norm=batch_norm)
     terms = make(network)(batch)
     terms['loss'].backward()
     make_optimizer(network, 0.1, 0.9, 5e-4).step()
-    RunningMeans().add(terms)
+    Terms(META).add(1, terms, ['a', 'b'])
     assert next(network.parameters()).is_meta
 
 
@@ -52,7 +52,8 @@ def test_cam_step_needs_no_value(backbone, monkeypatch):
 def test_affinity_step_needs_no_value(backbone):
     with META:
         network = AffinityNet(backbone)
-        batch = {'image': torch.empty(2, 3, 96, 96), 'label': torch.empty(2, 12, 12, dtype=torch.uint8)}
+        batch = {'image': torch.empty(2, 3, 96, 96), 'label': torch.empty(2, 12, 12, dtype=torch.uint8),
+                 'counts': torch.empty(3)}
     args = train_aff.make_parser().parse_args([])
     train_one_step(network, freeze_early, 'running', lambda net: train_aff.make_step(args, net, META), batch)
 
@@ -60,7 +61,8 @@ def test_affinity_step_needs_no_value(backbone):
 def test_segmentation_step_needs_no_value(backbone):
     with META:
         network = DeepLab(backbone, 4, 8)
-        batch = {'image': torch.empty(2, 3, 64, 64), 'mask': torch.empty(2, 64, 64, dtype=torch.int64)}
+        batch = {'image': torch.empty(2, 3, 64, 64), 'mask': torch.empty(2, 64, 64, dtype=torch.int64),
+                 'counts': torch.empty(())}
     args = train_seg.make_parser().parse_args([])
     train_one_step(network, freeze_norm_affine, 'batch', lambda net: train_seg.make_step(args, net, META), batch)
 
