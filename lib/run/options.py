@@ -10,7 +10,7 @@ import torch
 from lib.run.stopping import EXIT_STATUS, Stopped
 
 PLACE_FLAGS = ('exp', 'run', 'data_root', 'lists', 'dry_run', 'fresh', 'device', 'gpus', 'workers', 'log_every',
-               'save_every', 'save_minutes', 'picture_every', 'compile', 'accumulate', 'damaged')
+               'save_every', 'save_minutes', 'picture_every', 'compile', 'accumulate')
 
 
 def base_parser(doc: str) -> argparse.ArgumentParser:
