@@ -1,4 +1,4 @@
-"""Safe writing, also on a full disk and in a folder that is not to be written to (small tmpfs; skipped without mount)."""
+"""Safe writing, also on a full disk and in a read-only folder (small tmpfs; skipped where mounting is not allowed)."""
 import os
 import subprocess
 import sys

@@ -165,4 +165,4 @@ def test_a_gpu_out_of_memory_names_the_flags_that_help(capsys):
 
 
 def test_a_run_stopped_by_a_signal_has_its_own_status(capsys):
-    assert ended(failing(Stopped('stopped by SIGTERM after step 3')), capsys) == (75, 'stopped by SIGTERM after step 3\n')
+    assert ended(failing(Stopped('stopped after step 3')), capsys) == (75, 'stopped after step 3\n')

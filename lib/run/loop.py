@@ -82,7 +82,7 @@ def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer:
                     break
         if record:
             previous(last).unlink(missing_ok=True)
-            record.close(f'finished {total_steps} steps')
+            record.close(f'finished {total_steps} steps; damaged pictures skipped: {len(run.skipped)}')
 
 
 @dataclass
@@ -98,6 +98,7 @@ class _Run:
     pictures: Callable | None
     device: torch.device
     scaler: torch.amp.GradScaler = field(init=False)
+    skipped: list[str] = field(default_factory=list)        # problems of damaged pictures, once for each time
     saved: float = field(default_factory=time.monotonic)    # when there was a checkpoint last, or the run began
 
     def __post_init__(self):
@@ -121,6 +122,9 @@ class _Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.terms.add(index + 1, total, names)
+        for problem in filter(None, batch.get('skipped', [])):
+            print(f'warning: skipped at step {index + 1}: {problem}', flush=True)
+            self.skipped.append(problem)
 
     def look(self, done: int, finished: bool, stop: bool) -> tuple[bool, bool]:
         """Whether to save and whether to stop after a step, agreed on by all processes; then the losses are sound.
