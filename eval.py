@@ -22,7 +22,8 @@ from tqdm import tqdm
 from lib.data.datasets import LabelPair, label_pairs
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
-from lib.run.options import base_parser, resolve, run_script
+from lib.run.identity import files_digest, folder_input
+from lib.run.options import add_fresh_flag, base_parser, resolve, run_script, settings
 from lib.run.pool import map_chunks
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
@@ -49,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
     group.add_argument('--background-score', type=float, default=0.25,
                        help='constant score of background that CAMs compete with')
+    add_fresh_flag(group)
     group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
     return parser
 
@@ -125,10 +127,18 @@ def main(argv=None):
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
+    inputs = {'predictions': folder_input(folder, [pair.prediction for pair in pairs]),
+              'masks': files_digest(pair.truth for pair in pairs)}
+    made_with = {'settings': {**settings(args), 'split': split}, 'inputs': inputs}
+    found = [old for old in read_scores(scores) if all(old.get(key) == made_with[key] for key in made_with)]
+    if found and not args.fresh:
+        print(evaluation_text(found[-1]))
+        print(f'\nscored before, {found[-1]["time"]}; --fresh scores again')
+        return
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
               'images': len(pairs), 'classes': list(spec.class_names), **evaluate(args, spec, pairs)}
     print(evaluation_text(record))
-    add_score(scores, {**record, **environment()})
+    add_score(scores, {**record, **environment(), **made_with})
 
 
 if __name__ == '__main__':

@@ -115,7 +115,7 @@ def main(argv=None):
     stride = network.backbone.stride
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background,
           torch.inference_mode()):
-        images = single_images(Subset(dataset, share.left), min(args.workers, 1))
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1), damaged=args.damaged)
         for sample in share.watch(progress(images, 'infer_aff')):
             image, name = sample['image'], sample['name']
             seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))

@@ -188,7 +188,7 @@ def main(argv=None):
 
     with (unfinished(args, names, outputs, inputs, device, dataset.files if args.images else None) as share,
           Background(args.workers) as background):
-        images = single_images(Subset(dataset, share.left), min(args.workers, 1))
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1), damaged=args.damaged)
         for sample in share.watch(progress(images, 'infer_seg')):
             image = sample['image']
             normalised = normalise(image, norm).transpose(1, 2, 0)

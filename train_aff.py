@@ -1,6 +1,7 @@
 """Train AffinityNet: features in which neighbouring pixels of one class are near, from the CRF seeds.
 
     python train_aff.py                                  one GPU, or several in this process (DataParallel)
+    torchrun --nproc-per-node 4 train_aff.py             four processes that share each batch
 
 Reads the images, exp/<run>/labels/<train split>/seeds and ImageNet weights; writes exp/<run>/aff/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
@@ -151,7 +152,8 @@ def main(argv=None):
     network = devices.place(network, device, devices.pick_amp(args.amp, device))
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, args.gpus, args.compile), device),
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part),
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
+                           args.damaged),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
           make_pictures(args, dataset, network, device) if args.picture_every else None,
           inputs=inputs, counts=make_counts(args))

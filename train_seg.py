@@ -1,6 +1,7 @@
 """Train DeepLab on the pseudo-labels.
 
-    python train_seg.py                                  one GPU, or several in this process (DataParallel)
+    python train_seg.py                                  one GPU
+    torchrun --nproc-per-node 4 train_seg.py             four processes that share each batch
     python train_seg.py --labels data/VOCdevkit/VOC2012/SegmentationClassAug --run upper     on true masks
 
 Reads the images, exp/<run>/labels/<train split>/walk and ImageNet weights; writes exp/<run>/seg/: model.pth, last.pth
@@ -153,7 +154,8 @@ def main(argv=None):
     network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, args.gpus, args.compile, whole_batch=True), device),
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part),
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
+                           args.damaged),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
           make_pictures(spec, network, device) if args.picture_every else None,
           inputs=inputs, counts=count_labelled)

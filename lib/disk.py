@@ -5,7 +5,8 @@
 The drivers print it with --dry-run. Networks are counted: 4 bytes a number for model.pth, and for last.pth the momentum
 of all that is trained besides. Label files are estimated: the constants below times pixels, classes and images; the
 sizes of up to 200 images, evenly spread over a list, stand for all. Not counted: logs, pictures and events of
-TensorBoard (some MB), and a second last.pth for the moments in which a new one is written.
+TensorBoard (some MB), and what a running training needs besides: previous.pth and the one being written, each as
+large as last.pth.
 """
 import argparse
 from collections.abc import Sequence

@@ -112,12 +112,26 @@ def test_extra_flags_reach_cam_training_alone(python):
     assert ['--isl-weight 0 --no-fsl' in call for call in calls] == [call.startswith('train_cam') for call in calls]
 
 
-def test_gpus_reach_the_training_stages_and_places_every_stage(python):
+def test_gpus_spread_the_stages_that_run_a_network_and_places_reach_every_stage(python):
     _, _, calls = drive(python, 'run_voc.sh', '--gpus', '2', '--run', 'mine', '--voc12_root', 'there', '--lists',
                         'here', '--protocol', 'strict')
     assert all('--run mine --data-root there --lists here' in call for call in calls)
-    assert ['--gpus 2' in call for call in calls] == [call.startswith('train_') for call in calls]
+    spread = '-m torch.distributed.run --standalone --nproc-per-node 2 '
+    assert [call.startswith(spread) for call in calls] == [' train_' in call or ' infer_' in call for call in calls]
+    assert short([call.removeprefix(spread) for call in calls]) == VOC
     assert ['--protocol strict' in call for call in calls] == ['--what' in call for call in calls]
+
+
+def test_a_launcher_of_the_environment_takes_the_place_of_the_interpreter(python):
+    _, text, calls = drive(python, 'run_voc.sh', '--stages', 'train_aff,table', SPREAD=f'env X=1 {python} -m launcher')
+    assert short(calls) == ['-m launcher train_aff.py', 'eval.py --table']
+    assert echoed(text)[0][:4] == ['env', 'X=1', str(python), '-m']
+
+
+def test_fresh_reaches_every_stage(python):
+    _, _, calls = drive(python, 'run_voc.sh', '--fresh')
+    assert len(calls) == len(VOC)
+    assert [call.endswith(' --fresh') for call in calls] == ['report' not in call for call in calls]
 
 
 def test_a_named_run_of_the_demo_uses_its_own_backbone(python):

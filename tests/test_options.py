@@ -2,6 +2,7 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lib.run.options import (
@@ -17,6 +18,7 @@ from lib.run.options import (
     run_script,
     settings,
 )
+from lib.run.stopping import Stopped
 from tool.dataspec import DatasetSpec
 
 PRESETS = {'one': {'lr': 0.5, 'width': 0.25}, 'other': {}}
@@ -155,3 +157,12 @@ def test_an_error_in_a_loader_process_is_one_line_too(capsys):
     def main():
         list(DataLoader(Broken(), num_workers=1))
     assert ended(main, capsys) == (2, 'error: a.jpg is no picture; restore it\n')
+
+
+def test_a_gpu_out_of_memory_names_the_flags_that_help(capsys):
+    code, text = ended(failing(torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')), capsys)
+    assert code == 2 and 'in training, --accumulate 2 halves the need at the same result' in text
+
+
+def test_a_run_stopped_by_a_signal_has_its_own_status(capsys):
+    assert ended(failing(Stopped('stopped after step 3')), capsys) == (75, 'stopped after step 3\n')

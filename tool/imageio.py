@@ -20,6 +20,10 @@ END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
+class Damaged(ValueError):
+    """A picture or mask cannot be decoded; names the file."""
+
+
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
     """Read a picture as uint8 [H, W, 3] in RGB.
 
@@ -143,4 +147,4 @@ def _explained(error: Exception, path: Path, kind: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
     reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
-    return ValueError(f'{path} is no readable {kind} ({reason}); restore it, or drop it from the list')
+    return Damaged(f'{path} is no readable {kind} ({reason}); restore it, or drop it from the list')

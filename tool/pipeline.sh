@@ -2,7 +2,8 @@
 #   DATASET  --dataset of every script          TRAIN, VAL, SCORE  names of the splits
 #   CAM_SCRIPT                                  ALL_STAGES         stages in order
 # and call `pipeline "$@"`. PYTHON in the environment names another interpreter than setup_env.sh does.
-# Each command is echoed so that it can be pasted; the first failure stops the run.
+# Each command is echoed so that it can be pasted; the first failure stops the run. Run again, finished steps say so and
+# the first unfinished one goes on: each script knows that by its own files.
 set -euo pipefail
 
 usage() {
@@ -11,7 +12,9 @@ usage: $(basename "$0") [options] [flags of CAM training]
 
   --run NAME        name of the run, a folder in exp/ (default: $RUN)
   --stages LIST     comma-separated part of: $ALL_STAGES (default: all)
-  --gpus N          GPUs that share a batch (default: all that are visible)
+  --gpus N          GPUs, one process each (torchrun): they share each batch in training and the list in inference;
+                    the results are those of one GPU (default: one process)
+  --fresh           start every stage over (default: each goes on where it was, a finished one says so)
   --weights FILE    backbone weights of all training stages (default: the scripts' own, in pretrained/)
   --backbone NAME   backbone of every stage, resnet38d or timm:NAME (default: resnet38d)
   --width X         multiple of the published channel counts, in every stage (default: the scripts' own)
@@ -34,39 +37,47 @@ say_and_run() {
 
 # step SCRIPT ARGUMENTS...: a script with the arguments that all share.
 step() {
-    say_and_run "$PYTHON" "$@" --dataset "$DATASET" --run "$RUN" "${PLACE[@]}"
+    say_and_run "${LAUNCH[@]}" "$@" --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" "${FRESH[@]}"
+}
+
+# spread SCRIPT ARGUMENTS...: a step that runs a network, in as many processes as there are GPUs to use. SPREAD in the
+# environment replaces interpreter and launcher, see examples/slurm/run_voc_nodes.sh.
+spread() {
+    local LAUNCH=("$PYTHON" "${GPUS[@]}")
+    [ -z "${SPREAD:-}" ] || read -ra LAUNCH <<<"$SPREAD"
+    step "$@"
 }
 
 score() {
     step eval.py --what "$1" --split "$2" --protocol "$PROTOCOL"
 }
 
-stage_train_cam() { step "$CAM_SCRIPT" "${TRAINING[@]}" "${EXTRA[@]}"; }
+stage_train_cam() { spread "$CAM_SCRIPT" "${TRAINING[@]}" "${EXTRA[@]}"; }
 stage_infer_cam() {
-    step infer_cam.py --split "$VAL" --no-seeds "${NETWORK[@]}"
+    spread infer_cam.py --split "$VAL" --no-seeds "${NETWORK[@]}"
     score cam "$VAL"
-    step infer_cam.py --split "$TRAIN" "${NETWORK[@]}"
+    spread infer_cam.py --split "$TRAIN" "${NETWORK[@]}"
     score cam "$SCORE"
 }
-stage_train_aff() { step train_aff.py "${TRAINING[@]}"; }
+stage_train_aff() { spread train_aff.py "${TRAINING[@]}"; }
 stage_infer_aff() {
-    step infer_aff.py --split "$VAL" "${NETWORK[@]}"
+    spread infer_aff.py --split "$VAL" "${NETWORK[@]}"
     score walk "$VAL"
-    step infer_aff.py --split "$TRAIN" "${NETWORK[@]}"
+    spread infer_aff.py --split "$TRAIN" "${NETWORK[@]}"
     score walk "$SCORE"
 }
-stage_train_seg() { step train_seg.py "${TRAINING[@]}"; }
+stage_train_seg() { spread train_seg.py "${TRAINING[@]}"; }
 stage_infer_seg() {
-    step infer_seg.py --split "$VAL" "${NETWORK[@]}"
+    spread infer_seg.py --split "$VAL" "${NETWORK[@]}"
     score seg "$VAL"
-    step infer_seg.py --split "$SCORE" "${NETWORK[@]}"
+    spread infer_seg.py --split "$SCORE" "${NETWORK[@]}"
     score seg "$SCORE"
 }
 stage_table() { step eval.py --table; }
-stage_report() { step -m lib.report; }
+stage_report() { local FRESH=(); step -m lib.report; }     # is always made anew
 
 pipeline() {
-    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() EXTRA=() WEIGHTS=() NETWORK=() SHARED=()
+    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() FRESH=() EXTRA=() WEIGHTS=() NETWORK=() SHARED=()
     while [ $# -gt 0 ]; do
         case $1 in      # --option=value is --option value
             --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--backbone=*|--width=*|--batch[-_]size=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
@@ -77,7 +88,8 @@ pipeline() {
                 [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; } ;;&
             --run) RUN=$2; shift 2 ;;
             --stages) STAGES=$2; shift 2 ;;
-            --gpus) GPUS=(--gpus "$2"); shift 2 ;;
+            --gpus) GPUS=(-m torch.distributed.run --standalone --nproc-per-node "$2"); shift 2 ;;
+            --fresh) FRESH=(--fresh); shift ;;
             --weights) WEIGHTS=(--weights "$2"); shift 2 ;;
             --amp|--backbone|--width) NETWORK+=("$1" "$2"); shift 2 ;;
             --batch[-_]size) SHARED+=("$1" "$2"); shift 2 ;;
@@ -92,8 +104,9 @@ pipeline() {
         esac
     done
     PYTHON=${PYTHON:-$(./setup_env.sh)}
+    LAUNCH=("$PYTHON")
     ! declare -F after_options >/dev/null || after_options
-    TRAINING=("${GPUS[@]}" "${NETWORK[@]}" "${SHARED[@]}" "${WEIGHTS[@]}")
+    TRAINING=("${NETWORK[@]}" "${SHARED[@]}" "${WEIGHTS[@]}")
     local stage
     for stage in ${STAGES//,/ }; do
         [[ ",$ALL_STAGES," == *",$stage,"* ]] || { echo "error: --stages: $stage is not one of $ALL_STAGES" >&2; exit 2; }

@@ -5,29 +5,36 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lib.data.datasets import KeySampler
+from tool.imageio import Damaged
 from tool.workers import settle_in
 
 
 def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,
-                     part: tuple[int, int] = (0, 1)) -> Callable[[int], DataLoader]:
+                     part: tuple[int, int] = (0, 1), damaged: str = 'stop') -> Callable[[int], DataLoader]:
     """Function from a first step to the batches from that step on, the same whatever the number of workers.
 
     Of each batch, `part` = (index, parts) gives the index-th of so many equal parts: one of several processes' own.
+    With damaged = 'skip' the next picture takes the place of one that cannot be read, and 'skipped' tells its problem.
     """
+    source = _Replacing(dataset) if damaged == 'skip' else dataset
     epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
     def batches(start_step: int) -> DataLoader:
         sampler = KeySampler(len(dataset), batch_size, epochs, seed, start_step, part=part)
-        return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, worker_init_fn=settle_in,
+        return DataLoader(source, batch_sampler=sampler, num_workers=workers, worker_init_fn=settle_in,
                           pin_memory=torch.cuda.is_available(), persistent_workers=False)
 
     return batches
 
 
-def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None) -> DataLoader:
-    """The samples of an inference set one by one, in order, as NumPy arrays; `prepare` is applied by the workers."""
-    if prepare:
-        dataset = _Prepared(dataset, prepare)
+def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None,
+                  damaged: str = 'stop') -> DataLoader:
+    """The samples of an inference set one by one, in order, as NumPy arrays; `prepare` is applied by the workers.
+
+    With damaged = 'skip' a picture that cannot be read becomes {'skipped': its problem}.
+    """
+    if prepare or damaged == 'skip':
+        dataset = _Prepared(dataset, prepare, damaged == 'skip')
     return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=settle_in)
 
 
@@ -48,14 +55,39 @@ def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | Non
 class _Prepared(Dataset):
     """A data set whose samples pass through a function; picklable if both are."""
 
-    def __init__(self, dataset: Dataset, prepare: Callable[[dict], dict]):
-        self.dataset, self.prepare = dataset, prepare
+    def __init__(self, dataset: Dataset, prepare: Callable[[dict], dict] | None, skip: bool):
+        self.dataset, self.prepare, self.skip = dataset, prepare, skip
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        return self.prepare(self.dataset[index])
+        try:
+            sample = self.dataset[index]
+        except Damaged as error:
+            if not self.skip:
+                raise
+            return {'skipped': str(error)}
+        return self.prepare(sample) if self.prepare else sample
+
+
+class _Replacing(Dataset):
+    """A training set in which the next sample takes the place of a damaged one; 'skipped' says which that was."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        problem, (epoch, index) = '', key
+        for place in (*range(index, len(self)), *range(index)):
+            try:
+                return {**self.dataset[epoch, place], 'skipped': problem}
+            except Damaged as error:
+                problem = problem or str(error)
+        raise Damaged(problem)
 
 
 def _as_it_is(sample):

@@ -3,6 +3,8 @@ import torch
 from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
+from lib.net.freeze import norm_layers
+
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """nn.SyncBatchNorm in plain operations, since that one runs on GPUs only."""
@@ -20,7 +22,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
+        normal = torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(x.dtype)
+        return self.act(self.drop(normal)) if hasattr(self, 'act') else normal      # timm's has both built in
 
 
 def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
@@ -30,9 +33,8 @@ def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """
     if not distributed.is_initialized():
         return network
-    if device.type == 'cuda':
+    if device.type == 'cuda' and all(type(layer) is nn.BatchNorm2d for layer in norm_layers(network)):
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm2d        # the same layer, only its forward pass differs
+    for layer in norm_layers(network):      # the same layer, only its forward pass in training differs
+        layer.__class__ = type(f'Shared{type(layer).__name__}', (SharedBatchNorm2d, type(layer)), {})
     return network

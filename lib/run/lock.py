@@ -17,6 +17,10 @@ from tool.fileio import CannotWrite, is_alive, remove_leftovers, replacing
 BEAT, SILENCE = 15.0, 90.0
 
 
+class InUse(ValueError):
+    """Another run holds the lock; says which host and process."""
+
+
 class Lock:
     """Holds the lock of a folder while the context lasts.
 
@@ -25,7 +29,7 @@ class Lock:
         name: of the lock file; processes that share a folder's work have one each.
 
     Raises:
-        ValueError: on entering, if another run holds it; names the host and the process.
+        InUse: on entering, if another run holds it.
         CannotWrite: if the folder cannot be written to.
     """
 
@@ -40,8 +44,8 @@ class Lock:
         while not self._make(content):
             holder = self._read()
             if holder is not None and self._lives(holder):
-                raise ValueError(f'{self.path.parent} is in use by process {holder["process"]} on {holder["host"]}: '
-                                 'wait until that run has ended, or give --run another name')
+                raise InUse(f'{self.path.parent} is in use by process {holder["process"]} on {holder["host"]}: '
+                            'wait until that run has ended, or give --run another name')
             self._remove(holder)
         remove_leftovers(self.path.parent)
         threading.Thread(target=self._beat, daemon=True).start()

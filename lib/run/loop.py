@@ -56,8 +56,7 @@ def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer:
     """
     last = folder / 'last.pth'
     made_with = {'settings': settings(args), 'inputs': dict(inputs or {})}
-    run = _Run(args, network, optimizer, torch.amp.GradScaler(enabled=args.amp == 'fp16'), Terms(device), step, counts,
-               pictures, device)
+    run = _Run(args, network, optimizer, Terms(device), step, counts, pictures, device)
     with _alone(folder) as lock, Signals() as signals:
         if args.fresh and not ranks.was_restarted():
             ranks.by_the_first(lambda: remove_checkpoints(last))
@@ -83,7 +82,7 @@ def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer:
                     break
         if record:
             previous(last).unlink(missing_ok=True)
-            record.close(f'finished {total_steps} steps')
+            record.close(f'finished {total_steps} steps; damaged pictures skipped: {len(run.skipped)}')
 
 
 @dataclass
@@ -93,13 +92,17 @@ class _Run:
     args: argparse.Namespace
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
     terms: Terms
     step: Step
     counts: Callable | None
     pictures: Callable | None
     device: torch.device
+    scaler: torch.amp.GradScaler = field(init=False)
+    skipped: list[str] = field(default_factory=list)        # problems of damaged pictures, once for each time
     saved: float = field(default_factory=time.monotonic)    # when there was a checkpoint last, or the run began
+
+    def __post_init__(self):
+        self.scaler = torch.amp.GradScaler(enabled=self.args.amp == 'fp16')
 
     def update(self, index: int, batch: Mapping) -> None:
         """One step of the optimiser, in args.accumulate passes over equal parts of this process's part of the batch."""
@@ -119,6 +122,9 @@ class _Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.terms.add(index + 1, total, names)
+        for problem in filter(None, batch.get('skipped', [])):
+            print(f'warning: skipped at step {index + 1}: {problem}', flush=True)
+            self.skipped.append(problem)
 
     def look(self, done: int, finished: bool, stop: bool) -> tuple[bool, bool]:
         """Whether to save and whether to stop after a step, agreed on by all processes; then the losses are sound.

@@ -1,6 +1,7 @@
 """Flags that several scripts share, and how a script's settings come about: flag given > preset > default."""
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,9 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
     group.add_argument('--width', type=positive_float, default=1.0,
                        help='multiple of the published channel counts of resnet38d')
+    group.add_argument('--damaged', choices=('stop', 'skip'), default='stop',
+                       help='what to do about a picture or mask that turns out to be damaged in the middle of a run: '
+                       'stop, or skip it (training takes the next one), and say so')
     from_file = '' if backbone else '; the default is what the trained network\'s file says, another is refused'
     group.add_argument('--backbone', default=backbone, metavar='NAME',
                        help='resnet38d, or timm:NAME for a convolutional network of timm' + from_file)
@@ -172,7 +176,7 @@ def one_line(error: Exception) -> str:
     """Its message on one line. An error met in a loader process comes with that process's traceback: its end counts."""
     text = str(error).strip() or type(error).__name__
     if text.startswith('Caught ') and 'Traceback' in text:
-        text = text.rpartition(f'\n{type(error).__name__}: ')[2]
+        text = re.split(rf'\n(?:\w+\.)*{type(error).__name__}: ', text)[-1]
     return ' '.join(text.split())
 
 

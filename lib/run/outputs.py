@@ -49,9 +49,16 @@ class Share(NamedTuple):
     left: list[int]
     signals: Signals
 
-    def watch(self, images: Iterable) -> Iterator:
-        """The images, until a signal comes; then Stopped is raised."""
-        return self.signals.until_caught(images, lambda: 'what is finished stays')
+    def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
+        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
+        skipped = []
+        for image in self.signals.until_caught(images, lambda: 'what is finished stays'):
+            if 'skipped' in image:
+                skipped.append(image['skipped'])
+            else:
+                yield image
+        if skipped:
+            print(f'warning: {len(skipped)} images were skipped and have no file: {"; ".join(skipped)}', flush=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lib.run import ranks
+from lib.run.lock import InUse, Lock
 from tool.fileio import replacing
 
 
@@ -91,10 +92,18 @@ def made_by(folder: Path, args: argparse.Namespace, device: torch.device | None 
                                          'args': {k: _plain(v) for k, v in vars(args).items()}})
 
 
-def add_score(path: Path, record: dict) -> None:
-    """Append one evaluation to a run's scores.json, a list of records."""
-    scores = read_scores(path)
-    write_json(path, [*scores, record])
+def add_score(path: Path, record: dict, patience: float = 60) -> None:
+    """Append one evaluation to a run's scores.json, a list of records; waits so many seconds for others that do so."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            with Lock(path.parent, '.scores-lock'):
+                write_json(path, [*read_scores(path), record])
+                return
+        except InUse:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def read_scores(path: Path) -> list[dict]:
