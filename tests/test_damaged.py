@@ -13,8 +13,10 @@ def spoilt(toy, tmp_path):
     """A copy of the toy set with a picture that only reading it to its end shows to be damaged."""
     shutil.copytree(toy.parent, tmp_path / 'data')
     path = tmp_path / 'data/images/train_00004.jpg'
-    content = path.read_bytes()
-    path.write_bytes(content[:len(content) // 2] + b'\xff\xd9')
+    content = bytearray(path.read_bytes())
+    table = content.index(b'\xff\xc4') + 5                  # the lengths of the first Huffman code
+    content[table:table + 16] = b'\xff' * 16
+    path.write_bytes(content)
     return tmp_path / 'data/dataset.json'
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def torchrun(processes, task, *words):
     return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node',
                            str(processes), *words, '-m', 'tests.processes', json.dumps(task)],
-                          cwd=ROOT, capture_output=True, text=True, timeout=300)
+                          cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def stages(run_folder, toy, exp):
@@ -31,11 +31,11 @@ def stages(run_folder, toy, exp):
 
 
 def largest_difference(first, second):
-    """Largest difference between the tensors of two networks, relative to each tensor's largest value."""
+    """Largest difference between the tensors of two networks: its norm over the tensor's."""
     one, other = tensors(first), tensors(second)
     assert one.keys() == other.keys()
-    return max(float((one[key].double() - other[key].double()).abs().max() / one[key].double().abs().max().clamp(min=1))
-               for key in one)
+    return max(float((one[key] - other[key]).double().norm() / one[key].double().norm().clamp(min=1e-9)) for key in one
+               if one[key].is_floating_point())
 
 
 @pytest.mark.parametrize('processes', [2, 4])
@@ -44,7 +44,9 @@ def test_several_processes_train_the_same_networks_as_one_with_dropout_and_sampl
     done = torchrun(processes, {'stages': list(stages(run_folder, toy, tmp_path).values())})
     assert done.returncode == 0, done.stdout + done.stderr
     for stage in ('cam', 'aff', 'seg'):
-        assert largest_difference(run_folder / stage / 'model.pth', tmp_path / 'toy' / stage / 'model.pth') < 1e-5
+        difference = largest_difference(run_folder / stage / 'model.pth', tmp_path / 'toy' / stage / 'model.pth')
+        print(stage, processes, difference)
+        assert difference < 1e-5
         ours, theirs = ([json.loads(line) for line in (folder / stage / 'metrics.jsonl').read_text().splitlines()]
                         for folder in (tmp_path / 'toy', run_folder))
         for row, other in zip(ours, theirs, strict=True):

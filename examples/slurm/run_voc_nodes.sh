@@ -22,6 +22,7 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 export SPREAD="srun --kill-on-bad-exit=1 $PYTHON -m torch.distributed.run --nnodes=$SLURM_NNODES
     --nproc-per-node=$GPUS_PER_NODE --max-restarts=3 --rdzv-id=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     --rdzv-backend=c10d --rdzv-endpoint=$head_node:$port"
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1     # restarted workers must not find the addresses of dead ones
 SPREAD=$(tr -s '\n ' ' ' <<<"$SPREAD")
 
 ./run_voc.sh "$@" &

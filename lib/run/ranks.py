@@ -76,7 +76,12 @@ def connect(device: torch.device) -> None:
                          'node, see examples/slurm/run_voc_nodes.sh')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo')
+    # torchrun on one node keeps its store when it starts workers again: without a prefix they would find the addresses
+    # of the dead. On several nodes the counts may differ; there torchrun is told to make a new store (see the example).
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if os.environ.get('GROUP_WORLD_SIZE', '1') == '1' else 0
+    store, rank, world = next(distributed.rendezvous('env://'))
+    distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', rank=rank,
+                                   world_size=world, store=distributed.PrefixStore(f'attempt-{attempt}', store))
     atexit.register(disconnect)
 
 
