@@ -1,4 +1,5 @@
 """What several test files share: a small toy set, and one run of the whole pipeline on it."""
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,9 @@ def run_folder(toy, tmp_path_factory) -> Path:
         infer_seg.main([*common, *NETWORK, *HEAD, *SCALES, '--split', split])
         evaluation.main([*common, '--what', 'seg', '--split', split])
     return exp / 'toy'
+
+
+def pytest_unconfigure():
+    """End the loaders that a failed test left: they are deaf to SIGTERM, and Python would wait for them."""
+    for child in multiprocessing.active_children():
+        child.kill()

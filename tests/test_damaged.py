@@ -1,5 +1,8 @@
 """Pictures that turn out to be damaged in the middle of a run: named, and skipped and counted where that is chosen."""
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,14 @@ def test_training_stops_or_takes_the_next_picture_and_counts(run_folder, spoilt,
     assert 'skipped at step' in capsys.readouterr().out
     count = int((tmp_path / 'toy/aff/log.txt').read_text().rpartition('skipped: ')[2])
     assert count >= 1
+
+
+def test_a_script_that_met_a_damaged_picture_ends(run_folder, spoilt, tmp_path):
+    words = [*place(spoilt, tmp_path), *TRAINING, '--weights', 'none', '--seed-dir',
+             str(run_folder / 'labels/train/seeds'), '--workers', '1', '--picture-every', '0']
+    done = subprocess.run([sys.executable, 'train_aff.py', *words], capture_output=True, text=True, timeout=120,
+                          cwd=Path(__file__).parent.parent)
+    assert done.returncode == 2 and 'error: ' in done.stderr and 'train_00004.jpg' in done.stderr
 
 
 def test_inference_stops_or_leaves_the_picture_out_and_counts(run_folder, spoilt, tmp_path, capsys):

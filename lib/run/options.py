@@ -1,5 +1,6 @@
 """Flags that several scripts share, and how a script's settings come about: flag given > preset > default."""
 import argparse
+import multiprocessing
 import os
 import re
 import sys
@@ -170,6 +171,9 @@ def run_script(main: Callable) -> None:
               'halves the need at the same result; --amp bf16 and more GPUs help too; a lower --batch-size or '
               '--crop-size changes the result', file=sys.stderr)
         sys.exit(2)
+    finally:
+        for child in multiprocessing.active_children():     # loaders of a broken run, deaf to the usual SIGTERM
+            child.kill()
 
 
 def one_line(error: Exception) -> str:
