@@ -4,6 +4,7 @@ from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from lib.net.freeze import norm_layers
+from tool.torchutils import full_precision
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -12,7 +13,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        wide = x.float()
+        wide = full_precision(x)
         count = distributed.get_world_size() * x.numel() // x.shape[1]
         mean = all_reduce(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
