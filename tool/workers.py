@@ -12,13 +12,21 @@ def settle_in(number: int | None = None) -> None:
     """Make this process a well-behaved helper; `number` is what a DataLoader passes.
 
     Libraries start no threads here, as the processes share the cores already. Signals sent to all processes of a job
-    are left to the main process, which ends its helpers itself. Should it be killed, they end too.
+    are left to the main process: SIGTERM counts if it comes from there. Should that be killed, its helpers end too.
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for signal_number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signal_number, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})      # for _heed_parent, which alone is told the sender
+    for task in (_follow_parent, _heed_parent):
+        threading.Thread(target=task, daemon=True).start()
+
+
+def _heed_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _follow_parent() -> None:

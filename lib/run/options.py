@@ -172,8 +172,8 @@ def run_script(main: Callable) -> None:
               '--crop-size changes the result', file=sys.stderr)
         sys.exit(2)
     finally:
-        for child in multiprocessing.active_children():     # loaders of a broken run, deaf to the usual SIGTERM
-            child.kill()
+        for child in multiprocessing.active_children():     # loaders of a broken run
+            child.terminate()
 
 
 def one_line(error: Exception) -> str:
