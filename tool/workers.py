@@ -18,10 +18,10 @@ def settle_in(number: int | None = None) -> None:
     cv2.setNumThreads(0)
     for signal_number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signal_number, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
     if hasattr(signal, 'sigwaitinfo'):          # not on macOS, where any SIGTERM ends a helper
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})      # for _heed_parent, which is told the sender
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})      # in all threads: only _heed_parent takes it
         threading.Thread(target=_heed_parent, daemon=True).start()
+    threading.Thread(target=_follow_parent, daemon=True).start()
 
 
 def _heed_parent() -> None:
