@@ -1,5 +1,6 @@
 """What several test files share: a small toy set, and one run of the whole pipeline on it."""
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,13 @@ def run_folder(toy, tmp_path_factory) -> Path:
         infer_seg.main([*common, *NETWORK, *HEAD, *SCALES, '--split', split])
         evaluation.main([*common, '--what', 'seg', '--split', split])
     return exp / 'toy'
+
+
+@pytest.fixture
+def roomy_disk(monkeypatch):
+    """A disk with a terabyte free by its own word, whatever this machine's has."""
+    usage = shutil.disk_usage('/')._replace(free=1 << 40)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
 
 
 def pytest_unconfigure():

@@ -178,7 +178,7 @@ def test_a_matrix_with_other_values_is_refused():
         mask_of(matrix(np.full(SIZE, 99, np.uint8)))
 
 
-def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch):
+def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch, roomy_disk):
     for name in ('TRAINVAL', 'SBD'):
         archive = getattr(config, name)
         monkeypatch.setattr(config, name, config.replace(archive, urls=(f'http://127.0.0.1:9/{archive.name}',)))
