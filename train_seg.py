@@ -20,7 +20,7 @@ from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
-from lib.net.freeze import freeze_norm_affine, set_train_mode
+from lib.net.freeze import FREEZE_SEG, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import load_imagenet, save_network, unwrapped
@@ -70,11 +70,15 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--bn-momentum', type=positive_float, default=3e-4,
                        help='share of a new batch in the running statistics')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
+    group.add_argument('--freeze', choices=tuple(FREEZE_SEG), default='norm',
+                       help='what keeps its ImageNet weights: scale and shift of batch norm, or the whole backbone, '
+                       'statistics included')
     return parser
 
 
 def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
-    """DeepLab on ImageNet weights. Batch norm runs on batch statistics, its scale and shift stay; all else learns.
+    """DeepLab on ImageNet weights. Batch norm runs on batch statistics, its scale and shift stay; all else learns,
+    unless --freeze says otherwise.
 
     The published code never called .train(): what follows from that is chosen here in so many words.
     """
@@ -84,9 +88,16 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
     load_imagenet(backbone, args.weights)
     network = DeepLab(backbone, num_classes, args.fov_channels, args.dilation, 0.5 if args.dropout else 0,
                       args.bn_momentum)
-    freeze_norm_affine(network)
-    set_train_mode(network, batch_norm='batch')
+    FREEZE_SEG[args.freeze](network)
+    set_seg_mode(network, args.freeze)
     return network
+
+
+def set_seg_mode(network: DeepLab, freeze: str) -> None:
+    """Training mode; a frozen backbone keeps its statistics."""
+    set_train_mode(network, batch_norm='batch')
+    if freeze == 'backbone':
+        set_train_mode(network.backbone, batch_norm='running')
 
 
 def make_step(args: argparse.Namespace, network: Callable, device: torch.device) -> Callable:
@@ -107,7 +118,7 @@ def count_labelled(batch: Mapping) -> torch.Tensor:
     return (batch['mask'] != IGNORED).sum().clamp(min=1)
 
 
-def make_pictures(spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
+def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
     """Function that draws, for some validation images: the image, its segmentation, and the truth if there is any."""
     samples = InferSet(spec, spec.val_split, limit=4, with_labels=False)
     samples.check()
@@ -123,7 +134,7 @@ def make_pictures(spec: DatasetSpec, network: DeepLab, device: torch.device) -> 
             if sample.mask and sample.mask.is_file():
                 masks.append(read_mask(sample.mask, spec.num_classes, spec.max_side))
             rows.append(side_by_side([image, *(blend(image, mask, voc_palette()) for mask in masks)]))
-        set_train_mode(network, batch_norm='batch')
+        set_seg_mode(network, args.freeze)
         return {'segmentation': stacked(rows)}
 
     return draw
@@ -157,7 +168,7 @@ def main(argv=None):
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
                            args.damaged),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
-          make_pictures(spec, network, device) if args.picture_every else None,
+          make_pictures(args, spec, network, device) if args.picture_every else None,
           inputs=inputs, counts=count_labelled)
     if ranks.is_first():
         save_network(folder / 'model.pth', network,

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import nn
 
+import train_seg
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_early, freeze_norm_affine, norm_layers, set_train_mode
 from lib.net.resnet38d import ResNet38d
@@ -123,3 +124,15 @@ def test_subclasses_of_batch_norm_are_found():
 
     net = nn.Sequential(Activated(3), nn.SyncBatchNorm(3), nn.GroupNorm(1, 3))
     assert len(list(norm_layers(net))) == 2
+
+
+@pytest.mark.parametrize('freeze', ['norm', 'backbone'])
+def test_the_segmentation_stage_leaves_a_frozen_backbone_as_it_was(freeze):
+    args = train_seg.make_parser().parse_args(
+        ['--width', '0.03125', '--fov-channels', '8', '--weights', 'none', '--freeze', freeze])
+    net = train_seg.make_network(args, CLASSES)
+    changed = one_step(net)
+    assert {'conv_fov.weight', 'bn_fov.running_mean'} <= changed
+    of_backbone = {name for name in changed if name.split('.')[0] not in ('conv_fov', 'conv_fov2', 'bn_fov', 'bn_fov2',
+                                                                         'cls_conv')}
+    assert bool(of_backbone) == (freeze == 'norm')

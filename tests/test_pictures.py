@@ -38,8 +38,9 @@ def aff_case(spec, folder):
 
 
 def seg_case(spec, folder):
-    network = train_seg.make_network(settings(train_seg), spec.num_classes)
-    return network, train_seg.make_pictures(spec, network, DEVICE)
+    args = settings(train_seg)
+    network = train_seg.make_network(args, spec.num_classes)
+    return network, train_seg.make_pictures(args, spec, network, DEVICE)
 
 
 @pytest.mark.parametrize('case', [aff_case, seg_case])

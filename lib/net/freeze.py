@@ -1,8 +1,9 @@
 """What stays fixed while a stage trains: chosen once, in the script's build(), never a side effect of train().
 
                       CAM, affinity                        segmentation
-    weights           freeze_early or freeze_backbone      freeze_norm_affine
-    batch norm        set_train_mode(net, 'running')       set_train_mode(net, 'batch')
+    weights           freeze_early or freeze_backbone      freeze_norm_affine or freeze_backbone
+    batch norm        set_train_mode(net, 'running')       set_train_mode(net, 'batch'); that of a frozen backbone
+                                                           set_train_mode(net.backbone, 'running') after it
 """
 from collections.abc import Iterator
 
@@ -26,7 +27,7 @@ def freeze_early(net: nn.Module) -> None:
 
 
 def freeze_backbone(net: nn.Module) -> None:
-    """CAM and affinity stages on fixed features: only the head is trained, without scale and shift of batch norms."""
+    """Any stage on fixed features: only the head is trained, without scale and shift of batch norms."""
     freeze_norm_affine(net)
     net.backbone.requires_grad_(False)
 
@@ -41,7 +42,8 @@ def freeze_norm_affine(net: nn.Module) -> None:
         layer.requires_grad_(False)
 
 
-FREEZE = {'early': freeze_early, 'backbone': freeze_backbone}       # by value of --freeze
+FREEZE = {'early': freeze_early, 'backbone': freeze_backbone}       # by value of --freeze, CAM and affinity stages
+FREEZE_SEG = {'norm': freeze_norm_affine, 'backbone': freeze_backbone}
 
 
 def set_train_mode(net: nn.Module, batch_norm: str) -> None:
