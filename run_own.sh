@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Your own pictures and their image-level labels in, segmentation model and a report out.
-# ./run_own.sh data/my.json [options of run_voc.sh]; python -m lib.data.own writes data/my.json.
+# ./run_own.sh data/my.json [--light] [options of run_voc.sh]; python -m lib.data.own writes data/my.json.
 HERE=$PWD
 cd "$(dirname "$0")"
 source tool/pipeline.sh
@@ -12,11 +12,30 @@ esac
 [ -e "$DATASET" ] || [ ! -e "$HERE/$DATASET" ] || DATASET=$HERE/$DATASET
 RUN=$(basename "$DATASET" .json) CAM_SCRIPT=train_cam_voc.py
 ALL_STAGES=train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report
+FIRST='DATA.json ' MORE='  --light           for a laptop: EfficientNet-Lite0 (requirements-timm.txt) with its ImageNet features as they are; only
+                    heads are trained
+'
+LIGHT='' FROZEN=() HEADS=() NARROW=() REST=()
+for word in "$@"; do
+    if [ "$word" = --light ]; then LIGHT=yes; else REST+=("$word"); fi
+done
 after_options() {       # the set's splits, and whether anything can be scored
     local facts
+    [ -z "$LIGHT" ] || light_settings
     facts=$("$PYTHON" -m lib.data.folder "$DATASET")
     { read -r TRAIN; read -r VAL; read -r SCORE; read -r MASKS; } <<< "$facts"
 }
+light_settings() {      # fixed features, trained heads; what the caller gives comes later and wins
+    NETWORK=(--backbone timm:tf_efficientnet_lite0 "${NETWORK[@]}")
+    WEIGHTS=(--weights efficientnet-lite0 "${WEIGHTS[@]}")
+    FROZEN=(--freeze backbone)
+    HEADS=(--lr 0.003 --head-lr 100)
+    NARROW=(--fov-channels 128)
+    SIZE=(--backbone timm:tf_efficientnet_lite0 "${NARROW[@]}" "${SIZE[@]}")
+}
+stage_train_cam() { spread "$CAM_SCRIPT" "${TRAINING[@]}" "${FROZEN[@]}" "${HEADS[@]}" "${EXTRA[@]}"; }
+stage_train_aff() { spread train_aff.py "${TRAINING[@]}" "${FROZEN[@]}" "${HEADS[@]}"; }
+stage_train_seg() { spread train_seg.py "${TRAINING[@]}" "${FROZEN[@]}" "${NARROW[@]}"; }
 score() { [ "$MASKS" != masks ] || step eval.py --what "$1" --split "$2" --protocol "$PROTOCOL" --masked-only; }
 stage_table() { [ "$MASKS" != masks ] || step eval.py --table; }
-pipeline "$@"
+pipeline "${REST[@]}"

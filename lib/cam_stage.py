@@ -41,7 +41,8 @@ PRESETS = {
     'toy': {'width': 0.125, 'crop_size': 128, 'long_side': (115, 197), 'view2_scale': 0.6, 'epochs': 6, 'lr': 0.03,
             'amp': 'auto'},
     'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448),
-            'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)), 'amp': 'auto'},
+            'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)),
+            'view2_scale': lambda spec: min(0.6, 0.3 * spec.enlargement), 'amp': 'auto'},
 }
 
 

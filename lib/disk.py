@@ -9,6 +9,7 @@ TensorBoard (some MB), and what a running training needs besides: previous.pth a
 large as last.pth.
 """
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from PIL import Image
 
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
+from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_early, freeze_norm_affine
-from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.run.options import positive_float, positive_int, run_script
 from tool.dataspec import DatasetSpec
@@ -29,6 +30,7 @@ PRESETS = {
     'voc12': {'width': 1.0, 'fov_channels': 512},
     'coco': {'width': 1.0, 'fov_channels': 512},
     'toy': {'width': 0.125, 'fov_channels': 128},
+    'own': {'width': 1.0, 'fov_channels': 512},
 }
 # Bytes a pixel of each class shown, for CAMs and for the two seeds together, and of a label PNG; and bytes of each file
 # besides. As found on CAMs of drawn images; those of larger and smoother maps take less.
@@ -40,15 +42,16 @@ STAGES = ('train_cam', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infe
 Row = tuple[str, str, float]
 
 
-def estimate(spec: DatasetSpec, width: float, fov_channels: int) -> list[Row]:
+def estimate(spec: DatasetSpec, width: float, fov_channels: int, backbone: str = 'resnet38d') -> list[Row]:
     """(stage, what, bytes) of every file or folder of files that a run leaves.
 
     Raises:
         FileNotFoundError, ValueError: if a list, the labels or an image is not there or cannot be read.
     """
     with torch.device('meta'):
-        networks = {'cam': Seam(ResNet38d(width), spec.num_classes), 'aff': AffinityNet(ResNet38d(width)),
-                    'seg': DeepLab(ResNet38d(width), spec.num_classes, fov_channels)}
+        networks = {'cam': Seam(make_backbone(backbone, width), spec.num_classes),
+                    'aff': AffinityNet(make_backbone(backbone, width)),
+                    'seg': DeepLab(make_backbone(backbone, width), spec.num_classes, fov_channels)}
     rows = []
     for name, network in networks.items():
         (freeze_norm_affine if name == 'seg' else freeze_early)(network)
@@ -71,15 +74,16 @@ def split_size(spec: DatasetSpec, split: str) -> tuple[int, float, float]:
     """Images of a split, their pixels, and the pixels times the classes that each image shows."""
     samples = spec.samples(split)
     chosen = [samples[i] for i in np.linspace(0, len(samples) - 1, min(SAMPLED, len(samples))).astype(int)]
-    pixels = np.mean([_pixels(sample.image) for sample in chosen]) * len(samples)
+    pixels = np.mean([_pixels(sample.image, spec.max_side) for sample in chosen]) * len(samples)
     classes = spec.image_labels([sample.name for sample in samples]).sum(1).mean()
     return len(samples), pixels, pixels * classes
 
 
-def _pixels(path: Path) -> int:
+def _pixels(path: Path, max_side: int | None) -> float:
+    """Pixels of an image file as it is read: shrunk to a long side of max_side."""
     try:
         with Image.open(path) as image:
-            return image.width * image.height
+            return image.width * image.height * min(1, (max_side or math.inf) / max(image.size)) ** 2
     except OSError as error:
         raise FileNotFoundError(f'{path} is missing or no image; the disk needed cannot be told without it') from error
 
@@ -105,6 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data-root', type=Path, metavar='DIR', help='folder that holds the images')
     parser.add_argument('--lists', type=Path, metavar='DIR', help='folder with the lists')
     parser.add_argument('--stages', default=','.join(STAGES), help='stages to count, separated by commas')
+    parser.add_argument('--backbone', default='resnet38d', metavar='NAME', help='resnet38d or timm:NAME')
     parser.add_argument('--width', type=positive_float, help='multiple of the published channel counts')
     parser.add_argument('--fov-channels', type=positive_int, help='channels of the head of the segmentation network')
     return parser
@@ -115,8 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     spec = get_spec(args.dataset, args.data_root, args.lists)
     preset = PRESETS[spec.preset]
-    print(report(estimate(spec, args.width or preset['width'], args.fov_channels or preset['fov_channels']),
-                 args.stages.split(',')))
+    rows = estimate(spec, args.width or preset['width'], args.fov_channels or preset['fov_channels'], args.backbone)
+    print(report(rows, args.stages.split(',')))
 
 
 if __name__ == '__main__':

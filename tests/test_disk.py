@@ -1,4 +1,7 @@
 """Disk that a run needs, against what the smallest run left."""
+import dataclasses
+import json
+
 import pytest
 
 from lib import disk
@@ -36,6 +39,19 @@ def test_the_report_lists_the_stages_asked_for_and_their_sum(toy, capsys):
 def test_images_shown_by_more_classes_need_more_disk(toy):
     count, pixels, shown = disk.split_size(get_spec(str(toy)), 'train')
     assert count == 12 and pixels < shown < 3 * pixels
+
+
+def test_pictures_that_are_read_smaller_need_less(toy):
+    spec = get_spec(str(toy))
+    assert disk.split_size(dataclasses.replace(spec, max_side=32), 'train')[1] < disk.split_size(spec, 'train')[1] / 4
+
+
+@pytest.mark.parametrize('preset', ['voc12', 'coco', 'toy', 'own'])
+def test_every_preset_has_an_estimate(toy, tmp_path, capsys, preset):
+    described = json.loads(toy.read_text()) | {'root': str(toy.parent), 'preset': preset}
+    (tmp_path / 'dataset.json').write_text(json.dumps(described))
+    disk.main(['--dataset', str(tmp_path / 'dataset.json'), '--lists', str(get_spec(str(toy)).lists)])
+    assert 'train_seg  model.pth' in capsys.readouterr().out
 
 
 def test_a_missing_image_is_named(toy, tmp_path):

@@ -179,6 +179,20 @@ def test_own_pictures_run_through_all_stages_and_are_scored_where_there_are_mask
     assert all(('--batch-size 4' in call) == call.startswith('train') for call in calls)
 
 
+def test_own_pictures_on_a_laptop_train_heads_alone_and_what_is_given_wins(python, tmp_path):
+    answering = described(tmp_path, 'no masks')
+    code, text, calls = drive(python, 'run_own.sh', str(tmp_path / 'birds.json'), '--lr', '1', '--light',
+                              '--weights', 'other', PYTHON=str(answering))
+    training = [call for call in calls if call.startswith('train')]
+    assert code == 0 and '--light' not in ' '.join(calls), text
+    assert len(training) == 3 and all(
+        '--backbone timm:tf_efficientnet_lite0' in call and '--freeze backbone' in call
+        and call.index('--weights efficientnet-lite0') < call.index('--weights other') for call in training)
+    assert training[0].index('--lr 0.003 --head-lr 100') < training[0].index('--lr 1')
+    assert '--lr 1' not in training[1] and '--lr' not in training[2] and '--fov-channels 128' in training[2]
+    assert all('--backbone timm:tf_efficientnet_lite0' in call for call in calls if call.startswith('infer'))
+
+
 def test_own_pictures_need_a_data_set_first(python):
     code, text, calls = drive(python, 'run_own.sh', '--run', 'a')
     assert code == 2 and not calls and text.startswith('error: name the data set first: ./run_own.sh data/my.json')

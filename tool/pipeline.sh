@@ -8,9 +8,9 @@ set -euo pipefail
 
 usage() {
     cat <<TEXT
-usage: $(basename "$0") [options] [flags of CAM training]
+usage: $(basename "$0") ${FIRST:-}[options] [flags of CAM training]
 
-  --run NAME        name of the run, a folder in exp/ (default: $RUN)
+${MORE:-}  --run NAME        name of the run, a folder in exp/ (default: $RUN)
   --stages LIST     comma-separated part of: $ALL_STAGES (default: all)
   --gpus N          GPUs, one process each (torchrun): they share each batch in training and the list in inference;
                     the results are those of one GPU (default: one process)
@@ -77,7 +77,7 @@ stage_table() { step eval.py --table; }
 stage_report() { local FRESH=(); step -m lib.report; }     # is always made anew
 
 pipeline() {
-    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() FRESH=() EXTRA=() WEIGHTS=() NETWORK=() SHARED=()
+    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() FRESH=() EXTRA=() WEIGHTS=() NETWORK=() SIZE=() SHARED=()
     while [ $# -gt 0 ]; do
         case $1 in      # --option=value is --option value
             --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--backbone=*|--width=*|--batch[-_]size=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
@@ -91,7 +91,8 @@ pipeline() {
             --gpus) GPUS=(-m torch.distributed.run --standalone --nproc-per-node "$2"); shift 2 ;;
             --fresh) FRESH=(--fresh); shift ;;
             --weights) WEIGHTS=(--weights "$2"); shift 2 ;;
-            --amp|--backbone|--width) NETWORK+=("$1" "$2"); shift 2 ;;
+            --amp) NETWORK+=("$1" "$2"); shift 2 ;;
+            --backbone|--width) NETWORK+=("$1" "$2") SIZE+=("$1" "$2"); shift 2 ;;
             --batch[-_]size) SHARED+=("$1" "$2"); shift 2 ;;
             --data[-_]root|--voc12[-_]root|--coco[-_]root) PLACE+=(--data-root "$2"); shift 2 ;;
             --lists) PLACE+=(--lists "$2"); shift 2 ;;
@@ -116,7 +117,7 @@ pipeline() {
     fi
     # The demo's set is not there before its first stage has run.
     if [ -n "$DRY_RUN" ] && [[ $STAGES == *_* ]] && { [[ $DATASET != *.json ]] || [ -e "$DATASET" ]; }; then
-        "$PYTHON" -m lib.disk --dataset "$DATASET" "${PLACE[@]}" --stages "$STAGES"
+        "$PYTHON" -m lib.disk --dataset "$DATASET" "${PLACE[@]}" --stages "$STAGES" "${SIZE[@]}"
     fi
     for stage in ${STAGES//,/ }; do
         echo
