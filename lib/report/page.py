@@ -1,4 +1,5 @@
 """The HTML of a report: sections from plain values, with everything inside the page."""
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -19,6 +20,7 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0 0; }
 .facts div { background: var(--paper); border: 1px solid var(--line); border-radius: 12px; padding: 12px 16px; }
 .facts b { display: block; font-size: 1.35rem; line-height: 1.3; overflow-wrap: anywhere; }
+.facts b.long { font-size: 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: separate; border-spacing: 0; width: 100%;
   font-variant-numeric: tabular-nums; font-size: .93rem; }
@@ -44,19 +46,25 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--back); b
   font-size: .8rem; }
 @media (max-width: 640px) { main { padding: 12px 8px 40px; } section { padding: 14px 12px; }
   .row { grid-template-columns: repeat(3, 1fr); } .facts { grid-template-columns: 1fr 1fr; gap: 8px; }
-  .facts b { font-size: 1.1rem; } th, td { padding: 5px 4px; } table { font-size: .8rem; } .head th { white-space:
-  normal; } }
+  .facts b { font-size: 1.1rem; } .facts b.long { font-size: .9rem; } th, td { padding: 5px 4px; }
+  table { font-size: .8rem; } .head th { white-space: normal; } }
 """
 
 
 def page(title: str, sub_title: str, facts: Mapping[str, str], sections: Iterable[str]) -> str:
     """The whole page: a heading, figures in boxes, and sections."""
-    boxes = ''.join(f'<div><span class="soft">{escape(name)}</span><b>{escape(value)}</b></div>'
+    boxes = ''.join(f'<div><span class="soft">{escape(name)}</span>{_fact(value)}</div>'
                     for name, value in facts.items())
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n<body>'
             f'<main><h1>{escape(title)}</h1><p class="soft">{escape(sub_title)}</p><div class="facts">{boxes}</div>\n'
             + '\n'.join(sections) + '</main></body></html>\n')
+
+
+def _fact(value: str) -> str:
+    """A figure for a box; a long name is smaller, and breaks where its parts end."""
+    text = re.sub('([:_])', r'\1<wbr>', escape(value))
+    return f'<b class="long">{text}</b>' if len(value) > 10 else f'<b>{text}</b>'
 
 
 def section(title: str, *parts: str, note: str = '') -> str:
