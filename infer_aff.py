@@ -46,7 +46,7 @@ PRESETS = {
     'coco': {},
     'toy': {'width': 0.125, 'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
     # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
-    'own': {'alpha': 4.0, 'beta': 16.0, 'log_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement))),
+    'own': {'alpha': 3.0, 'beta': 16.0, 'log_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement))),
             'amp': 'auto'},
 }
 

@@ -29,7 +29,7 @@ light_settings() {      # fixed features, trained heads; what the caller gives c
     NETWORK=(--backbone timm:tf_efficientnet_lite0 "${NETWORK[@]}")
     WEIGHTS=(--weights efficientnet-lite0 "${WEIGHTS[@]}")
     FROZEN=(--freeze backbone)
-    HEADS=(--lr 0.003 --head-lr 100)
+    HEADS=(--lr 0.003 --head-lr 100 --min-steps 100)       # heads on a few pictures soon know them by heart
     NARROW=(--fov-channels 128)
     SIZE=(--backbone timm:tf_efficientnet_lite0 "${NARROW[@]}" "${SIZE[@]}")
 }
