@@ -40,7 +40,7 @@ PRESETS = {
     'voc12': {},
     'coco': {},
     'toy': {'width': 0.125, 'scales': (0.5, 1.0, 1.5), 'seed_alphas': (1.0, 5.0), 'amp': 'auto'},
-    'own': {'amp': 'auto'},
+    'own': {'seed_alphas': (2.0, 10.0), 'amp': 'auto'},
 }
 
 

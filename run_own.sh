@@ -15,7 +15,7 @@ ALL_STAGES=train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,rep
 FIRST='DATA.json ' MORE='  --light           for a laptop: EfficientNet-Lite0 (requirements-timm.txt) with its ImageNet features as they are; only
                     heads are trained
 '
-LIGHT='' FROZEN=() HEADS=() NARROW=() REST=()
+LIGHT='' FROZEN=() HEADS=() SEG=() REST=()
 for word in "$@"; do
     if [ "$word" = --light ]; then LIGHT=yes; else REST+=("$word"); fi
 done
@@ -30,12 +30,12 @@ light_settings() {      # fixed features, trained heads; what the caller gives c
     WEIGHTS=(--weights efficientnet-lite0 "${WEIGHTS[@]}")
     FROZEN=(--freeze backbone)
     HEADS=(--lr 0.003 --head-lr 100 --min-steps 100)       # heads on a few pictures soon know them by heart
-    NARROW=(--fov-channels 128)
-    SIZE=(--backbone timm:tf_efficientnet_lite0 "${NARROW[@]}" "${SIZE[@]}")
+    SEG=(--fov-channels 128 --max-steps 300)
+    SIZE=(--backbone timm:tf_efficientnet_lite0 --fov-channels 128 "${SIZE[@]}")
 }
 stage_train_cam() { spread "$CAM_SCRIPT" "${TRAINING[@]}" "${FROZEN[@]}" "${HEADS[@]}" "${EXTRA[@]}"; }
 stage_train_aff() { spread train_aff.py "${TRAINING[@]}" "${FROZEN[@]}" "${HEADS[@]}"; }
-stage_train_seg() { spread train_seg.py "${TRAINING[@]}" "${FROZEN[@]}" "${NARROW[@]}"; }
+stage_train_seg() { spread train_seg.py "${TRAINING[@]}" "${FROZEN[@]}" "${SEG[@]}"; }
 score() { [ "$MASKS" != masks ] || step eval.py --what "$1" --split "$2" --protocol "$PROTOCOL" --masked-only; }
 stage_table() { [ "$MASKS" != masks ] || step eval.py --table; }
 pipeline "${REST[@]}"
