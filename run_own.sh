@@ -19,11 +19,11 @@ LIGHT='' FROZEN=() HEADS=() SEG=() REST=()
 for word in "$@"; do
     if [ "$word" = --light ]; then LIGHT=yes; else REST+=("$word"); fi
 done
-after_options() {       # the set's splits, and whether anything can be scored
+after_options() {       # the set's splits, and which of them can be scored
     local facts
     [ -z "$LIGHT" ] || light_settings
     facts=$("$PYTHON" -m lib.data.folder "$DATASET")
-    { read -r TRAIN; read -r VAL; read -r SCORE; read -r MASKS; } <<< "$facts"
+    { read -r TRAIN; read -r VAL; read -r SCORE; read -r _ MASKED; } <<< "$facts"
 }
 light_settings() {      # fixed features, trained heads; what the caller gives comes later and wins
     NETWORK=(--backbone timm:tf_efficientnet_lite0 "${NETWORK[@]}")
@@ -36,6 +36,6 @@ light_settings() {      # fixed features, trained heads; what the caller gives c
 stage_train_cam() { spread "$CAM_SCRIPT" "${TRAINING[@]}" "${FROZEN[@]}" "${HEADS[@]}" "${EXTRA[@]}"; }
 stage_train_aff() { spread train_aff.py "${TRAINING[@]}" "${FROZEN[@]}" "${HEADS[@]}"; }
 stage_train_seg() { spread train_seg.py "${TRAINING[@]}" "${FROZEN[@]}" "${SEG[@]}"; }
-score() { [ "$MASKS" != masks ] || step eval.py --what "$1" --split "$2" --protocol "$PROTOCOL" --masked-only; }
-stage_table() { [ "$MASKS" != masks ] || step eval.py --table; }
+score() { [[ " $MASKED " != *" $2 "* ]] || step eval.py --what "$1" --split "$2" --protocol "$PROTOCOL" --masked-only; }
+stage_table() { [ -z "$MASKED" ] || step eval.py --table; }
 pipeline "${REST[@]}"

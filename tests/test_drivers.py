@@ -158,13 +158,13 @@ def described(tmp_path, masks):
     (tmp_path / 'birds.json').write_text('{}')
     path = tmp_path / 'answering'
     path.write_text(f"""#!/usr/bin/env bash
-if [ "$2" = lib.data.folder ]; then printf '%s\\n' teach check teach '{masks}'; else {tmp_path / 'python'} "$@"; fi
+if [ "$2" = lib.data.folder ]; then printf '%s\\n' teach check teach 'masks: {masks}'; else {tmp_path / 'python'} "$@"; fi
 """)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
 
-@pytest.mark.parametrize('masks', ['masks', 'no masks'])
+@pytest.mark.parametrize('masks', ['check teach', 'teach', ''])
 def test_own_pictures_run_through_all_stages_and_are_scored_where_there_are_masks(python, tmp_path, masks):
     answering = described(tmp_path, masks)
     code, text, calls = drive(python, 'run_own.sh', str(tmp_path / 'birds.json'), '--width', '0.5', '--batch-size', '4',
@@ -172,7 +172,8 @@ def test_own_pictures_run_through_all_stages_and_are_scored_where_there_are_mask
     expected = chain('birds', 'train_cam_voc.py', 'teach', 'check', 'teach')
     found = [re.sub(r' --(width|batch-size) \S+', '', call).replace(' --masked-only', '') for call in short(calls)]
     assert code == 0, text
-    assert found == expected if masks == 'masks' else found == [c for c in expected if not c.startswith('eval')]
+    scored = [f'--split {split}' for split in masks.split()] + ['--table'] * bool(masks)
+    assert found == [call for call in expected if 'eval.py' not in call or call.endswith(tuple(scored))]
     assert all('--masked-only' in call for call in calls if '--what' in call)
     assert all(f'--dataset {tmp_path}/birds.json --run birds' in call for call in calls)
     assert all(('--width 0.5' in call) == call.startswith(('train', 'infer')) for call in calls)
@@ -180,7 +181,7 @@ def test_own_pictures_run_through_all_stages_and_are_scored_where_there_are_mask
 
 
 def test_own_pictures_on_a_laptop_train_heads_alone_and_what_is_given_wins(python, tmp_path):
-    answering = described(tmp_path, 'no masks')
+    answering = described(tmp_path, '')
     code, text, calls = drive(python, 'run_own.sh', str(tmp_path / 'birds.json'), '--lr', '1', '--light',
                               '--weights', 'other', PYTHON=str(answering))
     training = [call for call in calls if call.startswith('train')]

@@ -151,7 +151,7 @@ def test_masks_are_checked_and_some_may_be_absent(home, capsys):
     spec = get_spec(str(home / 'out/my.json'))
     assert {s.name: s.mask is None for split in ('train', 'val') for s in spec.samples(split)}['d']
     assert folder.main([str(home / 'out/my.json')]) == 0
-    assert capsys.readouterr().out.split('\n') == ['train', 'val', 'train', 'masks', '']
+    assert capsys.readouterr().out.split('\n') == ['train', 'val', 'train', 'masks: train', '']   # d is all of val
     make(home, '--masks', home / 'masks', '--classes', 'wren', 'kite')
     assert '4 masks show other classes than the table says (a.png shows kite, the table says wren)' in \
         capsys.readouterr().out

@@ -8,7 +8,7 @@ set can be trained on and predicted, not scored. "lists" holds <split>.txt and l
 them. With "upright": true, pictures are turned as their EXIF tag says; "max_side" is the long side in pixels to which
 larger pictures are reduced when read. lib/data/own.py writes such a file from a folder and a table.
 
-    python -m lib.data.folder data/my.json      prints the splits and whether there are masks, a line each, for scripts
+    python -m lib.data.folder data/my.json      prints the splits and which have masks, a line each, for scripts
 """
 import json
 import sys
@@ -87,14 +87,15 @@ def _check_values(entries: dict, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print train, val and score split, and 'masks' or 'no masks': what tool/pipeline.sh has to know."""
+    """Print train, val and score split, and those of the last two with a mask: what run_own.sh has to know."""
     try:
         spec = read_spec(Path((sys.argv[1:] if argv is None else argv)[0]))
-        masked = any(sample.mask for split in (spec.val_split, spec.score_split) for sample in spec.samples(split))
+        masked = [split for split in (spec.val_split, spec.score_split)
+                  if any(sample.mask for sample in spec.samples(split))]
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    print(spec.train_split, spec.val_split, spec.score_split, 'masks' if masked else 'no masks', sep='\n')
+    print(spec.train_split, spec.val_split, spec.score_split, ' '.join(['masks:', *masked]), sep='\n')
     return 0
 
 
