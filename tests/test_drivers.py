@@ -158,7 +158,8 @@ def described(tmp_path, masks):
     (tmp_path / 'birds.json').write_text('{}')
     path = tmp_path / 'answering'
     path.write_text(f"""#!/usr/bin/env bash
-if [ "$2" = lib.data.folder ]; then printf '%s\\n' teach check teach 'masks: {masks}'; else {tmp_path / 'python'} "$@"; fi
+if [ "$2" = lib.data.folder ]; then printf '%s\\n' teach check teach 'masks: {masks}'
+else {tmp_path / 'python'} "$@"; fi
 """)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path

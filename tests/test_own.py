@@ -72,10 +72,12 @@ def test_the_set_can_be_moved_with_its_pictures(home, tmp_path):
 @pytest.mark.parametrize('text', [
     '\ufeffimage,labels\r\na.jpg,wren;kite\r\nb.jpg,wren;kite\r\n',
     'labels;image\nwren|kite;a.jpg\nwren|kite;b.jpg\n',
-    'image\tlabels\na.jpg\t"wren|kite"\n\nb.jpg\twren | kite\n'], ids=['BOM', 'semicolons', 'tabs'])
+    'image\tlabels\na.jpg\t"wren|kite"\n\nb.jpg\twren | kite\n',
+    '\ufeffimage;labels\r\na.jpg;"wren;kite"\r\nb.jpg;"wren;kite"\r\n'],
+    ids=['BOM', 'semicolons', 'tabs', 'semicolons in both places'])
 def test_csv_is_read_as_spreadsheets_write_it(home, text):
     (home / 'labels.csv').write_bytes(text.encode())
-    assert make(home, '--separator', ';' if ',' in text else '|') == 0
+    assert make(home, '--separator', '|' if '|' in text else ';') == 0
     assert labels_of(get_spec(str(home / 'out/my.json'))) == {'a': ['kite', 'wren'], 'b': ['kite', 'wren']}
 
 
@@ -117,7 +119,8 @@ def test_every_problem_is_listed_at_once_in_order_of_its_line(home, capsys):
 @pytest.mark.parametrize('text, problem', [
     ('', 'is empty'), ('image,labels\n', 'names no picture'),
     ('file,class\na.jpg,wren\n', "the header is 'file,class'"),
-    ('image;labels\na.jpg;wren\n', 'name another with --separator'),
+    ('image;labels\na.jpg;wren;kite\n', 'has 3 fields, the header 2; labels are separated by'),
+    ('image,labels\na.jpg,\nB.jpg,wren\nc.jpg,wren\n', 'photos/B.jpg is not there; is b.jpg meant?'),
     ('image,labels,split\na.jpg,wren,dev\n', "has split 'dev'; use train, val, test"),
     ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\n', 'leaves no picture for val'),
     ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\nb.jpg,kite,val\nf.jpg,kite,val\n',
@@ -135,6 +138,30 @@ def test_tables_of_another_coding_or_form(home, capsys):
         (home / 't.json').write_text(text)
         assert problem in problems(home, capsys, table='t.json')[0]
     assert problems(home, capsys, table='no.csv')[0].startswith('error: no.csv is not there')
+
+
+def test_a_table_with_too_few_pictures_says_so(home, capsys):
+    write_table(home, ['a.jpg,wren'])
+    assert 'leaves no picture for val; add pictures' in problems(home, capsys, '--classes', 'wren')[0]
+    (home / 'a.csv').mkdir()
+    assert problems(home, capsys, table='a.csv') == ['error: a.csv is a folder; expected the table of the pictures, '
+                                                     'a CSV or JSON file']
+
+
+def test_names_that_look_alike_are_one_in_either_form_of_unicode(home):
+    (home / 'photos/a.jpg').rename(home / 'photos/e\u0301.jpg')
+    write_table(home, ['\u00e9.jpg,cafe\u0301', 'b.jpg,caf\u00e9', 'c.jpg,caf\u00e9'])
+    assert make(home) == 0
+    spec = get_spec(str(home / 'out/my.json'))
+    assert spec.classes == ('caf\u00e9',)
+    for split in ('train', 'val'):
+        spec.check(split)
+
+
+@pytest.mark.parametrize('classes, problem', [(('wren', 'kite', 'wren'), "--classes: 'wren' is named twice"),
+                                              (('background', 'wren', 'kite'), "--classes: 'background' is no class")])
+def test_classes_that_cannot_be_leave_nothing_behind(home, capsys, classes, problem):
+    assert problem in problems(home, capsys, '--classes', *classes)[0]
 
 
 def test_classes_given_are_all_there_are(home, capsys):
@@ -161,6 +188,16 @@ def test_masks_are_checked_and_some_may_be_absent(home, capsys):
     lines = problems(home, capsys, '--masks', home / 'masks')
     assert 'labels.csv:2: masks/a.png holds the value 3; expected 0 to 2 or 255' in lines[0]
     assert 'labels.csv:3: masks/b.png is 40x40 pixels, its picture 61x40' in lines[1]
+
+
+def test_endings_in_capitals_are_endings(home):
+    (home / 'photos/a.jpg').rename(home / 'photos/a.JPG')
+    (home / 'masks/a.png').rename(home / 'masks/a.PNG')
+    (home / 'labels.csv').write_text((home / 'labels.csv').read_text().replace('a.jpg', 'a.JPG'))
+    assert make(home, '--masks', home / 'masks') == 0
+    spec = get_spec(str(home / 'out/my.json'))
+    sample, = (sample for split in ('train', 'val') for sample in spec.samples(split) if sample.name == 'a')
+    assert sample.image.is_file() and read_mask(sample.mask, 3).shape == read_size(sample.image)
 
 
 def test_large_and_turned_pictures_are_read_upright_and_reduced(tmp_path):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.data.folder import read_spec
-from lib.data.own_checks import Report, check_masks, check_pictures, find_classes
+from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_pictures, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
 from tool.fileio import replacing
 from tool.imageio import read_size
@@ -44,7 +44,9 @@ def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -
         splits = {'train': [row for row in rows if row not in chosen], 'val': [row for row in rows if row in chosen]}
     for name in ('train', 'val'):
         if not splits[name]:
-            report(str(table), f'leaves no picture for {name}; mark some in the column split, or leave the column out')
+            report(str(table), f'leaves no picture for {name}; ' + (
+                'mark some in the column split, or leave the column out' if any(row.split for row in rows) else
+                'add pictures: a class needs two before one of them is kept for val'))
     taught = {label for row in splits['train'] for label in row.labels}
     for name in sorted({label for row in rows for label in row.labels} - taught if taught else ()):
         report(str(table), f'no picture of the split train shows {name!r}')
@@ -67,7 +69,8 @@ def write_set(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], p
                'images': f'{prefix}{{}}{ending}', 'lists': lists.name, 'train_split': 'train', 'val_split': 'val',
                'score_split': 'train', 'preset': 'own', 'upright': True, 'max_side': max_side, 'prepare': prepare}
     if masks:
-        entries['masks'] = [f'{masks.resolve().relative_to(root).as_posix()}/{{}}.png'.removeprefix('./')]
+        place = masks.resolve().relative_to(root).as_posix()
+        entries['masks'] = [f'{place}/{{}}{ending}'.removeprefix('./') for ending in MASK_ENDINGS]
     for name, text in texts.items():
         with replacing(lists / f'{name}.txt') as temporary:
             temporary.write_text(text, encoding='utf-8')
@@ -135,7 +138,7 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
         wrong.add(place)
         report(place, problem)
 
-    rows = read_table(args.table, args.separator, note)
+    rows = names_on_disk(read_table(args.table, args.separator, note), args.photos)
     whole = not wrong
     if not rows and not wrong:
         note(str(args.table), 'names no picture')

@@ -6,23 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.data.own_table import Row
+from lib.data.own_table import Row, composed
 from tool.imageio import IGNORED, check_whole, read_mask, read_size
 
+MASK_ENDINGS = ('.png', '.PNG')
 Report = Callable[[str, str], None]     # takes a place ('file:line') and what is wrong there
 
 
 def check_pictures(rows: Sequence[Row], photos: Path, report: Report) -> None:
     """Report pictures that are absent, outside the folder, unreadable, named twice or alike in all but the ending."""
-    files = {path.stem: path.relative_to(photos) for path in photos.rglob('*') if path.is_file()}
+    files = {path.stem.casefold(): path.relative_to(photos) for path in photos.rglob('*') if path.is_file()}
     seen = {}
     for row in rows:
         path, name = photos / row.image, Path(row.image).stem
         if '..' in Path(row.image).parts or Path(row.image).is_absolute() or ' /' in f'/{row.image}':
             report(row.place, f'{row.image} must be a path below {photos}')
         elif not path.is_file():
-            near = files.get(name) or next(iter(difflib.get_close_matches(name, files, 1, 0.8)), None)
-            report(row.place, f'{path} is not there' + (f'; is {files.get(near, near)} meant?' if near else ''))
+            near = difflib.get_close_matches(name.casefold(), files, 1, 0.8)
+            report(row.place, f'{path} is not there' + (f'; is {files[near[0]]} meant?' if near else ''))
         elif name in seen and seen[name].image == row.image:
             report(row.place, f'{row.image} stands in {seen[name].place} already; one line a picture')
         elif name in seen:
@@ -36,6 +37,14 @@ def check_pictures(rows: Sequence[Row], photos: Path, report: Report) -> None:
         seen.setdefault(name, row)
 
 
+def names_on_disk(rows: Sequence[Row], photos: Path) -> list[Row]:
+    """Rows with the names of their pictures in the Unicode form in which the files are stored."""
+    stored = {composed(path.relative_to(photos).as_posix()): path.relative_to(photos).as_posix()
+              for path in photos.rglob('*') if not path.as_posix().isascii()}
+    return [row if (photos / row.image).exists() else row._replace(image=stored.get(composed(row.image), row.image))
+            for row in rows]
+
+
 def find_classes(rows: Sequence[Row], given: Sequence[str] | None, table: Path, whole: bool,
                  report: Report) -> list[str]:
     """The classes in order; reports labels that --classes lacks, and without it labels that occur once only.
@@ -43,7 +52,8 @@ def find_classes(rows: Sequence[Row], given: Sequence[str] | None, table: Path, 
     Where the table could not be read as a whole, a label that occurs once is reported only if it looks like another.
     """
     counts = Counter(label for row in rows for label in row.labels)
-    classes = list(given) if given else sorted(counts)
+    given = given and [composed(name.strip()) for name in given]
+    classes = given or sorted(counts)
     if not classes:
         report(str(table), 'names no class at all')
     for row in rows:
@@ -56,7 +66,10 @@ def find_classes(rows: Sequence[Row], given: Sequence[str] | None, table: Path, 
             elif not given and counts[label] == 1 and (whole or near):
                 report(row.place, f'{label!r} is the label of this picture alone{hint or "; one is too few to learn"} '
                        '(--classes with all names accepts it)')
-    for name in set(classes) - set(counts):
+    for name in sorted({name for name in classes if classes.count(name) > 1 or name == 'background'}):
+        report('--classes', f'{name!r} is named twice' if name != 'background' else
+               "'background' is no class of its own; leave it out")
+    for name in set(classes) - set(counts) - {'background'}:
         report(str(table), f'no picture shows {name!r} of --classes')
     return classes
 
@@ -69,8 +82,9 @@ def check_masks(rows: Sequence[Row], photos: Path, masks: Path, classes: Sequenc
     """
     found, differing = 0, []
     for row in rows:
-        path = masks / f'{Path(row.image).stem}.png'
-        if not path.is_file():
+        path = next((path for ending in MASK_ENDINGS if (path := masks / f'{Path(row.image).stem}{ending}').is_file()),
+                    None)
+        if path is None:
             continue
         found += 1
         try:

@@ -7,6 +7,7 @@
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,7 @@ def read_table(path: Path, separator: str, report: Callable[[str, str], None]) -
         report: called with (place, problem) for everything that is wrong; such rows are left out.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError, ValueError: if there is no such file, or a folder in its place.
     """
     path = Path(path)
     try:
@@ -42,14 +43,16 @@ def read_table(path: Path, separator: str, report: Callable[[str, str], None]) -
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} is not there; it is the table of the pictures, with the header '
                                 'image,labels') from None
+    except IsADirectoryError:
+        raise ValueError(f'{path} is a folder; expected the table of the pictures, a CSV or JSON file') from None
     except UnicodeDecodeError as error:
         report(str(path), f'is not in UTF-8 (byte {error.start}); save it again as "CSV UTF-8"')
         return []
     if not text.strip():
         report(str(path), 'is empty; expected the header image,labels and a line for every picture')
         return []
-    records = _json_records(path, text, report) if path.suffix == '.json' else _csv_records(path, text, separator,
-                                                                                           report)
+    records = (_json_records(path, text, report) if path.suffix.lower() == '.json' else
+               _csv_records(path, text, separator, report))
     return [row for record in records if (row := _row(record, report))]
 
 
@@ -60,8 +63,7 @@ def _csv_records(path: Path, text: str, separator: str, report: Callable[[str, s
     field_separator = next((char for char in text.splitlines()[0] if char in FIELD_SEPARATORS), ',')
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=field_separator, strict=True)
     header = [word.strip().lower() for word in next(reader)]
-    problem = _header_problem(header, field_separator, separator)
-    if problem:
+    if problem := _header_problem(header):
         report(f'{path}:1', problem)
         return
     while True:
@@ -84,13 +86,11 @@ def _csv_records(path: Path, text: str, separator: str, report: Callable[[str, s
         yield place, values['image'], labels.split(separator) if labels else [], values.get('split')
 
 
-def _header_problem(header: list[str], field_separator: str, separator: str) -> str | None:
+def _header_problem(header: list[str]) -> str | None:
     unknown = [word for word in header if word not in COLUMNS]
     missing = [word for word in COLUMNS[:2] if word not in header]
     if unknown or missing or len(set(header)) < len(header):
         return f'the header is {",".join(header)!r}; expected image,labels or image,labels,split'
-    if separator == field_separator:
-        return f'{separator!r} separates the fields, so it cannot separate labels too; name another with --separator'
     return None
 
 
@@ -113,9 +113,14 @@ def _json_records(path: Path, text: str, report: Callable[[str, str], None]) -> 
         yield place, entry['image'], labels, entry.get('split')
 
 
+def composed(name: str) -> str:
+    """The name in Unicode's form NFC: some systems write é as e and an accent, which looks the same and is another."""
+    return unicodedata.normalize('NFC', name)
+
+
 def _row(record: Record, report: Callable[[str, str], None]) -> Row | None:
     place, image, labels, split = record
-    labels = [label.strip() for label in labels]
+    labels = [composed(label.strip()) for label in labels]
     image, split = image.strip(), None if split is None else split.strip().lower()
     problems = []
     if not image:
