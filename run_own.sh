@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Your own pictures and their image-level labels in, segmentation model and a report out.
 # ./run_own.sh data/my.json [--light] [options of run_voc.sh]; python -m lib.data.own writes data/my.json.
-HERE=$PWD
 cd "$(dirname "$0")"
 source tool/pipeline.sh
 case ${1:-} in
@@ -9,7 +8,7 @@ case ${1:-} in
     --help|-h) DATASET=data/my.json ;;
     *) echo 'error: name the data set first: ./run_own.sh data/my.json (python -m lib.data.own writes it)' >&2; exit 2 ;;
 esac
-[ -e "$DATASET" ] || [ ! -e "$HERE/$DATASET" ] || DATASET=$HERE/$DATASET
+DATASET=$(found -f "$DATASET")
 RUN=$(basename "$DATASET" .json) CAM_SCRIPT=train_cam_voc.py
 ALL_STAGES=train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report
 FIRST='DATA.json ' MORE='  --light           for a laptop: EfficientNet-Lite0 (requirements-timm.txt) with its ImageNet features as they are; only

@@ -29,11 +29,11 @@ def python(tmp_path):
     return path
 
 
-def drive(python, driver, *words, **environment):
+def drive(python, driver, *words, called_from='/', **environment):
     """(exit status, output, what the stand-in was called with)."""
     calls = python.with_name('calls')
     calls.unlink(missing_ok=True)
-    done = subprocess.run([ROOT / driver, *words], capture_output=True, text=True, cwd='/',
+    done = subprocess.run([ROOT / driver, *words], capture_output=True, text=True, cwd=called_from,
                           env={**os.environ, 'PYTHON': str(python), **environment})
     return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines() if calls.exists() else []
 
@@ -147,8 +147,9 @@ def test_stages_can_be_chosen(python):
     assert [line for line in text.splitlines() if line.startswith('== ')] == ['== train_aff', '== table']
 
 
-@pytest.mark.parametrize('words', [('--stages', 'train_cam,cook'), ('--stages', 'cook'), ('--run',), ('--stages',)])
-def test_an_unknown_stage_or_a_missing_value_is_refused_before_anything_runs(python, words):
+@pytest.mark.parametrize('words', [('--stages', 'train_cam,cook'), ('--stages', 'cook'), ('--run',), ('--stages',),
+                                   ('--gpus', 'two'), ('--gpus', '0'), ('--protocol', 'lax')])
+def test_an_unknown_stage_or_a_missing_or_wrong_value_is_refused_before_anything_runs(python, words):
     code, text, calls = drive(python, 'run_voc.sh', *words)
     assert code == 2 and not calls and len(text.splitlines()) == 1 and text.startswith('error: --')
 
@@ -198,6 +199,38 @@ def test_own_pictures_on_a_laptop_train_heads_alone_and_what_is_given_wins(pytho
 def test_own_pictures_need_a_data_set_first(python):
     code, text, calls = drive(python, 'run_own.sh', '--run', 'a')
     assert code == 2 and not calls and text.startswith('error: name the data set first: ./run_own.sh data/my.json')
+
+
+@pytest.mark.parametrize('words', [('--seed', '3', '--isl-weight', '0'), ('--isl-weight', '0', '--seed=3')])
+def test_the_seed_of_the_demo_may_stand_anywhere(python, words):
+    _, _, calls = drive(python, 'run_demo.sh', *words)
+    assert all('--dataset data/toy-3/dataset.json --run toy-3' in call for call in calls[1:])
+    assert '--seed 4' in calls[1] and '--isl-weight 0' in calls[2] and '--seed' not in calls[2]
+
+
+@pytest.mark.parametrize('words', [('--seed',), ('--seed', 'x'), ('--seed', '--fresh')])
+def test_a_seed_of_the_demo_that_is_no_number_is_refused(python, words):
+    code, text, calls = drive(python, 'run_demo.sh', *words)
+    assert code == 2 and not calls and len(text.splitlines()) == 1 and text.startswith('error: --seed is ')
+
+
+def test_another_folder_of_runs_reaches_every_stage(python):
+    _, _, calls = drive(python, 'run_voc.sh', '--exp', '/far')
+    assert len(calls) == len(VOC) and all(' --exp /far' in call for call in calls)
+    _, _, calls = drive(python, 'run_demo.sh', '--exp=/far')
+    assert all('--weights /far/toy-0/backbone/model.pth' in call for call in calls if call.startswith('train_'))
+
+
+def test_paths_are_meant_where_a_driver_is_called(python, tmp_path):
+    for name in ('images', 'lists', 'none'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'birds.json').write_text('{}')
+    _, _, calls = drive(python, 'run_voc.sh', '--data-root', 'images', '--lists', 'lists', '--weights', 'none',
+                        called_from=tmp_path)
+    assert all(f'--data-root {tmp_path}/images --lists {tmp_path}/lists' in call for call in calls)
+    assert '--weights none' in calls[0]
+    _, _, calls = drive(python, 'run_own.sh', 'birds.json', called_from=tmp_path, PYTHON=str(described(tmp_path, '')))
+    assert all(f'--dataset {tmp_path}/birds.json' in call for call in calls)
 
 
 @pytest.mark.parametrize('failing, number', [('train_cam_voc.py', 1), ('--what walk --split val', 8),

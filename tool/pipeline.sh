@@ -22,11 +22,17 @@ ${MORE:-}  --run NAME        name of the run, a folder in exp/ (default: $RUN)
   --amp MODE        none, bf16, fp16 or auto, for every stage that runs a network (default: the scripts' own)
   --data-root DIR   folder of the images (default: the data set's own)
   --lists DIR       folder of the lists (default: the data set's own)
+  --exp DIR         folder of all runs (default: exp)
   --protocol NAME   reference or strict (default: reference)
   --dry-run         check the first stage's inputs, print the disk needed and all commands, run nothing
   --help            this text
 Every other argument goes to CAM training, for example --isl-weight 0 --no-fsl for plain SEAM.
 TEXT
+}
+
+# found TEST PATH: a relative path as it is meant where the driver was called, which may be another folder.
+found() {
+    if [[ $2 != /* && $OLDPWD != "$PWD" ]] && [ "$1" "$OLDPWD/$2" ]; then echo "$OLDPWD/$2"; else echo "$2"; fi
 }
 
 say_and_run() {
@@ -37,7 +43,7 @@ say_and_run() {
 
 # step SCRIPT ARGUMENTS...: a script with the arguments that all share.
 step() {
-    say_and_run "${LAUNCH[@]}" "$@" --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" "${FRESH[@]}"
+    say_and_run "${LAUNCH[@]}" "$@" --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" "${STORE[@]}" "${FRESH[@]}"
 }
 
 # spread SCRIPT ARGUMENTS...: a step that runs a network, in as many processes as there are GPUs to use. SPREAD in the
@@ -77,26 +83,30 @@ stage_table() { step eval.py --table; }
 stage_report() { local FRESH=(); step -m lib.report; }     # is always made anew
 
 pipeline() {
-    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' PLACE=() GPUS=() FRESH=() EXTRA=() WEIGHTS=() NETWORK=() SIZE=() SHARED=()
+    STAGES=$ALL_STAGES PROTOCOL=reference DRY_RUN='' EXP=exp PLACE=() STORE=() GPUS=() FRESH=() EXTRA=() WEIGHTS=() NETWORK=() SIZE=() SHARED=()
     while [ $# -gt 0 ]; do
         case $1 in      # --option=value is --option value
-            --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--backbone=*|--width=*|--batch[-_]size=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--protocol=*)
+            --run=*|--stages=*|--gpus=*|--weights=*|--amp=*|--backbone=*|--width=*|--batch[-_]size=*|--data[-_]root=*|--voc12[-_]root=*|--coco[-_]root=*|--lists=*|--exp=*|--protocol=*)
                 set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         esac
         case $1 in
-            --run|--stages|--gpus|--weights|--amp|--backbone|--width|--batch[-_]size|--data[-_]root|--voc12[-_]root|--coco[-_]root|--lists|--protocol)
+            --run|--stages|--gpus|--weights|--amp|--backbone|--width|--batch[-_]size|--data[-_]root|--voc12[-_]root|--coco[-_]root|--lists|--exp|--protocol)
                 [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 2; } ;;&
             --run) RUN=$2; shift 2 ;;
-            --stages) STAGES=$2; shift 2 ;;
-            --gpus) GPUS=(-m torch.distributed.run --standalone --nproc-per-node "$2"); shift 2 ;;
+            --stages) STAGES=${2// /}; shift 2 ;;
+            --gpus) [[ $2 =~ ^[1-9][0-9]*$ ]] || { echo "error: --gpus is ${2@Q}, expected 1 or more" >&2; exit 2; }
+                GPUS=(-m torch.distributed.run --standalone --nproc-per-node "$2"); shift 2 ;;
             --fresh) FRESH=(--fresh); shift ;;
-            --weights) WEIGHTS=(--weights "$2"); shift 2 ;;
+            --weights) WEIGHTS=(--weights "$(found -f "$2")"); shift 2 ;;
             --amp) NETWORK+=("$1" "$2"); shift 2 ;;
             --backbone|--width) NETWORK+=("$1" "$2") SIZE+=("$1" "$2"); shift 2 ;;
             --batch[-_]size) SHARED+=("$1" "$2"); shift 2 ;;
-            --data[-_]root|--voc12[-_]root|--coco[-_]root) PLACE+=(--data-root "$2"); shift 2 ;;
-            --lists) PLACE+=(--lists "$2"); shift 2 ;;
-            --protocol) PROTOCOL=$2; shift 2 ;;
+            --data[-_]root|--voc12[-_]root|--coco[-_]root) PLACE+=(--data-root "$(found -d "$2")"); shift 2 ;;
+            --lists) PLACE+=(--lists "$(found -d "$2")"); shift 2 ;;
+            --exp) EXP=$(found -d "$2"); STORE=(--exp "$EXP"); shift 2 ;;
+            --protocol) [[ $2 == reference || $2 == strict ]] ||
+                    { echo "error: --protocol is ${2@Q}, expected reference or strict" >&2; exit 2; }
+                PROTOCOL=$2; shift 2 ;;
             --dry-run) DRY_RUN=yes; shift ;;
             --dataset*) echo "error: $(basename "$0") is for $DATASET; call the scripts one by one for another data set" >&2
                 exit 2 ;;
@@ -113,7 +123,8 @@ pipeline() {
         [[ ",$ALL_STAGES," == *",$stage,"* ]] || { echo "error: --stages: $stage is not one of $ALL_STAGES" >&2; exit 2; }
     done
     if [ -n "$DRY_RUN" ] && [[ $STAGES == train_cam* ]]; then
-        "$PYTHON" "$CAM_SCRIPT" --dry-run --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" "${TRAINING[@]}" "${EXTRA[@]}"
+        "$PYTHON" "$CAM_SCRIPT" --dry-run --dataset "$DATASET" --run "$RUN" "${PLACE[@]}" "${STORE[@]}" "${TRAINING[@]}" \
+            "${EXTRA[@]}"
     fi
     # The demo's set is not there before its first stage has run.
     if [ -n "$DRY_RUN" ] && [[ $STAGES == *_* ]] && { [[ $DATASET != *.json ]] || [ -e "$DATASET" ]; }; then
