@@ -10,6 +10,9 @@ case ${1:-} in
 esac
 DATASET=$(found -f "$DATASET")
 RUN=$(basename "$DATASET" .json) CAM_SCRIPT=train_cam_voc.py
+if [ "$RUN" = dataset ] && [ -e "$DATASET" ]; then      # birds/dataset.json is of the birds
+    RUN=$(cd "$(dirname "$DATASET")" && basename "$PWD")
+fi
 ALL_STAGES=train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report
 FIRST='DATA.json ' MORE='  --light           for a laptop: EfficientNet-Lite0 (requirements-timm.txt) with its ImageNet features as they are; only
                     heads are trained

@@ -196,6 +196,14 @@ def test_own_pictures_on_a_laptop_train_heads_alone_and_what_is_given_wins(pytho
     assert all('--backbone timm:tf_efficientnet_lite0' in call for call in calls if call.startswith('infer'))
 
 
+def test_a_run_on_a_dataset_json_is_named_after_its_folder(python, tmp_path):
+    answering = described(tmp_path, '')
+    (tmp_path / 'my birds').mkdir()
+    (tmp_path / 'my birds/dataset.json').write_text('{}')
+    _, _, calls = drive(python, 'run_own.sh', 'dataset.json', called_from=tmp_path / 'my birds', PYTHON=str(answering))
+    assert calls and all(f'--dataset {tmp_path}/my birds/dataset.json --run my birds' in call for call in calls)
+
+
 def test_own_pictures_need_a_data_set_first(python):
     code, text, calls = drive(python, 'run_own.sh', '--run', 'a')
     assert code == 2 and not calls and text.startswith('error: name the data set first: ./run_own.sh data/my.json')

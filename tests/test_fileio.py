@@ -60,6 +60,15 @@ def test_training_on_a_full_disk_stops_with_one_line_and_goes_on_with_room(run_f
     assert (small_disk / 'toy/aff/model.pth').read_bytes() == (run_folder / 'aff/model.pth').read_bytes()
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / 'a').write_text('kept')
+    for path in (tmp_path / 'a/b.txt', tmp_path / 'a/b/c.txt'):
+        with pytest.raises(CannotWrite, match=r'\.txt cannot be written: a file is in the way .*; remove it'):
+            with replacing(path) as temporary:
+                temporary.write_text('new')
+    assert (tmp_path / 'a').read_text() == 'kept'
+
+
 def last_line(main, words, capsys):
     """error_line, where a progress bar stands on stderr already."""
     try:

@@ -166,3 +166,9 @@ def test_a_gpu_out_of_memory_names_the_flags_that_help(capsys):
 
 def test_a_run_stopped_by_a_signal_has_its_own_status(capsys):
     assert ended(failing(Stopped('stopped after step 3')), capsys) == (75, 'stopped after step 3\n')
+
+
+def test_help_shows_the_defaults_that_say_something():
+    text = ' '.join(parser().format_help().split())
+    assert '(default: 8)' in text and '0 for none (default: 0)' in text
+    assert '(default: None)' not in text and '(default: False)' not in text

@@ -13,6 +13,7 @@ DAY = 24 * 3600
 LEFTOVER = re.compile(r'^\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)(\.[^.]*)?$')
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 
 
 class CannotWrite(OSError):
@@ -28,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     and process, so that two writers never share one, and ends like `path`, for writers that choose a format by it.
 
     Raises:
-        CannotWrite: if the disk is full or the folder is not to be written to.
+        CannotWrite: if the disk is full, or the folder is not to be written to or is a file.
     """
     path = Path(path)
     temporary = path.with_name(f'.{path.stem}.{host_code()}-{os.getpid()}{path.suffix}')
@@ -106,4 +107,7 @@ def _explained(error: Exception, path: Path, temporary: Path) -> CannotWrite | N
     if number in REFUSED:
         return CannotWrite(f'{path} cannot be written ({os.strerror(number)}); choose another place with --exp, or '
                            'mend the rights of the folder')
+    if number in IN_THE_WAY:
+        return CannotWrite(f'{path} cannot be written: a file is in the way where {path.parent} is to be a folder; '
+                           'remove it, or choose another place')
     return None

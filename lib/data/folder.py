@@ -10,6 +10,7 @@ larger pictures are reduced when read. lib/data/own.py writes such a file from a
 
     python -m lib.data.folder data/my.json      prints the splits and which have masks, a line each, for scripts
 """
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -88,8 +89,10 @@ def _check_values(entries: dict, path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Print train, val and score split, and those of the last two with a mask: what run_own.sh has to know."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('dataset', type=Path, help='a dataset.json')
     try:
-        spec = read_spec(Path((sys.argv[1:] if argv is None else argv)[0]))
+        spec = read_spec(parser.parse_args(argv).dataset)
         masked = [split for split in (spec.val_split, spec.score_split)
                   if any(sample.mask for sample in spec.samples(split))]
     except (ValueError, OSError) as error:

@@ -89,11 +89,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--masks', type=Path, metavar='DIR', help='folder of exact masks, for scores only')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='all classes in the order in which masks count '
                         'them; any other label is a problem')
-    parser.add_argument('--separator', default=';', help='what stands between the labels of a picture in CSV')
+    parser.add_argument('--separator', default=';', help='what stands between the labels of a picture in CSV (default: '
+                        '%(default)s)')
     parser.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='share of the pictures that is kept '
-                        'from training, where the table has no column split')
+                        'from training, where the table has no column split (default: %(default)s)')
     parser.add_argument('--max-side', type=int, default=500, metavar='PIXELS', help='larger pictures are read at this '
-                        'long side; training and inference are set up for it')
+                        'long side; training and inference are set up for it (default: %(default)s)')
     return parser
 
 

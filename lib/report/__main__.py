@@ -27,6 +27,7 @@ PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
     parser = base_parser(__doc__)
+    parser.prog = 'python -m lib.report'        # not __main__.py
     group = parser.add_argument_group('report')
     group.add_argument('--split', help='images to show; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, metavar='FILE', help='page to write; the default is exp/<run>/report.html')

@@ -185,7 +185,11 @@ def one_line(error: Exception) -> str:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and the script's docstring as it is written."""
+    """Shows defaults where they say something, and the script's docstring as it is written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default is None or action.default is False
+        return action.help if says_nothing else super()._get_help_string(action)
 
 
 def _number(kind: type, low: float, strict: bool) -> Callable:
