@@ -1,7 +1,11 @@
 """The example of the losses as an add-on, and a Vision Transformer's tokens as maps."""
+import json
+
+import pytest
 import torch
 
 from examples import add_on
+from lib.run.options import run_script
 from tool.probutils import isl_loss
 
 
@@ -18,3 +22,14 @@ def test_tokens_become_maps_row_by_row_and_take_the_losses():
     assert maps.shape == (2, 5, 3, 4) and torch.equal(maps[1, :, 2, 1], tokens[1, 2 * 4 + 1])
     logits = torch.nn.Conv2d(5, 2, 1)(maps / 100)
     isl_loss(logits, torch.tensor([[1., 0], [0, 1]])).backward()
+
+
+def test_a_data_set_that_will_not_do_is_refused_before_training(toy, tmp_path, capsys):
+    bare, entries = tmp_path / 'bare.json', json.loads(toy.read_text())
+    places = {'root': str(toy.parent), 'lists': str(toy.parent / 'lists'), 'masks': ['none/{}.png']}
+    bare.write_text(json.dumps(entries | places))
+    for data, problem in ((tmp_path / 'absent.json', 'absent.json is not there'), (bare, 'images without a mask')):
+        with pytest.raises(SystemExit) as stop:
+            run_script(lambda data=data: add_on.main(['--data', str(data)]))
+        line, = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2 and line.startswith('error: ') and problem in line
