@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 from tqdm import tqdm
 
@@ -120,7 +121,7 @@ def main(argv=None):
         raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {args.what}; leave it out')
     else:
         folder, suffix = args.labels or args.folder / kind, '.png'
-    remedy = (f'make them with python {MADE_BY[args.what]} --dataset {args.dataset} --run {args.run} '
+    remedy = (f'make them with python {MADE_BY[args.what]} --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {split if args.what == "seg" else spec.label_split(split)}'
               f'{" --export-npy" if args.unpickle else ""}')
     pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)

@@ -9,6 +9,7 @@ import argparse
 import math
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
@@ -96,8 +97,8 @@ def main(argv=None):
     names = [sample.name for sample in dataset.samples]
     cams, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
     check_files([cams / f'{name}{suffix}' for name in names], f'{cams} lacks CAMs of {split}',
-                f'make them with python infer_cam.py --dataset {args.dataset} --run {args.run} --split {split}'
-                f'{" --export-npy" if args.unpickle else ""}')
+                f'make them with python infer_cam.py --dataset {quote(args.dataset)} --run {quote(args.run)} '
+                f'--split {split}{" --export-npy" if args.unpickle else ""}')
     checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     folder = args.folder / 'labels' / split / 'walk'
     outputs = [Output(folder, '.png', partial(read_mask, num_classes=spec.num_classes))]

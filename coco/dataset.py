@@ -1,5 +1,6 @@
 """COCO 2014: the names of its classes in the order of their category ids, and where its files lie."""
 from pathlib import Path
+from shlex import quote
 
 from tool.dataspec import DatasetSpec
 
@@ -26,4 +27,4 @@ def spec(root: Path = ROOT, lists: Path = LISTS) -> DatasetSpec:
         name='coco', classes=COCO_CLASSES, root=Path(root), lists=Path(lists),
         image_template='Images/{}.jpg', mask_templates=('Masks/{}.png',),
         train_split='train2014', val_split='val2014', score_split='train2014', preset='coco',
-        prepare=f'python -m coco.prepare --data-root {root} --lists {lists}', flag='coco')
+        prepare=f'python -m coco.prepare --data-root {quote(str(root))} --lists {quote(str(lists))}', flag='coco')

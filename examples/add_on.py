@@ -4,7 +4,7 @@
     python -m examples.add_on --data data/toy-0/dataset.json
 
 Trains a classifier twice from the same seed for the same number of steps, without and with the two losses, and prints
-the mIoU of its class maps on the validation images. The lines that change are marked: # 1 the imports, # 2 ISL, # 3 FSL.
+the mIoU of its class maps on the validation images. Lines that change are marked: # 1 imports, # 2 ISL, # 3 FSL.
 
 The losses take maps [N, C, h, w] of any size, from any network. The tokens of a ViT [N, L, D] become such maps by
 maps_of_tokens, followed by the same 1x1 convolution as below.

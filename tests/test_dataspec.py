@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -134,3 +135,12 @@ def test_folder_file_that_is_absent_or_no_json_is_explained(tmp_path):
     path.write_text('{"name": "x"}')
     with pytest.raises(ValueError, match='lacks "classes"; it needs name, classes, images'):
         read_spec(path)
+
+
+@pytest.mark.parametrize('name', ['voc12', 'coco'])
+def test_a_command_named_as_the_remedy_can_be_pasted(name, tmp_path):
+    root, lists = tmp_path / "it's here", tmp_path / 'my lists'
+    with pytest.raises(FileNotFoundError) as error:
+        get_spec(name, root, lists).samples('val')
+    command = str(error.value).split('make it with ')[1].split('; lists here')[0]
+    assert shlex.split(command)[3:] == ['--data-root', str(root), '--lists', str(lists)]

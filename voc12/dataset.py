@@ -1,5 +1,6 @@
 """PASCAL VOC 2012 with the SBD masks: class names, places, and checksums of the official lists."""
 from pathlib import Path
+from shlex import quote
 
 from tool.dataspec import DatasetSpec
 
@@ -24,4 +25,4 @@ def spec(root: Path = ROOT, lists: Path = LISTS) -> DatasetSpec:
         image_template='JPEGImages/{}.jpg',
         mask_templates=('SegmentationClassAug/{}.png', 'SegmentationClass/{}.png'),
         train_split='train_aug', val_split='val', score_split='train', preset='voc12',
-        prepare=f'python -m voc12.prepare --data-root {root} --lists {lists}', flag='voc12')
+        prepare=f'python -m voc12.prepare --data-root {quote(str(root))} --lists {quote(str(lists))}', flag='voc12')

@@ -7,6 +7,7 @@ Training sets are indexed with (epoch, index): every random number of a sample c
 """
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 import numpy as np
@@ -272,4 +273,4 @@ def _check_size(path: Path, size: Sequence[int], other: Path, other_size: Sequen
 
 
 def _flag(spec: DatasetSpec) -> str:
-    return spec.flag or spec.name
+    return quote(spec.flag or spec.name)
