@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
-import cv2
 from tqdm import tqdm
 
 from tool.progress import bar_style
+from tool.workers import settle_in
 
 CHUNK = 32      # items that travel to a process together
 WAITING = 4     # chunks a process that are under way at a time
@@ -38,7 +38,7 @@ def _chunks(function: Callable, items: Iterator, workers: int) -> Iterator[list]
         yield from ([function(item)] for item in items)
         return
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=settle_in) as pool:
         try:
             waiting = deque()
             while chunk := list(islice(items, CHUNK)):
@@ -53,8 +53,3 @@ def _chunks(function: Callable, items: Iterator, workers: int) -> Iterator[list]
 
 def _apply(function: Callable, chunk: list) -> list:
     return [function(item) for item in chunk]
-
-
-def _one_thread() -> None:
-    """The processes share the cores already."""
-    cv2.setNumThreads(0)

@@ -5,16 +5,14 @@ import signal
 import threading
 
 import cv2
-import torch
 
 
 def settle_in(number: int | None = None) -> None:
     """Make this process a well-behaved helper; `number` is what a DataLoader passes.
 
-    Libraries start no threads here, as the processes share the cores already. Signals sent to all processes of a job
+    OpenCV starts no threads here, as the processes share the cores already. Signals sent to all processes of a job
     are left to the main process: SIGTERM counts if it comes from there. Should that be killed, its helpers end too.
     """
-    torch.set_num_threads(1)
     cv2.setNumThreads(0)
     for signal_number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signal_number, signal.SIG_IGN)

@@ -3,6 +3,8 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
+import torch
+
 from tool.workers import settle_in
 
 
@@ -16,7 +18,7 @@ class Background:
     def __init__(self, workers: int):
         self.workers = workers
         context = multiprocessing.get_context('spawn')     # forking a process with threads and CUDA is unsafe
-        self.pool = ProcessPoolExecutor(workers, context, initializer=settle_in) if workers else None
+        self.pool = ProcessPoolExecutor(workers, context, initializer=_settle_in) if workers else None
         self.waiting = set()
 
     def submit(self, function: Callable, *arguments) -> None:
@@ -60,5 +62,10 @@ def map_chunks(function: Callable, items: Sequence, workers: int, size: int = 25
         yield from map(function, chunks)
         return
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=settle_in) as pool:
+    with ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_settle_in) as pool:
         yield from pool.map(function, chunks)
+
+
+def _settle_in() -> None:
+    settle_in()
+    torch.set_num_threads(1)            # a DataLoader does this itself
