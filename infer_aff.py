@@ -21,6 +21,7 @@ from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
 from lib.net.backbones import trained_backbone
+from lib.net.fold import for_inference
 from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run.identity import data_inputs, file_digest, folder_input
@@ -112,7 +113,7 @@ def main(argv=None):
     amp = devices.pick_amp(args.amp, device)
     network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
     load_network(network, checkpoint)
-    network = devices.place(network, device, amp).eval()
+    network = for_inference(devices.place(network, device, amp), amp)
     print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return

@@ -24,6 +24,7 @@ from lib.data.npyio import read_npy_maps, write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
 from lib.net.backbones import trained_backbone
+from lib.net.fold import for_inference
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
@@ -89,25 +90,23 @@ def resized(sample: dict, scales: Sequence[float], norm: Norm, size_step: int | 
     return sample | {'views': [torch.from_numpy(normalise(resize_bicubic(image, *size), norm)) for size in sizes]}
 
 
-def infer_cams(image: np.ndarray, present: np.ndarray, forward: Callable, scales: Sequence[float],
-               views: Sequence[torch.Tensor], device: torch.device) -> np.ndarray:
+def infer_cams(views: Sequence[torch.Tensor], size: tuple[int, int], present: np.ndarray, forward: Callable,
+               device: torch.device) -> np.ndarray:
     """CAMs of one image.
 
     Args:
-        image: uint8 [H, W, 3].
+        views: what resized() made of the image.
+        size: its height and width, H and W.
         present: foreground class indices [k] of the image's labels.
-        forward: batch of views -> refined foreground maps [2, K, h, w].
-        views: what resized() made of the image at the scales.
+        forward: batch of a view and its mirror -> refined foreground maps [2, K, h, w].
 
     Returns:
         float32 [k, H, W] in [0, 1].
     """
     if not len(present):
-        return np.zeros((0, *image.shape[:2]), np.float32)
+        return np.zeros((0, *size), np.float32)
     index = torch.from_numpy(present).to(device)
-    ready = iter(views)
-    maps = multi_scale(image, scales, lambda *_: next(ready).numpy(), lambda pair: forward(pair)[:, index], device,
-                       align_corners=False)
+    maps = multi_scale(views, size, lambda pair: forward(pair)[:, index], device, align_corners=False)
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
@@ -140,7 +139,7 @@ def main(argv=None):
     amp = devices.pick_amp(args.amp, device)
     network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
     load_network(network, checkpoint)
-    network = devices.place(network, device, amp).eval()
+    network = for_inference(devices.place(network, device, amp), amp)
     folder = args.folder / 'labels' / split
     export = args.folder / 'plabels' / split if args.export_npy else None
     alphas = tuple(args.seed_alphas) if args.seeds else ()
@@ -158,7 +157,7 @@ def main(argv=None):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), prepare, args.damaged)
         for sample in share.watch(progress(images, 'infer_cam')):
             present = np.flatnonzero(sample['image_labels'])
-            cam = infer_cams(sample['image'], present, forward, args.scales, sample['views'], device)
+            cam = infer_cams(sample['views'], sample['image'].shape[:2], present, forward, device)
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
                               alphas, export)
 

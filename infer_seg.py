@@ -10,7 +10,7 @@ the classes; images are turned as their EXIF tag says, and large ones are segmen
 """
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
 from lib.net.backbones import trained_backbone
 from lib.net.deeplab import DeepLab
+from lib.net.fold import for_inference
 from lib.net.weights import load_network, read_meta
 from lib.run import device as devices
 from lib.run.identity import data_inputs, file_digest
@@ -48,7 +49,7 @@ from tool.dataspec import DatasetSpec
 from tool.drawing import blend, legend, stacked
 from tool.fileio import replacing
 from tool.imageio import check_whole, read_mask, voc_palette, write_label_png
-from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest
+from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest, scaled_size
 
 PRESETS = {
     'voc12': {},
@@ -106,6 +107,14 @@ def make_outputs(args: argparse.Namespace, folder: Path, num_classes: int) -> li
     if args.probs:
         outputs.append(Output(folder / 'probs', '.npz', read_probs, besides))
     return outputs
+
+
+def make_views(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step: int | None) -> Iterator[np.ndarray]:
+    """Yield an image, normalised, at every scale: float32 [3, h, w] each. `size_step`: see lib/net/backbone.py."""
+    normalised = normalise(image, norm).transpose(1, 2, 0)
+    for scale in scales:
+        size = fitting_size(*scaled_size(*image.shape[:2], scale), size_step)
+        yield np.ascontiguousarray(resize_cubic(normalised, *size).transpose(2, 0, 1))
 
 
 def write_result(path: Path, image: np.ndarray, probs: np.ndarray, crf: bool, size: tuple[int, int] | None = None,
@@ -175,7 +184,7 @@ def main(argv=None):
     backbone = trained_backbone(checkpoint, args.backbone, args.width)
     network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
     load_network(network, checkpoint)
-    network = devices.place(network, device, amp).eval()
+    network = for_inference(devices.place(network, device, amp), amp)
     norm, size_step = Norm(*meta['norm']) if 'norm' in meta else backbone.norm, backbone.size_step
     extras = Extras(spec.class_names, args.overlays, args.probs)
     print(f'Segmentation of {len(dataset)} images to {folder}')
@@ -191,13 +200,8 @@ def main(argv=None):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), damaged=args.damaged)
         for sample in share.watch(progress(images, 'infer_seg')):
             image = sample['image']
-            normalised = normalise(image, norm).transpose(1, 2, 0)
-
-            def view(_, height, width, source=normalised):
-                fitting = resize_cubic(source, *fitting_size(height, width, size_step))
-                return np.ascontiguousarray(fitting.transpose(2, 0, 1))
-
-            maps = torch.cat(list(multi_scale(image, args.scales, view, forward, device, align_corners=True)))
+            views = make_views(image, args.scales, norm, size_step)
+            maps = torch.cat(list(multi_scale(views, image.shape[:2], forward, device, align_corners=True)))
             probs = maps.mean(0).softmax(0).cpu().numpy()
             background.submit(write_result, folder / f'{sample["name"]}.png', image, probs, args.crf,
                               sample.get('size'), extras)

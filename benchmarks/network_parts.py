@@ -10,6 +10,7 @@ from benchmarks.real_looking import photo_like
 from infer_cam import infer_cams, resized
 from lib.cam_stage import make_parser, make_step
 from lib.data.registry import get_spec
+from lib.net.fold import for_inference
 from lib.net.freeze import freeze_early, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.resnet38d import ResNet38d
@@ -33,7 +34,8 @@ def cam_infer(device: torch.device) -> dict:
     forms, plain = {}, make_seam(device).eval()
     forms['textbook'] = lambda image=image: textbook_stages.infer_cams(plain, image, present, SCALES, device)
     for name, amp in (('fp32', None), ('bf16', torch.bfloat16)):
-        forms[name] = inference(devices.place(make_seam(device), device, amp).eval(), image, present, amp, device)
+        forms[name] = inference(for_inference(devices.place(make_seam(device), device, amp), amp), image, present, amp,
+                                device)
     for form in forms.values():
         form(image[::4, ::4])                                               # loads what the first call loads
     seconds, results = alternate(forms, device)
@@ -53,7 +55,7 @@ def inference(network: Seam, image: np.ndarray, present: np.ndarray, amp: torch.
 
     def infer(image: np.ndarray = image) -> np.ndarray:
         views = resized({'image': image}, SCALES, network.backbone.norm, network.backbone.size_step)['views']
-        return infer_cams(image, present, forward, SCALES, views, device)
+        return infer_cams(views, image.shape[:2], present, forward, device)
 
     return infer
 
