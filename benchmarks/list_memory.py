@@ -44,7 +44,8 @@ def main() -> int:
         save_network(Path(folder) / 'exp/toy/cam/model.pth', network, {})
         common = ['--dataset', str(data), '--exp', f'{folder}/exp', '--run', 'toy', '--split', 'train',
                   '--workers', '1']
-        scripts = {'infer_cam.py': ['--width', str(WIDTH), '--device', 'cpu', '--amp', 'none', '--scales', '0.5', '1'],
+        scripts = {'infer_cam.py': ['--width', str(WIDTH), '--device', 'cpu', '--amp', 'none', '--scales', '0.5', '1',
+                                    '--fresh'],
                    'eval.py': ['--what', 'cam']}
         grown = False
         for script, own in scripts.items():

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from tool.torchutils import full_precision, no_autocast
 
 EPS = 1e-5
-# Columns of the affinity matrix held at a time; larger is no faster from here on.
+# Rows of the affinity matrix held at a time; more are no faster.
 BLOCK = 512
 
 
@@ -50,7 +50,7 @@ def class_seed(logits: Tensor) -> Tensor:
 def pixel_correlation(features: Tensor, seed: Tensor) -> Tensor:
     """Replace the seed of every pixel by the mean over all pixels, weighted with feature similarity (SEAM's PCM).
 
-    Similarity is the cosine, negatives counting 0. The N x N similarities exist only BLOCK columns at a time and are
+    Similarity is the cosine, negatives counting 0. The N x N similarities exist only BLOCK rows at a time and are
     computed again in the backward pass. Computed in float32 at least, under autocast too.
 
     Args:
@@ -76,10 +76,13 @@ class _Correlation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, unit: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(unit, rows)
-        spread = torch.empty_like(rows)
+        spread = torch.zeros_like(rows)
         for start in range(0, unit.shape[2], BLOCK):
-            block = slice(start, start + BLOCK)
-            spread[:, :, block] = rows @ (unit.transpose(1, 2) @ unit[:, :, block]).relu_()
+            block, later = slice(start, start + BLOCK), slice(start + BLOCK, None)
+            similar = (unit[:, :, block].transpose(1, 2) @ unit[:, :, start:]).relu_()
+            spread[:, :, start:] += rows[:, :, block] @ similar
+            # Similarity is symmetric: what the block is to later pixels, they are to it.
+            spread[:, :, block] += rows[:, :, later] @ similar[:, :, BLOCK:].transpose(1, 2)
         return spread
 
     @staticmethod

@@ -93,7 +93,8 @@ class BasicBlock(nn.Module):
         shortcut = x if self.same_shape else self.conv_branch1(activated[..., ::self.stride, ::self.stride])
         y = self.conv_branch2a(activated)
         y = self.conv_branch2b1(F.relu(self.bn_branch2b1(y), inplace=True))
-        return shortcut + y, activated
+        y += shortcut
+        return y, activated
 
 
 class Bottleneck(nn.Module):
@@ -116,7 +117,8 @@ class Bottleneck(nn.Module):
         y = self.conv_branch2a(activated)
         y = self.conv_branch2b1(self.dropout(F.relu(self.bn_branch2b1(y), inplace=True)))
         y = self.conv_branch2b2(self.dropout(F.relu(self.bn_branch2b2(y), inplace=True)))
-        return self.conv_branch1(activated) + y, activated
+        y += self.conv_branch1(activated)
+        return y, activated
 
 
 def conv(channels: int, out: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
