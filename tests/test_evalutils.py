@@ -7,6 +7,7 @@ import pytest
 
 from tool.camutils import cam_label
 from tool.evalutils import (
+    THRESHOLDS,
     Curve,
     MaskCounts,
     Scores,
@@ -16,6 +17,7 @@ from tool.evalutils import (
     f_score,
     iou,
     mask_counts,
+    thresholds_below,
 )
 
 C = 5
@@ -191,3 +193,11 @@ def test_merged_curves_equal_one_pass():
         (one if i % 2 else two).add(*image)
     one.merge(two)
     assert one.summary() == whole.summary()
+
+
+def test_thresholds_are_counted_to_the_last_bit():
+    at = THRESHOLDS.astype(np.float32)
+    values = np.concatenate([at, np.nextafter(at, np.float32(-9)), np.nextafter(at, np.float32(9)),
+                             np.float32([-np.inf, -1, 0, 0.595, 0.6, 1]),
+                             np.random.default_rng(0).random(10_000, np.float32)])
+    np.testing.assert_array_equal(thresholds_below(values), np.searchsorted(at, values))

@@ -204,6 +204,15 @@ class Scores:
         return result
 
 
+def thresholds_below(value: np.ndarray) -> np.ndarray:
+    """How many of THRESHOLDS are smaller than each value: float32 of any size to uint8. Compared in float32, as the
+    reference's argmax does."""
+    thresholds = THRESHOLDS.astype(np.float32)
+    # The thresholds are evenly spaced, so a product says which one is nearest from below, or just above by rounding.
+    nearest = np.clip(value / np.float32(THRESHOLDS[1]) + np.float32(1e-3), 0, len(THRESHOLDS) - 1).astype(np.uint8)
+    return nearest + (thresholds[nearest] < value)
+
+
 class Curve:
     """Sums over images behind the mIoU of CAMs at every background threshold, from one pass over the data.
 
@@ -214,8 +223,6 @@ class Curve:
     def __init__(self, num_classes: int, protocol: str = 'reference'):
         check_protocol(protocol)
         self.num_classes, self.protocol, self.images = num_classes, protocol, 0
-        # Compared in float32, as the reference's argmax does.
-        self.thresholds = THRESHOLDS.astype(np.float32)
         self.bins = len(THRESHOLDS) + 1
         # Right pixels and predicted pixels by class and bin; row 0: pixels of true background, and all pixels.
         self.hit = np.zeros((num_classes, self.bins), np.int64)
@@ -228,7 +235,7 @@ class Curve:
         index, value = strongest_class(cam)
         valid = truth != VOID
         truth, index = truth[valid], index[valid]
-        level = np.searchsorted(self.thresholds, value[valid])
+        level = thresholds_below(value[valid])
         self.truth += np.bincount(truth, minlength=self.num_classes)
         self.hit[0] += np.bincount(level[truth == 0], minlength=self.bins)
         self.pred[0] += np.bincount(level, minlength=self.bins)
