@@ -61,6 +61,13 @@ def test_finished_files_stay_and_damaged_or_missing_ones_are_made_again_alike(ag
     assert 'all 6 images are finished' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('stage', ['cam', 'aff', 'seg'])
+def test_a_backbone_that_is_named_and_one_that_the_network_tells_make_the_same_files(again, capsys, stage):
+    _, stages = again
+    run(stages[stage], '--backbone', 'resnet38d')
+    assert 'all 6 images are finished' in capsys.readouterr().out
+
+
 def test_files_without_a_note_are_read_before_they_are_taken_for_finished(again, capsys):
     folder, stages = again
     cams = folder / 'labels/val/cam'

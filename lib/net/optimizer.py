@@ -15,6 +15,5 @@ def make_optimizer(network: nn.Module, lr: float, momentum: float, weight_decay:
     is_new = {name: name.split('.')[0] in network.new_modules for name, _ in named}
     groups = lr_groups([pair for pair in named if not is_new[pair[0]]], [pair for pair in named if is_new[pair[0]]],
                        lr, weight_decay, head_lr)
-    # Not fused=True: on CPUs it mixes up weights and momentum that lie differently in memory, as after a resumption
-    # with another --amp (torch 2.14).
+    # Not fused=True: on CPUs it mixes up weights and gradients that lie differently in memory (torch 2.14).
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)

@@ -23,7 +23,8 @@ from lib.run.pool import map_chunks
 from lib.run.record import made_by, write_json
 from lib.run.stopping import Signals
 
-NOT_IN_FILES = ('checkpoint', 'cams', 'out', 'images', 'split', 'limit')    # places and how many; digests tell more
+# Places, how many, and what the network's own digest tells.
+NOT_IN_FILES = ('checkpoint', 'cams', 'out', 'images', 'split', 'limit', 'backbone', 'width')
 LEDGER = '.whole-{}of{}.json'
 
 
