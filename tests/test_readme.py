@@ -18,7 +18,7 @@ def known_flags():
     parsers.append(importlib.import_module('lib.cam_stage').make_parser('', 'voc12'))
     parsers.append(importlib.import_module('tool.datasetup').make_parser('', Path(), Path()))
     flags = {flag for parser in parsers for flag in parser._option_string_actions}
-    others = ('tool/pipeline.sh', 'run_demo.sh', 'benchmarks/ablation.sh', 'coco/prepare.py',
+    others = ('tool/pipeline.sh', 'run_demo.sh', 'run_own.sh', 'benchmarks/ablation.sh', 'coco/prepare.py',
               'examples/slurm/run_voc_nodes.sh', 'tests/fault.py')
     spelled = re.findall(r'--[a-z][a-z0-9-]+', ''.join((ROOT / path).read_text() for path in others))
     return flags | set(spelled) | {'--logdir', '--nv', '--bind', '--fakeroot'}
