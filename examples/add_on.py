@@ -1,7 +1,7 @@
 """The paper's two losses added to another method: a plain CAM classifier on a torchvision backbone.
 
     python -m lib.data.toy --out data/toy-0
-    python -m examples.add_on --data data/toy-0/dataset.json
+    python examples/add_on.py --data data/toy-0/dataset.json
 
 Trains a classifier twice from the same seed for the same number of steps, without and with the two losses, and prints
 the mIoU of its class maps on the validation images. Lines that change are marked: # 1 imports, # 2 ISL, # 3 FSL.
@@ -10,6 +10,8 @@ The losses take maps [N, C, h, w] of any size, from any network. The tokens of a
 maps_of_tokens, followed by the same 1x1 convolution as below.
 """
 import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))        # the imports below are found from any folder
+# ruff: noqa: E402
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
