@@ -10,6 +10,8 @@ The losses take maps [N, C, h, w] of any size, from any network. The tokens of a
 maps_of_tokens, followed by the same 1x1 convolution as below.
 """
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,8 +21,12 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))        # the imports below are found from any folder
 # ruff: noqa: E402
+if __name__ == '__main__' and not __package__:      # run as a file: start anew as a module, which finds the imports below
+    ROOT = Path(__file__).resolve().parents[1]
+    sys.exit(subprocess.call([sys.executable, '-m', 'examples.add_on', *sys.argv[1:]],
+                             env={**os.environ, 'PYTHONPATH': str(ROOT)}))
+
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
