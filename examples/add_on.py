@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # ruff: noqa: E402
-if __name__ == '__main__' and not __package__:      # run as a file: start anew as a module, which finds the imports below
+if __name__ == '__main__' and not __package__:      # run as a file: start anew as a module
     ROOT = Path(__file__).resolve().parents[1]
     sys.exit(subprocess.call([sys.executable, '-m', 'examples.add_on', *sys.argv[1:]],
                              env={**os.environ, 'PYTHONPATH': str(ROOT)}))
