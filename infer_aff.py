@@ -20,7 +20,7 @@ from lib.data.loading import single_images
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.net.aff import AffinityNet
-from lib.net.backbones import trained_backbone
+from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.fold import for_inference
 from lib.net.weights import load_network
 from lib.run import device as devices
@@ -106,6 +106,7 @@ def main(argv=None):
     inputs = data_inputs(spec, split, with_labels=False) | {
         'network': file_digest(checkpoint),
         'CAMs': folder_input(cams, [cams / f'{sample.name}{suffix}' for sample in spec.samples(split)])}
+    check_backbone(checkpoint, args.backbone)
     if not args.dry_run and all_finished(args, names, outputs, inputs):
         return
     dataset.check()
@@ -113,7 +114,7 @@ def main(argv=None):
     amp = devices.pick_amp(args.amp, device)
     network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
     load_network(network, checkpoint)
-    network = for_inference(devices.place(network, device, amp), amp)
+    network = for_inference(network.to(device), amp)
     print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return

@@ -23,7 +23,7 @@ from lib.data.loading import single_images
 from lib.data.npyio import read_npy_maps, write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
-from lib.net.backbones import trained_backbone
+from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.fold import for_inference
 from lib.net.seam import Seam
 from lib.net.weights import load_network
@@ -132,6 +132,7 @@ def main(argv=None):
     names = [sample.name for sample in dataset.samples]
     outputs = make_outputs(args, split)
     inputs = data_inputs(spec, split) | {'network': file_digest(checkpoint)}
+    check_backbone(checkpoint, args.backbone)
     if not args.dry_run and all_finished(args, names, outputs, inputs):
         return
     dataset.check()
@@ -139,7 +140,7 @@ def main(argv=None):
     amp = devices.pick_amp(args.amp, device)
     network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
     load_network(network, checkpoint)
-    network = for_inference(devices.place(network, device, amp), amp)
+    network = for_inference(network.to(device), amp)
     folder = args.folder / 'labels' / split
     export = args.folder / 'plabels' / split if args.export_npy else None
     alphas = tuple(args.seed_alphas) if args.seeds else ()

@@ -26,7 +26,7 @@ from lib.data.labelio import read_probs, write_probs
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
-from lib.net.backbones import trained_backbone
+from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.fold import for_inference
 from lib.net.weights import load_network, read_meta
@@ -175,6 +175,7 @@ def main(argv=None):
         names, inputs = [sample.name for sample in dataset.samples], data_inputs(spec, split, with_labels=False)
     folder = args.out or args.folder / 'results' / ('images' if args.images else split)
     outputs, inputs = make_outputs(args, folder, spec.num_classes), inputs | {'network': file_digest(checkpoint)}
+    check_backbone(checkpoint, args.backbone)
     if not (args.dry_run or args.images) and all_finished(args, names, outputs, inputs):
         export_voc(args, split, folder, names)
         return
@@ -184,7 +185,7 @@ def main(argv=None):
     backbone = trained_backbone(checkpoint, args.backbone, args.width)
     network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
     load_network(network, checkpoint)
-    network = for_inference(devices.place(network, device, amp), amp)
+    network = for_inference(network.to(device), amp)
     norm, size_step = Norm(*meta['norm']) if 'norm' in meta else backbone.norm, backbone.size_step
     extras = Extras(spec.class_names, args.overlays, args.probs)
     print(f'Segmentation of {len(dataset)} images to {folder}')

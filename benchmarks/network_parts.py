@@ -34,7 +34,7 @@ def cam_infer(device: torch.device) -> dict:
     forms, plain = {}, make_seam(device).eval()
     forms['textbook'] = lambda image=image: textbook_stages.infer_cams(plain, image, present, SCALES, device)
     for name, amp in (('fp32', None), ('bf16', torch.bfloat16)):
-        forms[name] = inference(for_inference(devices.place(make_seam(device), device, amp), amp), image, present, amp,
+        forms[name] = inference(for_inference(make_seam(device), amp), image, present, amp,
                                 device)
     for form in forms.values():
         form(image[::4, ::4])                                               # loads what the first call loads

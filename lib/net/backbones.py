@@ -45,8 +45,12 @@ def trained_backbone(path: Path, name: str | None, width: float) -> Backbone:
         FileNotFoundError: if there is no such file.
         ValueError: if `name` is another one.
     """
+    check_backbone(path, name)
     meta = read_meta(path)
-    made_with = meta.get('backbone', RESNET38D)
-    if name not in (None, made_with):
+    return make_backbone(meta.get('backbone', RESNET38D), width, meta.get('output_stride', ResNet38d.stride))
+
+
+def check_backbone(path: Path, name: str | None) -> None:
+    """Raise ValueError if a trained network's file was made with another backbone than --backbone names, if it does."""
+    if name is not None and name != (made_with := read_meta(path).get('backbone', RESNET38D)):
         raise ValueError(f'{path} was made with --backbone {made_with}, not {name}; leave the flag out')
-    return make_backbone(made_with, width, meta.get('output_stride', ResNet38d.stride))
