@@ -117,7 +117,7 @@ def main(argv=None):
         return
     ranks.connect(device)
     network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device).train()
-    spread = devices.parallel(network, device, None, whole_batch=True)
+    spread = devices.parallel(network, device, whole_batch=True)
     heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
     parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
              ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]

@@ -151,7 +151,7 @@ def main(argv=None):
         return
     network = devices.place(network, device, devices.pick_amp(args.amp, device))
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.gpus, args.compile), device),
+          make_step(args, devices.parallel(network, device, args.compile), device),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
                            args.damaged),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,

@@ -164,7 +164,7 @@ def main(argv=None):
     ranks.connect(device)
     network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.gpus, args.compile, whole_batch=True), device),
+          make_step(args, devices.parallel(network, device, args.compile, whole_batch=True), device),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
                            args.damaged),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,

@@ -176,7 +176,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
         return
     network = devices.place(network, device, amp)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.gpus, args.compile), network.backbone.norm, device),
+          make_step(args, devices.parallel(network, device, args.compile), network.backbone.norm, device),
           training_batches(data, args.batch_size, steps, args.seed, args.workers, part,
                            args.damaged),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, inputs=inputs)

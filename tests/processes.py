@@ -46,7 +46,7 @@ def deeplab_steps(rank: int, world: int) -> dict[str, torch.Tensor]:
     freeze_norm_affine(network)
     set_train_mode(network, 'batch')
     network = share_batch_norm(network, torch.device('cpu'))
-    optimizer, spread = make_optimizer(network, 1e-3, 0.9, 5e-4), devices.parallel(network, torch.device('cpu'), None)
+    optimizer, spread = make_optimizer(network, 1e-3, 0.9, 5e-4), devices.parallel(network, torch.device('cpu'))
     mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
     for step, (image, mask) in enumerate(zip(images[:, mine], masks[:, mine])):
         count = ranks.mean((mask != 255).sum().double())

@@ -87,7 +87,7 @@ def test_settings_leave_out_places_and_hold_plain_values_only():
     first = resolved('--dataset', 'one', '--exp', 'a', '--workers', '0', '--save-every', '3', '--device', 'cpu')
     second = resolved('--dataset', 'one', '--run', 'b', '--workers', '2', '--log-every', '3', '--fresh')
     assert settings(first) == settings(second)
-    for words in (('--lr', '1'), ('--seed', '3'), ('--limit', '4'), ('--amp', 'bf16'), ('--max-steps', '9')):
+    for words in (('--lr', '1'), ('--seed', '3'), ('--amp', 'bf16'), ('--max-steps', '9')):
         assert settings(resolved('--dataset', 'one', *words)) != settings(first)
     made = settings(argparse.Namespace(labels=Path('a/b'), scale=(0.5, 1.5), given=[0.5, 1.5], lr=0.1, none=None))
     assert made == {'labels': 'a/b', 'scale': [0.5, 1.5], 'given': [0.5, 1.5], 'lr': 0.1, 'none': None}

@@ -123,10 +123,6 @@ def test_several_gpus_of_one_process_share_a_batch(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     monkeypatch.setattr(nn, 'DataParallel', lambda network, gpus: ('shared', gpus))
     network, device = nn.Linear(1, 1), torch.device('cuda')
-    assert devices.parallel(network, device, None) == ('shared', [0, 1])
-    assert devices.parallel(network, device, None, whole_batch=True) is network
+    assert devices.parallel(network, device) == ('shared', [0, 1])
+    assert devices.parallel(network, device, whole_batch=True) is network
     assert 'one GPU of 2 is used' in capsys.readouterr().out
-    assert devices.parallel(network, device, 2, whole_batch=True) == ('shared', [0, 1])
-    assert 'differs from that of one GPU' in capsys.readouterr().out
-    with pytest.raises(ValueError, match='--gpus 3'):
-        devices.parallel(network, device, 3)

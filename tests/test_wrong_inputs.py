@@ -176,8 +176,6 @@ def test_an_unknown_device(data, tmp_path, capsys):
                 f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--device', 'cuda:99'),
             r'--device cuda:99: \d+ GPUs are visible; use --device cpu')
-    refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--gpus', '99'),
-            r'--gpus 99: \d+ device', 'lower it')
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--amp', 'fp16'), '--amp fp16 needs a GPU')
 
 

@@ -73,20 +73,17 @@ def place(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> 
     return network.to(memory_format=torch.channels_last) if amp or device.type == 'cuda' else network
 
 
-def parallel(network: nn.Module, device: torch.device, gpus: int | None, compiled: bool = False,
-             whole_batch: bool = False) -> nn.Module:
+def parallel(network: nn.Module, device: torch.device, compiled: bool = False, whole_batch: bool = False) -> nn.Module:
     """The network spread over the processes of a run or over several GPUs of one, or compiled, or as it is.
 
     Args:
         network: on the device.
         device: of this process.
-        gpus: how many GPUs of one process share a batch; None for all, or for one with `whole_batch`.
         compiled: compile it.
         whole_batch: the network needs statistics of the whole batch, which GPUs of one process do not share.
 
     Raises:
-        ValueError: if fewer GPUs are visible than asked for, or several are to share a compiled network, or there is
-            no compiler.
+        ValueError: if several GPUs are to share a compiled network, or there is no compiler.
     """
     if ranks.place().world > 1:
         if compiled:
@@ -95,17 +92,13 @@ def parallel(network: nn.Module, device: torch.device, gpus: int | None, compile
         return nn.parallel.DistributedDataParallel(network, [device] if device.type == 'cuda' else None,
                                                    broadcast_buffers=False)
     visible = torch.cuda.device_count() if device.type == 'cuda' and device.index is None else 1
-    if (gpus or 1) > visible:
-        raise ValueError(f'--gpus {gpus}: {visible} device(s) can be used; lower it or check CUDA_VISIBLE_DEVICES')
-    count = gpus or (1 if whole_batch else visible)
+    count = 1 if whole_batch else visible
     if whole_batch and visible > 1:
-        print(f'note: batch norm takes its statistics from {count} parts of each batch, one by one, so the result '
-              'differs from that of one GPU; with torchrun it does not' if count > 1 else
-              f'note: one GPU of {visible} is used, as batch norm needs the whole batch; torchrun uses all of them')
+        print(f'note: one GPU of {visible} is used, as batch norm needs the whole batch; torchrun uses all of them')
     if compiled:
         if count > 1:
-            raise ValueError(f'--compile works on one device, {count} GPUs would share the batch; give --gpus 1, or '
-                             'leave --compile out')
+            raise ValueError(f'--compile works on one device, {count} GPUs would share the batch; leave it '
+                             'out, or make one GPU visible with CUDA_VISIBLE_DEVICES=0')
         return compile_network(network, device)
     return nn.DataParallel(network, list(range(count))) if count > 1 else network
 

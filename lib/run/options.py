@@ -11,43 +11,54 @@ import torch
 
 from lib.run.stopping import EXIT_STATUS, Stopped
 
-PLACE_FLAGS = ('exp', 'run', 'data_root', 'lists', 'dry_run', 'fresh', 'device', 'gpus', 'workers', 'log_every',
-               'save_every', 'save_minutes', 'picture_every', 'compile', 'accumulate', 'damaged')
+# A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:
+# NOTHING for a flag that only says how or where to run, and for a path, as files count by what is in them;
+# or the kinds of output that it changes.
+NOTHING = ()
 
 
 def base_parser(doc: str) -> argparse.ArgumentParser:
     """Parser with the flags of every stage; `doc` is the script's docstring, shown by --help."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
     group = parser.add_argument_group('data and place')
-    group.add_argument('--dataset', default='voc12', help='voc12, coco, toy, or the path of a dataset.json')
+    group.add_argument('--dataset', default='voc12',
+                       help='voc12, coco, toy, or the path of a dataset.json').affects = NOTHING
     group.add_argument('--data-root', '--voc12-root', '--coco-root', type=Path, metavar='DIR',
-                       help='folder that holds the images; the default is the data set\'s own place under data/')
+                       help='folder that holds the images; the default is the data set\'s own '
+                       'place under data/').affects = NOTHING
     group.add_argument('--lists', type=Path, metavar='DIR',
-                       help='folder with <split>.txt and labels.txt; the default is the data set\'s own')
-    group.add_argument('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
+                       help='folder with <split>.txt and labels.txt; the default is the data '
+                       'set\'s own').affects = NOTHING
+    group.add_argument('--exp', type=Path, default=Path('exp'), metavar='DIR',
+                       help='folder of all runs').affects = NOTHING
     group.add_argument('--run', metavar='NAME',
-                       help='name of the run, a folder in --exp; the default is the data set\'s name')
-    group.add_argument('--limit', type=positive_int, metavar='N', help='use only the first N images of the split')
+                       help='name of the run, a folder in --exp; the default is the data set\'s name').affects = NOTHING
+    group.add_argument('--limit', type=positive_int, metavar='N',
+                       help='use only the first N images of the split').affects = NOTHING
     group.add_argument('--workers', type=non_negative_int, default=min(4, os.cpu_count() or 1), metavar='N',
-                       help='helper processes that read images, run the CRF and the like; 0 does all in this process')
-    group.add_argument('--dry-run', action='store_true', help='check all inputs, print the settings, and stop')
+                       help='helper processes that read images, run the CRF and the like; 0 '
+                       'does all in this process').affects = NOTHING
+    group.add_argument('--dry-run', action='store_true',
+                       help='check all inputs, print the settings, and stop').affects = NOTHING
     return parser
 
 
 def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = None) -> None:
     """Flags of the stages that run a network; `backbone` is the default of training, None that of inference."""
+    network = None if backbone else NOTHING             # a trained network's file says it
     group = parser.add_argument_group('network and device')
-    group.add_argument('--device', default='auto', help='auto (a GPU where there is one), cpu, cuda or cuda:N')
+    group.add_argument('--device', default='auto',
+                       help='auto (a GPU where there is one), cpu, cuda or cuda:N').affects = NOTHING
     group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
     group.add_argument('--width', type=positive_float, default=1.0,
-                       help='multiple of the published channel counts of resnet38d')
+                       help='multiple of the published channel counts of resnet38d').affects = network
     group.add_argument('--damaged', choices=('stop', 'skip'), default='stop',
                        help='what to do about a picture or mask that turns out to be damaged in the middle of a run: '
-                       'stop, or skip it (training takes the next one), and say so')
+                       'stop, or skip it (training takes the next one), and say so').affects = NOTHING
     from_file = '' if backbone else '; the default is what the trained network\'s file says, another is refused'
     group.add_argument('--backbone', default=backbone, metavar='NAME',
-                       help='resnet38d, or timm:NAME for a convolutional network of timm' + from_file)
+                       help='resnet38d, or timm:NAME for a convolutional network of timm' + from_file).affects = network
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
@@ -63,19 +74,19 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
                        help='decay of weights; biases have none')
     group.add_argument('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
                        help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights; for '
-                       'a timm backbone .pth, .safetensors, timm (fetched), efficientnet-lite0 (its package), or none')
+                       'a timm backbone .pth, .safetensors, timm (fetched), efficientnet-lite0 '
+                       '(its package), or none').affects = NOTHING
     group.add_argument('--max-steps', type=positive_int, metavar='N',
                        help='stop after N steps; the learning rate still falls to zero at the last of them')
     group.add_argument('--poly-power', type=positive_float, default=0.9,
                        help='the learning rate falls as (1 - step / steps) to this power')
     group.add_argument('--picture-every', type=non_negative_int, default=500, metavar='N',
-                       help='steps between pictures in TensorBoard; 0 for none')
-    group.add_argument('--gpus', type=positive_int, metavar='N',
-                       help='how many GPUs of this process share a batch; the default is all; with torchrun, one each')
+                       help='steps between pictures in TensorBoard; 0 for none').affects = NOTHING
     group.add_argument('--accumulate', type=positive_int, default=1, metavar='N',
-                       help='passes in which a batch is computed: less memory, the same result')
+                       help='passes in which a batch is computed: less memory, the same result').affects = NOTHING
     group.add_argument('--compile', action='store_true',
-                       help='compile the network on its first steps; one device; results differ by rounding')
+                       help='compile the network on its first steps; one device; results '
+                       'differ by rounding').affects = NOTHING
 
 
 def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float,
@@ -86,18 +97,21 @@ def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: floa
     group.add_argument('--lr', type=positive_float, default=lr, help=lr_help)
     group.add_argument('--seed', type=non_negative_int, default=1, help='seed of initial weights, data order, '
                        'augmentation, dropout and pixel sampling')
-    group.add_argument('--log-every', type=positive_int, default=25, metavar='N', help='steps between records')
+    group.add_argument('--log-every', type=positive_int, default=25, metavar='N',
+                       help='steps between records').affects = NOTHING
     group.add_argument('--save-minutes', type=non_negative_float, default=10, metavar='M',
-                       help='minutes between checkpoints; there is one at SIGTERM, SIGINT and SIGUSR1 too')
+                       help='minutes between checkpoints; there is one at SIGTERM, SIGINT and '
+                       'SIGUSR1 too').affects = NOTHING
     group.add_argument('--save-every', type=non_negative_int, default=0, metavar='N',
-                       help='steps between further checkpoints; 0 for none')
+                       help='steps between further checkpoints; 0 for none').affects = NOTHING
     add_fresh_flag(group)
     return group
 
 
 def add_fresh_flag(group: argparse._ActionsContainer) -> None:
     """The flag of all that resumes."""
-    group.add_argument('--fresh', action='store_true', help='start over, removing what an earlier run left')
+    group.add_argument('--fresh', action='store_true',
+                       help='start over, removing what an earlier run left').affects = NOTHING
 
 
 def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Mapping[str, Mapping],
@@ -132,6 +146,7 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Ma
     if Path(args.run).name != args.run or args.run.startswith('.'):
         raise ValueError(f'--run {args.run} is not a plain name; use --exp for another folder of runs')
     args.folder = args.exp / args.run
+    args.affects = {action.dest: action.affects for action in parser._actions if hasattr(action, 'affects')}
     return args, spec
 
 
@@ -143,10 +158,17 @@ def plain_flag(word: str) -> str:
     return flag.replace('_', '-') + equals + value
 
 
-def settings(args: argparse.Namespace) -> dict:
-    """What decides a training run's result, as plain JSON values: all flags but those of place and speed."""
+def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
+    """The settings that change the numbers in a stage's files, as plain JSON values.
+
+    Args:
+        args: of resolve().
+        kind: of output, where the stage makes several: flags that change others alone are left out.
+    """
+    affects = getattr(args, 'affects', {})
     return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for key, value in vars(args).items() if key not in (*PLACE_FLAGS, 'folder')}
+            for key, value in vars(args).items()
+            if key not in ('folder', 'affects') and (affects.get(key) is None or kind in affects[key])}
 
 
 def run_script(main: Callable) -> None:
