@@ -8,13 +8,19 @@
 Reads the images and labels of the training split and ImageNet weights; writes exp/<run>/cam/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
 """
-from lib.cam_stage import train_cam
+from lib import cam_stage
+from lib.cam_stage import PRESETS as PRESETS
 from lib.run.options import run_script
+
+
+def make_parser():
+    """Flags of CAM training."""
+    return cam_stage.make_parser(__doc__, 'voc12')
 
 
 def main(argv=None):
     """Train with the paper's settings for VOC."""
-    train_cam(__doc__, 'voc12', argv)
+    cam_stage.train_cam(__doc__, 'voc12', argv)
 
 
 if __name__ == '__main__':

@@ -69,14 +69,21 @@ def _write_files(out: Path, seed: int, counts: dict[str, int]) -> None:
     (out / 'dataset.json').write_text(json.dumps(description, indent=2) + '\n')
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.')
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.',
+                                     allow_abbrev=False)
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to draw into')
     parser.add_argument('--seed', type=int, default=0, help='another seed is another set of the same kind')
     parser.add_argument('--train', type=int, default=256, help='number of training images')
     parser.add_argument('--val', type=int, default=64, help='number of validation images')
     parser.add_argument('--fresh', action='store_true', help='replace a toy set drawn with other settings')
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw the set."""
+    args = make_parser().parse_args(argv)
     try:
         drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)
     except (ValueError, OSError) as error:

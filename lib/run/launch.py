@@ -1,0 +1,113 @@
+"""How the drivers start a stage: in one process or, by torchrun, in several; none is left behind, however it ends.
+
+    python -m lib.run.launch --standalone --nproc-per-node 4 -- train_seg.py --dataset voc12
+
+is torchrun (same flags, same processes), except that it exits with the status of its processes, where torchrun exits
+with 1 and a traceback whatever they said, and that they end with it even if it is killed.
+"""
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from lib.run.stopping import EXIT_STATUS
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+LAUNCHER = 'HFPL_LAUNCHER'          # process id of the torchrun that started this process
+PR_SET_PDEATHSIG = 1
+CONTINUES = 'the same command continues'
+
+
+class Runner:
+    """Runs commands one by one. A signal is passed on to the running one, then the last; a second Ctrl-C kills it."""
+
+    def __init__(self):
+        self.caught, self.passed_on, self.child = None, False, None
+        for number in CAUGHT:
+            if signal.getsignal(number) != signal.SIG_IGN:      # as nohup has it
+                signal.signal(number, self._note)
+
+    def run(self, words: Sequence[str], name: str) -> int:
+        """Status of a command, 0 for success; `name` stands for it in messages."""
+        if not self.caught:
+            # A process group of its own: Ctrl-C reaches it once, by way of this process.
+            self.child = subprocess.Popen(words, process_group=0, preexec_fn=_Follow(os.getpid()))
+            self._pass_on()
+            status = self.child.wait()
+            self._kill()                # what a killed stage may have left
+            self.child = None
+            if not self.caught and status >= 0:
+                return status
+            if not self.caught:
+                print(f'error: {name} was killed by {signal.Signals(-status).name} (SIGKILL is often lack of memory); '
+                      f'{CONTINUES}', file=sys.stderr)
+                return 128 - status
+            if status > 0 and status != EXIT_STATUS:
+                return status
+        print(f'stopped by {self.caught.name} at {name}; {CONTINUES}', file=sys.stderr)
+        return EXIT_STATUS
+
+    def _note(self, number: int, frame) -> None:
+        if self.caught and self.child and number == signal.SIGINT:
+            self._kill()
+        self.caught = self.caught or signal.Signals(number)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self.caught and self.child and not self.passed_on:
+            self.passed_on = True
+            self.child.send_signal(self.caught)
+
+    def _kill(self) -> None:
+        try:
+            os.killpg(self.child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+class _Follow:
+    """Called in a new process: have Linux send it SIGTERM when its parent ends, even by SIGKILL."""
+
+    def __init__(self, parent: int):
+        self.parent = parent
+        self.prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
+
+    def __call__(self) -> None:
+        if self.prctl:
+            self.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != self.parent:         # it has ended already
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def end_with_launcher() -> None:
+    """Have this process end when the torchrun that started it does; nothing to do without torchrun."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        _Follow(int(os.environ.pop(LAUNCHER, os.getppid())))()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Be torchrun; the status is that of the process that failed first."""
+    os.environ.setdefault('LOGLEVEL', 'CRITICAL')       # of torchrun's own log
+    os.environ.setdefault('TORCHELASTIC_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1')
+    os.environ[LAUNCHER] = str(os.getpid())
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    try:
+        run.main(argv)
+        return 0
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        print(f'error: process {rank} was killed by {signal.Signals(-failure.exitcode).name} (SIGKILL is often lack of '
+              f'memory); {CONTINUES}', file=sys.stderr)
+        return 128 - failure.exitcode
+    except (SignalException, KeyboardInterrupt):
+        return EXIT_STATUS
+
+
+if __name__ == '__main__':
+    sys.exit(main())
