@@ -1,9 +1,6 @@
 """All stages in order: what run_voc.sh, run_coco.sh, run_demo.sh and run_own.sh do.
 
     python pipeline.py voc12 --run mine --gpus 4        as ./run_voc.sh --run mine --gpus 4
-
-Each command is printed so that it can be pasted; the first failure ends the run with its status. The same command
-resumes: finished steps say so, and the first unfinished one continues.
 """
 import argparse
 import importlib
@@ -18,9 +15,9 @@ from lib import disk
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
 from lib.data.toy_draw import CLASSES
-from lib.run.launch import Runner
+from lib.routing import Command, Flag, Tool, add_help, give, give_all, read_flags, settings_text
+from lib.run.launch import Runner, check_batch
 from lib.run.options import non_negative_int, positive_int, run_script
-from lib.run.routing import Command, Flag, Tool, add_help, give, give_all, read_flags, settings_text
 from tool.dataspec import DatasetSpec
 
 ROOT = Path(__file__).resolve().parent
@@ -36,19 +33,25 @@ SMOKE_IMAGES = 8
 # In float32 and with hardly any AdamW, whose first steps are signs of gradients: the scores of several processes are
 # then those of one.
 SMOKE = (f'--train {SMOKE_IMAGES} --val {SMOKE_IMAGES} --limit {SMOKE_IMAGES} --workers 1 --max-steps 3 --log-every 1 '
-         '--picture-every 0 --crop-size 96 --scales 1 --close-ups 12 --close-up-epochs 1 --backbone:lr 1e-6 --whole-epochs 1 --count 2 '
-         '--empty-classes allow --amp none').split()
+         '--picture-every 0 --crop-size 96 --scales 1 --close-ups 12 --close-up-epochs 1 --whole-epochs 1 --count 2 '
+         '--empty-classes allow --amp none --backbone:lr 1e-6').split()
+ABOUT = """
+Each command is printed so that it can be pasted; the first failure ends the run with its status. The same command
+resumes: finished steps say so, and the first unfinished one continues.
+
+A flag of the stages goes to every chosen stage that has it; --train_seg:lr 0.01 gives it to one alone.
+"""
 
 
 def make_parser(driver: str = 'voc12') -> argparse.ArgumentParser:
     """What the driver itself asks; the flags of the stages are known to the scripts."""
-    stages = ','.join(stages_of(driver))
+    stages = stages_of(driver)
     parser = argparse.ArgumentParser(
         prog=f'./{SCRIPTS[driver]}', usage='%(prog)s [options] [flags of the stages]', allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__.partition('\n\n')[2].partition('\n\n')[2]
-        + '\nA flag of a stage goes to every chosen stage that has it; --train_seg:lr 0.01 gives it to one alone.')
+        formatter_class=argparse.RawDescriptionHelpFormatter, description=ABOUT)
     parser.add_argument('--run', metavar='NAME', help='name of the run, a folder in --exp')
-    parser.add_argument('--stages', default=stages, metavar='LIST', help=f'comma-separated part of {stages}')
+    parser.add_argument('--stages', default=','.join(stages), metavar='LIST',
+                        help=f'some of {", ".join(stages)}, separated by commas; the default is all')
     parser.add_argument('--gpus', type=positive_int, metavar='N',
                         help='one process per GPU, by torchrun: N share each batch in training and the images in '
                         'inference, and the results are those of one; with --device cpu N processes on the CPU')
@@ -193,27 +196,23 @@ def chosen(commands: Sequence[Command], job: Job) -> list[Command]:
     for stage in stages:
         if stage not in known:
             raise ValueError(f'--stages: {stage!r} is not one of {",".join(known)}')
-    return [command for stage in stages for command in commands if command.stage == stage]
+    found = [command for stage in stages for command in commands if command.stage == stage]
+    if not found:
+        raise ValueError(f'--stages {job.args.stages}: there is nothing to do without masks to score against')
+    return found
 
 
-def steps_of_training(command: Command, args: argparse.Namespace, job: Job, split: str, images: int | None) -> int | None:
-    """The steps that a training command will take; None for other commands and where the images are not known.
+def steps(args: argparse.Namespace, split: str, images: int) -> int:
+    """The steps that a training command will take.
 
     Raises:
-        ValueError: if its batches cannot be shared by the processes, or are larger than the set.
+        ValueError: if a batch is larger than the set.
     """
-    processes, tool = job.args.gpus or 1, command.tool.name
-    for name in ('batch_size', 'whole_batch_size'):
-        if (size := getattr(args, name, processes)) % processes:
-            raise ValueError(f'{tool}: --{name.replace("_", "-")} {size} cannot be shared by {processes} processes; use '
-                             f'a multiple of {processes}')
-    if not tool.startswith('train_') or images is None:
-        return None
     images = min(images, args.limit or images)
-    if not hasattr(args, 'epochs'):         # told in steps alone
-        steps_of(images, args.batch_size, 1, None, split)
-        return args.max_steps
-    return steps_of(images, args.batch_size, args.epochs, args.max_steps, split, args.min_steps)
+    if hasattr(args, 'epochs'):
+        return steps_of(images, args.batch_size, args.epochs, args.max_steps, split, args.min_steps)
+    steps_of(images, args.batch_size, 1, None, split)
+    return args.max_steps
 
 
 def launch_words(command: Command, job: Job) -> list[str]:
@@ -227,27 +226,32 @@ def launch_words(command: Command, job: Job) -> list[str]:
     return [*start, *command.words]
 
 
-def show_plan(commands: Sequence[Command], resolved: Sequence[argparse.Namespace], steps: Sequence[int | None], job: Job,
-              spec: DatasetSpec) -> None:
+def show_plan(commands: Sequence[Command], resolved: Sequence[argparse.Namespace], job: Job, spec: DatasetSpec) -> None:
     """Print settings and disk, and have the first stage check its inputs."""
-    for command, args, number in {id(row[0].tool): row for row in zip(commands, resolved, steps)}.values():
-        print(f'\n{command.tool.name}: {" ".join(command.tool.words)}{f", {number} steps" if number else ""}\n'
-              f'{settings_text(command, args, spec.preset)}')
+    for command, args in {command.tool.name: (command, args) for command, args in zip(commands, resolved)}.values():
+        title = f'{command.tool.name}: {" ".join(command.tool.words)}'
+        if command.tool.name.startswith('train_'):
+            images = len(spec.samples(spec.train_split)) if job.drawn else resolved[0].train
+            title += f', {steps(args, spec.train_split, images)} steps of {args.batch_size} images'
+        print(f'\n{title}\n{settings_text(command, args, spec.preset)}')
     print(flush=True)
+    if not job.drawn:
+        return
     first = commands[0]
-    if '--dry-run' in first.tool.flags and first.tool.network and job.drawn:
+    if first.tool.network:
         importlib.import_module(first.tool.module).main([*first.flag_words, '--dry-run'])
     networks = {key: value for args in resolved for key, value in vars(args).items()
                 if key in ('width', 'fov_channels', 'backbone') and value is not None}
-    if networks and job.drawn:
-        rows = disk.estimate(spec, **{'fov_channels': 512, **networks})
-        print(disk.report(rows, job.args.stages.split(',')))
+    if networks:
+        print(disk.report(disk.estimate(spec, **{'fov_channels': 512, **networks}), job.args.stages.split(',')))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check everything that was given, then run the commands one by one."""
-    driver, *words = sys.argv[1:] if argv is None else argv
-    caller = Path.cwd()
+    driver, *words = [*(sys.argv[1:] if argv is None else argv), '']
+    if driver not in SCRIPTS:
+        raise ValueError(f'call one of {", ".join(SCRIPTS.values())}')
+    caller, words = Path.cwd(), words[:-1]
     os.chdir(ROOT)
     tools = tools_of(driver)
     if {'--help', '-h'} & set(words):
@@ -263,16 +267,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     give(job.usual(), commands)
     give_all(job.flags, commands, list(tools.values()), caller)
 
-    # Can it be? All settings are looked at before the first command runs.
+    # All settings are looked at before the first command runs.
     resolved = [command.resolve(spec) for command in commands]
-    images = len(spec.samples(spec.train_split)) if job.drawn else next(
-        (args.train for command, args in zip(commands, resolved) if command.tool.name == 'draw'), None)
-    steps = [steps_of_training(command, args, job, spec.train_split, images) for command, args in zip(commands, resolved)]
+    for command, args in zip(commands, resolved):
+        check_batch(command.tool.name, args, job.args.gpus or 1)
     if job.args.dry_run:
-        show_plan(commands, resolved, steps, job, spec)
+        show_plan(commands, resolved, job, spec)
 
     # Run it.
     runner, stage = Runner(), None
+    if caller != ROOT:
+        print(f'+ cd {shlex.quote(str(ROOT))}')
     if driver == 'demo' and 'OMP_NUM_THREADS' not in os.environ:
         os.environ['OMP_NUM_THREADS'] = '1'         # the second core reads images, runs CRFs and scores
         print('+ export OMP_NUM_THREADS=1')

@@ -5,6 +5,7 @@
 is torchrun (same flags, same processes), except that it exits with the status of its processes, where torchrun exits
 with 1 and a traceback whatever they said, and that they end with it even if it is killed.
 """
+import argparse
 import ctypes
 import os
 import signal
@@ -79,6 +80,18 @@ class _Follow:
             self.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != self.parent:         # it has ended already
                 os.kill(os.getpid(), signal.SIGTERM)
+
+
+def check_batch(stage: str, args: argparse.Namespace, processes: int) -> None:
+    """Make sure that the processes can share each batch.
+
+    Raises:
+        ValueError: if they cannot.
+    """
+    for name in ('batch_size', 'whole_batch_size'):
+        if (size := getattr(args, name, processes)) % processes:
+            raise ValueError(f'{stage}: --{name.replace("_", "-")} {size} cannot be shared by {processes} '
+                             f'processes; use a multiple of {processes}')
 
 
 def end_with_launcher() -> None:

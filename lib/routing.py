@@ -75,18 +75,14 @@ class Command:
     tool: Tool
     fixed: Sequence[Flag] = ()
     given: dict[str, list[str]] = field(default_factory=dict)
-    by_user: set[str] = field(default_factory=set)
 
     def __post_init__(self):
         for flag in self.fixed:
             self.add(flag)
 
-    def add(self, flag: Flag, by_user: bool = False) -> None:
+    def add(self, flag: Flag) -> None:
         """Take a flag that the tool has; later ones win."""
-        name = self.tool.flags[flag.name].dest
-        self.given[name] = [flag.name, *flag.values]
-        if by_user:
-            self.by_user.add(name)
+        self.given[self.tool.flags[flag.name].dest] = [flag.name, *flag.values]
 
     def has(self, flag: Flag) -> bool:
         """Whether a flag is for this command."""
@@ -165,7 +161,7 @@ def give_all(flags: Sequence[Flag], commands: Sequence[Command], tools: Sequence
             fixed = {command.tool.flags[own.name].dest for own in command.fixed}
             if flag.name in NEVER or action.dest in fixed and action.nargs != 0:
                 raise ValueError(f'{flag} is set by the driver itself; call {" ".join(command.tool.words)} for another')
-            command.add(flag._replace(values=tuple(_meant(value, action, caller) for value in flag.values)), True)
+            command.add(flag._replace(values=tuple(_meant(value, action, caller) for value in flag.values)))
     for command in commands:
         _check(command, commands, flags)
 
@@ -203,22 +199,23 @@ def _check(command: Command, commands: Sequence[Command], flags: Sequence[Flag])
 
 
 def settings_text(command: Command, args: argparse.Namespace, preset: str) -> str:
-    """The settings of a command by where they come from: flags, the preset of the data set, or the script's defaults."""
+    """The settings of a command by where they come from: flags, the data set's preset, or the script's defaults."""
     preset_names = set(command.tool.presets.get(preset, {})) - set(command.given)
     actions = {action.dest: action for action in command.tool.flags.values() if action.dest not in PER_COMMAND}
     rows = {'flags': set(command.given), f'preset {preset}': preset_names,
             'defaults': set(actions) - set(command.given) - preset_names}
-    lines = []
+    width, lines = max(60, shutil.get_terminal_size((120, 0)).columns - 2), []
     for title, names in rows.items():
-        text = ', '.join(f'{name.replace("_", "-")} {_plain(getattr(args, name))}' for name in actions if name in names)
-        if text:
-            lines += textwrap.wrap(text, max(60, shutil.get_terminal_size((120, 0)).columns - 2), break_long_words=False,
-                                   break_on_hyphens=False, initial_indent=f'  {title}: ', subsequent_indent='    ')
+        parts = [f'{name.replace("_", "-")} {_plain(getattr(args, name))}' for name in actions if name in names]
+        lines += textwrap.wrap(f'  {title}: {", ".join(parts)}', width, break_long_words=False, break_on_hyphens=False,
+                               subsequent_indent='    ') if parts else []
     return '\n'.join(lines)
 
 
 def _plain(value: object) -> str:
-    return ' '.join(map(str, value)) if isinstance(value, (list, tuple)) else 'not given' if value is None else str(value)
+    if isinstance(value, list | tuple):
+        return ' '.join(map(str, value))
+    return 'not given' if value is None else str(value)
 
 
 def add_help(parser: argparse.ArgumentParser, tools: Sequence[Tool]) -> None:
