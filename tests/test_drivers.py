@@ -7,15 +7,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import pipeline
 from lib.data.toy import write_set
 from lib.run.options import run_script
-from tool.imageio import write_label_png
-from voc12.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 STAGES = 'train_cam, infer_cam, train_aff, infer_aff, train_seg, infer_seg, table, report'
@@ -286,24 +282,6 @@ def test_a_dry_run_whose_inputs_are_wrong_shows_no_command(voc_tree, tmp_path, c
     with pytest.raises((ValueError, OSError)):
         pipeline.main(['voc12', *words])
     assert '+ ' not in capsys.readouterr().out
-
-
-@pytest.fixture
-def voc_tree(tmp_path):
-    """A VOC tree of three training images and one for validation, with its lists."""
-    root = tmp_path / 'VOC2012'
-    (root / 'ImageSets/Segmentation').mkdir(parents=True)
-    for folder in ('JPEGImages', 'Annotations'):
-        (root / folder).mkdir()
-    for name, word in (('a', 'dog'), ('b', 'cat'), ('c', 'dog'), ('d', 'cat')):
-        Image.new('RGB', (40, 30)).save(root / f'JPEGImages/{name}.jpg')
-        (root / f'Annotations/{name}.xml').write_text(
-            f'<annotation><object><name>{word}</name></object></annotation>')
-        write_label_png(root / f'SegmentationClassAug/{name}.png', np.zeros((30, 40), np.uint8))
-    (root / 'ImageSets/Segmentation/train.txt').write_text('a\n')
-    (root / 'ImageSets/Segmentation/val.txt').write_text('d\n')
-    prepare(root, tmp_path / 'lists')
-    return root
 
 
 def shell(script, *words, called_from=ROOT, **environment):

@@ -103,13 +103,12 @@ def end_with_launcher() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Be torchrun; the status is that of the process that failed first."""
     os.environ.setdefault('LOGLEVEL', 'CRITICAL')       # of torchrun's own log
-    os.environ.setdefault('TORCHELASTIC_SIGNALS_TO_HANDLE', 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1')
     os.environ[LAUNCHER] = str(os.getpid())
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     try:
-        run.main(argv)
+        run.main([f'--signals-to-handle={",".join(number.name for number in CAUGHT)}', *(argv or sys.argv[1:])])
         return 0
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
