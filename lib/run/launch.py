@@ -7,6 +7,7 @@ with 1 and a traceback whatever they said, and that they end with it even if it 
 """
 import argparse
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from lib.run.stopping import EXIT_STATUS
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-LAUNCHER = 'HFPL_LAUNCHER'          # process id of the torchrun that started this process
+FOLLOW = '--follow'         # first word in the processes that torchrun starts
 PR_SET_PDEATHSIG = 1
 CONTINUES = 'the same command continues'
 
@@ -94,21 +95,18 @@ def check_batch(stage: str, args: argparse.Namespace, processes: int) -> None:
                              f'processes; use a multiple of {processes}')
 
 
-def end_with_launcher() -> None:
-    """Have this process end when the torchrun that started it does; nothing to do without torchrun."""
-    if 'TORCHELASTIC_RUN_ID' in os.environ:
-        _Follow(int(os.environ.pop(LAUNCHER, os.getppid())))()
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Be torchrun; the status is that of the process that failed first."""
-    os.environ.setdefault('LOGLEVEL', 'CRITICAL')       # of torchrun's own log
-    os.environ[LAUNCHER] = str(os.getpid())
+def torchrun(words: Sequence[str]) -> int:
+    """Be torchrun, with its words; the status is that of the process that failed first."""
+    if 'LOGLEVEL' not in os.environ:
+        logging.disable(logging.ERROR)      # torchrun's own log in this process
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    flags, script = words[:words.index('--')], words[words.index('--') + 1:]
+    signals = ','.join(number.name for number in CAUGHT)
     try:
-        run.main([f'--signals-to-handle={",".join(number.name for number in CAUGHT)}', *(argv or sys.argv[1:])])
+        run.main([f'--signals-to-handle={signals}', *flags, '--no-python', '--', sys.executable, '-m', 'lib.run.launch',
+                  FOLLOW, str(os.getpid()), *script])
         return 0
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
@@ -121,5 +119,16 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_STATUS
 
 
+def main(words: Sequence[str]) -> int:
+    """Be torchrun; or, as one of its processes, become the script, which ends when torchrun does."""
+    if words[:1] == [FOLLOW]:
+        _Follow(int(words[1]))()
+        os.execv(sys.executable, [sys.executable, '-u', *words[2:]])
+    if '--' not in words:
+        print('error: put -- between the flags of torchrun and the script', file=sys.stderr)
+        return 2
+    return torchrun(words)
+
+
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

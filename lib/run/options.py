@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from lib.run.launch import end_with_launcher
 from lib.run.stopping import EXIT_STATUS, Stopped
 
 # A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:
@@ -178,7 +177,6 @@ def run_script(main: Callable) -> None:
     With HFPL_DEBUG set in the environment the traceback is shown instead.
     """
     try:
-        end_with_launcher()
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit('interrupted; the same command continues from the last checkpoint')
