@@ -104,8 +104,8 @@ class Job(NamedTuple):
 
     @property
     def drawn(self) -> bool:
-        """Whether the images are there, which the demo draws first."""
-        return self.driver != 'demo' or Path(self.dataset).exists()
+        """Whether the images have to be there; the demo draws them first."""
+        return self.driver != 'demo' or 'draw' not in self.args.stages or Path(self.dataset).exists()
 
     def find_spec(self) -> DatasetSpec:
         """The data set; the synthetic one is known before it is drawn."""
@@ -248,10 +248,10 @@ def show_plan(commands: Sequence[Command], resolved: Sequence[argparse.Namespace
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check everything that was given, then run the commands one by one."""
-    driver, *words = [*(sys.argv[1:] if argv is None else argv), '']
-    if driver not in SCRIPTS:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in SCRIPTS:
         raise ValueError(f'call one of {", ".join(SCRIPTS.values())}')
-    caller, words = Path.cwd(), words[:-1]
+    driver, words, caller = words[0], words[1:], Path.cwd()
     os.chdir(ROOT)
     tools = tools_of(driver)
     if {'--help', '-h'} & set(words):

@@ -165,6 +165,10 @@ def test_what_is_wrong_is_refused_in_one_line_before_anything_runs(refused, word
     assert all(part in text for part in expected), text
 
 
+def test_the_demo_without_its_drawing_needs_the_set(refused):
+    assert 'data/toy-987654/dataset.json is not there' in refused('demo', '--seed', '987654', '--stages', 'train_cam')
+
+
 @pytest.mark.parametrize('words', [('--seed',), ('--seed', 'x'), ('--seed', '--fresh'), ('--seed', '-1')])
 def test_a_seed_of_the_demo_that_is_no_number_is_refused(refused, words):
     assert '--seed' in refused('demo', *words)

@@ -14,9 +14,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from lib.run.stopping import EXIT_STATUS
-
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+STOPPED = os.EX_TEMPFAIL    # 75, as of the scripts
 FOLLOW = '--follow'         # first word in the processes that torchrun starts
 PR_SET_PDEATHSIG = 1
 CONTINUES = 'the same command continues'
@@ -46,10 +45,10 @@ class Runner:
                 print(f'error: {name} was killed by {signal.Signals(-status).name} (SIGKILL is often lack of memory); '
                       f'{CONTINUES}', file=sys.stderr)
                 return 128 - status
-            if status > 0 and status != EXIT_STATUS:
+            if status > 0 and status != STOPPED:
                 return status
         print(f'stopped by {self.caught.name} at {name}; {CONTINUES}', file=sys.stderr)
-        return EXIT_STATUS
+        return STOPPED
 
     def _note(self, number: int, frame) -> None:
         if self.caught and self.child and number == signal.SIGINT:
@@ -116,7 +115,7 @@ def torchrun(words: Sequence[str]) -> int:
               f'memory); {CONTINUES}', file=sys.stderr)
         return 128 - failure.exitcode
     except (SignalException, KeyboardInterrupt):
-        return EXIT_STATUS
+        return STOPPED
 
 
 def main(words: Sequence[str]) -> int:
