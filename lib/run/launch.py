@@ -22,7 +22,7 @@ CONTINUES = 'the same command continues'
 
 
 class Runner:
-    """Runs commands one by one. A signal is passed on to the running one, then the last; a second Ctrl-C kills it."""
+    """Runs commands one by one. A signal ends the running one, by SIGTERM, and no other follows; twice Ctrl-C kills."""
 
     def __init__(self):
         self.caught, self.passed_on, self.child = None, False, None
@@ -59,7 +59,7 @@ class Runner:
     def _pass_on(self) -> None:
         if self.caught and self.child and not self.passed_on:
             self.passed_on = True
-            self.child.send_signal(self.caught)
+            self.child.terminate()      # whatever came: SIGTERM is quiet while Python is still importing, too
 
     def _kill(self) -> None:
         try:
