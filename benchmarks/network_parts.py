@@ -77,7 +77,8 @@ class Trainer:
         self.images = torch.from_numpy(np.stack([normalise(image, norm) for image in images])).to(device)
         self.image_labels = torch.zeros(batch, num_fg, device=device)
         self.image_labels[:, :2] = 1
-        self.step = make_step(args, devices.parallel(self.network, device, amp=dtype), norm) if form != 'textbook' else (
+        wrapped = devices.parallel(self.network, device, amp=dtype)
+        self.step = make_step(args, wrapped, norm) if form != 'textbook' else (
             lambda batch: textbook_stages.cam_terms(network, batch['image'], batch['image_labels'], norm))
 
     def __call__(self) -> dict[str, torch.Tensor]:

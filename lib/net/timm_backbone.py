@@ -151,8 +151,8 @@ def _early_modules(model: nn.Module, stages: Sequence[dict]) -> list[str]:
     early = [stage['module'] for stage in stages if stage['reduction'] <= 2]
     last = early[-1] if early else stages[0]['module']
     if last not in names:
-        raise ValueError(f'{PREFIX}{model.pretrained_cfg["architecture"]} cannot be used as a convolutional backbone: timm '
-                         f'names a module {last!r} that it lacks; give another --backbone')
+        raise ValueError(f'{PREFIX}{model.pretrained_cfg["architecture"]} cannot be used as a convolutional backbone: '
+                         f'timm names a module {last!r} that it lacks; give another --backbone')
     before = names[:names.index(last)] + ([last] if early else [])
     outer = [name for name in before if not last.startswith(f'{name}.')]
     return [name for name in outer if not any(name.startswith(f'{other}.') for other in outer)
