@@ -134,7 +134,9 @@ def parallel(network: nn.Module, device: torch.device, *, amp: torch.dtype | Non
         network = Autocast(network, device, amp)
     if processes > 1:
         ranks.connect(device)
-        return SharedGradients(network, [device] if device.type == 'cuda' else None, broadcast_buffers=False)
+        network = SharedGradients(network, [device] if device.type == 'cuda' else None)
+        network.broadcast_buffers = False           # not by its argument, which torch 2.14 warns of
+        return network
     return nn.DataParallel(network, list(range(gpus))) if gpus > 1 else network
 
 
