@@ -56,6 +56,13 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, names, gpus):
         devices.pick_device('cuda')
 
 
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    visible(monkeypatch, 2)
+    told(monkeypatch, TORCHRUN, 0, 2, 0)
+    with pytest.raises(ValueError, match='--device cuda:1 is one GPU, and each of 2 processes takes its own; use'):
+        devices.pick_device('cuda:1')
+
+
 @pytest.mark.parametrize('name, message', [('cuda:2', '--device cuda:2: 2 GPUs are visible'), ('tpu', 'is unknown')])
 def test_a_device_that_is_not_there_is_refused(monkeypatch, name, message):
     visible(monkeypatch, 2)

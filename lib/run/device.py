@@ -29,6 +29,9 @@ def pick_device(name: str) -> torch.device:
     if device.type == 'cuda':
         count, here = torch.cuda.device_count(), ranks.place()
         if here.world > 1:
+            if device.index is not None:
+                raise ValueError(f'--device {name} is one GPU, and each of {here.world} processes takes its own; use '
+                                 '--device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES')
             # A task of srun may see its own GPUs alone (--gpus-per-task), numbered from 0 in each.
             local = here.local % max(count, 1) if ranks.from_srun() else here.local
             if local >= count:
