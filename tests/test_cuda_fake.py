@@ -32,7 +32,7 @@ from tool import probutils, seamutils
 from tool.affutils import pair_affinity
 
 CPU, CUDA, META = (torch.device(name) for name in ('cpu', 'cuda:0', 'meta'))
-AMPS = (None, torch.bfloat16, torch.float16)
+AMPS = (None, torch.bfloat16)
 SIDE, CLASSES = 64, 4
 
 
