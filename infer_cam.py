@@ -105,7 +105,7 @@ def infer_cams(views: Sequence[torch.Tensor], size: tuple[int, int], present: np
     """
     if not len(present):
         return np.zeros((0, *size), np.float32)
-    index = torch.from_numpy(present).to(device)
+    index = torch.from_numpy(present).to(device, non_blocking=True)
     maps = multi_scale(views, size, lambda pair: forward(pair)[:, index], device, align_corners=False)
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 

@@ -84,15 +84,11 @@ def one_cycle(step: int, total: int, warm_up: float = 0.3) -> float:
     return (1 + math.cos(math.pi * (place - warm_up) / (1 - warm_up))) / 2
 
 
-def make_step(args: argparse.Namespace, network: nn.Module, device: torch.device, target: str,
-              loss: Callable) -> Callable:
+def make_step(network: Callable, target: str, loss: Callable) -> Callable:
     """The training step: logits of the batch's images against batch[target]."""
-    amp = devices.pick_amp(args.amp, device)
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
-        with devices.autocast(device, amp):
-            logits = network(batch['image'])
-        return {'loss': loss(logits, batch[target])}
+        return {'loss': loss(network(batch['image']), batch[target])}
 
     return step
 
@@ -116,8 +112,9 @@ def main(argv=None):
     if args.dry_run:
         return
     ranks.connect(device)
-    network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device).train()
-    spread = devices.parallel(network, device, whole_batch=True)
+    amp = devices.pick_amp(args.amp, device)
+    network = share_batch_norm(devices.place(network, device, amp), device).train()
+    wrapped = devices.parallel(network, device, amp=amp, whole_batch=True)
     heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
     parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
              ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
@@ -125,7 +122,7 @@ def main(argv=None):
         part = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
         steps = len(data) // batch_size * epochs
         optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
-        train(part, folder / name, network, optimizer, make_step(args, spread, device, target, loss),
+        train(part, folder / name, network, optimizer, make_step(wrapped, target, loss),
               training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
                                args.damaged),
               lambda step, steps=steps: one_cycle(step, steps), steps, device,

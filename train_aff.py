@@ -85,13 +85,11 @@ def make_network(args: argparse.Namespace) -> AffinityNet:
     return network
 
 
-def make_step(args: argparse.Namespace, network: Callable, device: torch.device) -> Callable:
+def make_step(args: argparse.Namespace, network: Callable) -> Callable:
     """The training step: affinities of near pixels against the pairs that the seeds are sure of."""
-    amp = devices.pick_amp(args.amp, device)
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
-        with devices.autocast(device, amp):
-            features = network(batch['image'])
+        features = network(batch['image'])
         affinity = pair_affinity(features, args.radius)                     # [N, offsets, positions] in (0, 1]
         terms = affinity_loss(affinity, pair_labels(batch['label'], args.radius), batch['counts'])
         terms['loss'] = terms['bg'] / 4 + terms['fg'] / 4 + terms['neg'] / 2
@@ -149,9 +147,10 @@ def main(argv=None):
     say(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
     if args.dry_run:
         return
-    network = devices.place(network, device, devices.pick_amp(args.amp, device))
+    amp = devices.pick_amp(args.amp, device)
+    network = devices.place(network, device, amp)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.compile), device),
+          make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile)),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
                            args.damaged),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,

@@ -100,13 +100,11 @@ def set_seg_mode(network: DeepLab, freeze: str) -> None:
         set_train_mode(network.backbone, batch_norm='running')
 
 
-def make_step(args: argparse.Namespace, network: Callable, device: torch.device) -> Callable:
+def make_step(network: Callable) -> Callable:
     """The training step: cross-entropy of each labelled pixel."""
-    amp = devices.pick_amp(args.amp, device)
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
-        with devices.autocast(device, amp):
-            logits = network(batch['image'])                                # [N, C, H, W]
+        logits = network(batch['image'])                                    # [N, C, H, W]
         loss = F.cross_entropy(logits.float(), batch['mask'], ignore_index=IGNORED, reduction='sum')
         return {'loss': loss / batch['counts']}
 
@@ -162,9 +160,10 @@ def main(argv=None):
     if args.dry_run:
         return
     ranks.connect(device)
-    network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device)
+    amp = devices.pick_amp(args.amp, device)
+    network = share_batch_norm(devices.place(network, device, amp), device)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.compile, whole_batch=True), device),
+          make_step(devices.parallel(network, device, amp=amp, compiled=args.compile, whole_batch=True)),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
                            args.damaged),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,

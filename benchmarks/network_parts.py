@@ -69,14 +69,16 @@ class Trainer:
         network = make_seam(device)
         freeze_early(network)
         set_train_mode(network, batch_norm='running')
-        self.network = network if form == 'textbook' else devices.place(network, device, devices.pick_amp(amp, device))
+        dtype = devices.pick_amp(amp, device)
+        self.network = network if form == 'textbook' else devices.place(network, device, dtype)
         self.optimizer = make_optimizer(self.network, 1e-6, args.momentum, args.weight_decay)
         norm, num_fg = network.backbone.norm, get_spec('voc12').num_fg
         images = np.stack([photo_like(seed, crop, crop)[0] for seed in range(batch)])
         self.images = torch.from_numpy(np.stack([normalise(image, norm) for image in images])).to(device)
         self.image_labels = torch.zeros(batch, num_fg, device=device)
         self.image_labels[:, :2] = 1
-        self.step = make_step(args, self.network, norm, device) if form != 'textbook' else (
+        wrapped = devices.parallel(self.network, device, amp=dtype)
+        self.step = make_step(args, wrapped, norm) if form != 'textbook' else (
             lambda batch: textbook_stages.cam_terms(network, batch['image'], batch['image_labels'], norm))
 
     def __call__(self) -> dict[str, torch.Tensor]:

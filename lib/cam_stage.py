@@ -109,16 +109,14 @@ def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
     return network
 
 
-def make_step(args: argparse.Namespace, network: Callable, norm, device: torch.device) -> Callable:
+def make_step(args: argparse.Namespace, network: Callable, norm) -> Callable:
     """The training step: two views of a batch -> every term of the objective by name."""
-    amp = devices.pick_amp(args.amp, device)
     fsl_weight = args.fsl_weight if args.fsl else 0
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         images = batch['image']
-        with devices.autocast(device, amp):
-            view1 = network(images)
-            view2 = network(second_view(images, args.view2_scale))
+        view1 = network(images)
+        view2 = network(second_view(images, args.view2_scale))
         return cam_objective(view1, view2, images, batch['image_labels'], norm=norm,
                              isl_weight=args.isl_weight, isl_samples=args.isl_samples, fsl_weight=fsl_weight,
                              fsl_mu=args.fsl_mu, fsl_sigma=args.fsl_sigma)
@@ -176,7 +174,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
         return
     network = devices.place(network, device, amp)
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.compile), network.backbone.norm, device),
+          make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile), network.backbone.norm),
           training_batches(data, args.batch_size, steps, args.seed, args.workers, part,
                            args.damaged),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, inputs=inputs)

@@ -117,8 +117,10 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
-    """The network inside a DataParallel or DistributedDataParallel wrapper."""
-    return net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
+    """The network inside its wrappers: DataParallel, DistributedDataParallel, autocast."""
+    while isinstance(inner := getattr(net, 'module', None), nn.Module):
+        net = inner
+    return net
 
 
 def _read(path: Path, mmap: bool = False) -> Any:

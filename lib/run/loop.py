@@ -124,7 +124,7 @@ class _Run:
         total = {}
         for part in range(passes):
             torch.manual_seed(step_seed(self.args.seed, index))
-            with batch_part(place.rank * passes + part, place.world * passes):
+            with batch_part(place.rank * passes + part, place.world * passes, part == passes - 1):
                 terms = self.step(part_of(batch, part, passes))
             self.scaler.scale(terms['loss'] / passes).backward()
             for key, value in terms.items():
