@@ -17,14 +17,17 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.data.folder import read_spec
 from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_pictures, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
-from tool.fileio import replacing
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import read_size
+from tool.outpaths import refuse_foreign, refuse_inputs
+
+MAKER = 'lib.data.own'
 
 
 def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -> dict[str, list[Row]]:
@@ -55,28 +58,78 @@ def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -
 
 def write_set(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], photos: Path, masks: Path | None,
               max_side: int, prepare: str) -> None:
-    """Write dataset.json and the lists beside it; paths are kept relative to it."""
+    """Write the lists, and then dataset.json, which names their folder; paths are kept relative to it.
+
+    The folder of the lists is named by their content, so dataset.json always names the lists that it was written with.
+
+    Raises:
+        ValueError: if such a list was edited since.
+    """
     home = out.resolve().parent
     root = Path(os.path.commonpath([photos.resolve(), *([masks.resolve()] if masks else [])]))
     below = photos.resolve().relative_to(root).as_posix()
     prefix = '' if below == '.' else f'{below}/'
-    lists = home / f'{out.stem}_lists'
     rows = [row for chosen in splits.values() for row in chosen]
     texts = {name: ''.join(f'/{prefix}{row.image}\n' for row in chosen) for name, chosen in splits.items()}
     texts['labels'] = ''.join('\t'.join([Path(row.image).stem, *row.labels]) + '\n' for row in rows)
+    lists = home / f'{out.stem}_lists' / lists_digest(texts)
     ending = Counter(Path(row.image).suffix for row in rows).most_common(1)[0][0]
     entries = {'name': out.stem, 'classes': list(classes), 'root': os.path.relpath(root, home).replace(os.sep, '/'),
-               'images': f'{prefix}{{}}{ending}', 'lists': lists.name, 'train_split': 'train', 'val_split': 'val',
-               'score_split': 'train', 'preset': 'own', 'upright': True, 'max_side': max_side, 'prepare': prepare}
+               'images': f'{prefix}{{}}{ending}', 'lists': lists.relative_to(home).as_posix(), 'train_split': 'train',
+               'val_split': 'val', 'score_split': 'train', 'preset': 'own', 'upright': True, 'max_side': max_side,
+               'prepare': prepare, 'made_by': MAKER}
     if masks:
         place = masks.resolve().relative_to(root).as_posix()
         entries['masks'] = [f'{place}/{{}}{ending}'.removeprefix('./') for ending in MASK_ENDINGS]
+    remove_leftovers(home)
+    remove_leftovers(lists)
+    for name, text in read_lists(lists).items():
+        if text != texts.get(name):
+            raise ValueError(f'{lists}/{name}.txt was edited since; move it away, or choose another --out')
     for name, text in texts.items():
         with replacing(lists / f'{name}.txt') as temporary:
             temporary.write_text(text, encoding='utf-8')
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     read_spec(out)
+    remove_former_lists(lists)
+
+
+def lists_digest(texts: Mapping[str, str]) -> str:
+    """Name of the folder of some lists."""
+    return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_lists(folder: Path) -> dict[str, str]:
+    """The lists in a folder by name; whatever else is in it has a name of its own."""
+    return {path.stem if path.suffix == '.txt' else path.name:
+            path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
+            for path in folder.glob('*')}
+
+
+def remove_former_lists(current: Path) -> None:
+    """Remove the lists of earlier calls, unless somebody has edited them or added files."""
+    for folder in current.parent.iterdir():
+        if folder != current and folder.is_dir() and folder.name == lists_digest(read_lists(folder)):
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+
+def check_out(out: Path, photos: Path, table: Path) -> None:
+    """Make sure that --out is neither an input nor somebody else's file nor the description of other images.
+
+    Raises:
+        ValueError: if it is.
+    """
+    refuse_inputs([out], [table])
+    refuse_foreign(out, MAKER)
+    if out.exists():
+        spec = read_spec(out)
+        earlier = (spec.root / spec.image_template).parent
+        if earlier.is_dir() and not earlier.samefile(photos):
+            raise ValueError(f'{out} describes the images of {earlier}, not those of {photos}; choose another --out, '
+                             'or move the file away')
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -133,6 +186,8 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
         raise ValueError(f'--out {args.out} --val {args.val} --max-side {args.max_side} --separator '
                          f'{args.separator!r}: expected a .json file, a share between 0 and 1, 32 or more pixels, '
                          'and a character')
+    args.out = args.out.resolve() if args.out.is_symlink() else args.out      # the link stays
+    check_out(args.out, args.photos, args.table)
     wrong = set()
 
     def note(place: str, problem: str) -> None:
