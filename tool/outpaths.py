@@ -1,7 +1,7 @@
 """Where a command may write: never over one of its inputs, and never over a file that it did not make.
 
-A file says which command made it: JSON by its entry "made_by", HTML by <meta name="generator">, a PNG by a text chunk, a
-JPEG by its comment. Text files have no place for that; made_by.json beside them holds their digests.
+A file says which command made it: JSON by its entry "made_by", HTML by <meta name="generator">, a PNG by a text chunk,
+a JPEG by its comment. Text files have no place for that; made_by.json beside them holds their digests.
 """
 import hashlib
 import json
@@ -34,12 +34,13 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def refuse_foreign(path: Path, maker: str, flag: str = '--out') -> None:
-    """Make sure that a file that is to be written is absent or was written by the same command.
+    """Make sure that a file that is to be written is absent or empty, or was written by the same command.
 
     Raises:
         ValueError: if it is somebody else's.
     """
-    if os.path.lexists(path) and made_by(path) != maker:
+    empty = Path(path).is_file() and not Path(path).stat().st_size
+    if os.path.lexists(path) and not empty and made_by(path) != maker:
         raise ValueError(f'{path} exists and was not written by python -m {maker}; choose another {flag}, or move the '
                          'file away')
 

@@ -33,7 +33,7 @@ def check_pictures(rows: Sequence[Row], photos: Path, report: Report) -> None:
             try:
                 check_whole(path)
             except (ValueError, OSError) as error:
-                report(row.place, str(error))
+                report(row.place, str(error).partition(';')[0])
         seen.setdefault(name, row)
 
 
@@ -90,7 +90,7 @@ def check_masks(rows: Sequence[Row], photos: Path, masks: Path, classes: Sequenc
         try:
             mask, size = read_mask(path, len(classes) + 1), read_size(photos / row.image, upright=True)
         except (ValueError, OSError) as error:
-            report(row.place, str(error))
+            report(row.place, str(error).partition('; restore')[0])
             continue
         if mask.shape != size:
             report(row.place, f'{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {size[1]}x{size[0]} '

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from lib.data.corrupt import read_truth
 from lib.data.labelio import read_maps
-from lib.panel import draw_row, read_outputs, spread
+from lib.panel import draw_row, read_outputs, readable, spread
 from tool.camutils import cam_label
 from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed
@@ -41,11 +42,11 @@ def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[tupl
     """(why, sample): the best, median and worst segmentations; where there are no masks, images from all the list."""
     samples = spread(spec.samples(split), LOOKED_AT)
     results = [(sample, folder / 'results' / split / f'{sample.name}.png') for sample in samples]
-    scored = sorted([(image_iou(read_mask(sample.mask, spec.num_classes, spec.max_side),
-                                read_mask(path, spec.num_classes), spec.num_classes), sample.name, sample)
-                     for sample, path in results if sample.mask and path.is_file()], key=lambda item: item[:2])
+    scored = sorted([(image_iou(truth, read_mask(path, spec.num_classes), spec.num_classes), sample.name, sample)
+                     for sample, path in results if path.is_file() and (truth := read_truth(spec, sample)) is not None],
+                    key=lambda item: item[:2])
     if len(scored) < count:
-        return [('', sample) for sample in spread(samples, count)]
+        return [('', sample) for sample in readable(spread(samples, count), spec)]
     each = max(1, count // 3)
     middle = (len(scored) - each) // 2
     parts = {'best': scored[::-1][:each], 'median': scored[middle:middle + each][::-1], 'worst': scored[:each][::-1]}
@@ -66,7 +67,7 @@ def examples(spec: DatasetSpec, split: str, folder: Path, threshold: float, coun
 def cuts(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[Example]:
     """The CAM labels of some images at several background scores, to choose one by eye."""
     found = []
-    for sample in spread(spec.samples(split), count):
+    for sample in readable(spread(spec.samples(split), count), spec):
         path = folder / 'labels' / spec.label_split(split) / 'cam' / f'{sample.name}.npz'
         if path.is_file():
             keys, cam = read_maps(path)

@@ -29,7 +29,7 @@ def test_training_stops_or_takes_the_next_picture_and_counts(run_folder, spoilt,
              str(run_folder / 'labels/train/seeds'), '--workers', workers, '--picture-every', '0']
     with pytest.raises(ValueError, match=r'train_00004\.jpg is no readable picture'):
         train_aff.main([*words, '--run', 'stops'])
-    train_aff.main([*words, '--damaged', 'skip'])
+    train_aff.main([*words, '--on-corrupt', 'skip'])
     assert 'skipped at step' in capsys.readouterr().out
     count = int((tmp_path / 'toy/aff/log.txt').read_text().rpartition('skipped: ')[2])
     assert count >= 1
@@ -48,7 +48,7 @@ def test_inference_stops_or_leaves_the_picture_out_and_counts(run_folder, spoilt
              '--checkpoint', str(run_folder / 'aff/model.pth')]
     with pytest.raises(ValueError, match=r'train_00004\.jpg is no readable picture'):
         infer_aff.main(words)
-    infer_aff.main([*words, '--damaged', 'skip'])
+    infer_aff.main([*words, '--on-corrupt', 'skip'])
     text = capsys.readouterr().out
     assert '1 images were skipped and have no file' in text and 'train_00004.jpg' in text
     assert len(list((tmp_path / 'toy/labels/train/walk').glob('*.png'))) == 11
