@@ -121,17 +121,18 @@ def count_labelled(batch: Mapping) -> torch.Tensor:
 
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
     """Function that draws, for some validation images: the image, its segmentation, and the truth if there is any."""
-    samples = InferSet(spec, spec.val_split, with_labels=False).first(4)
+    found = InferSet(spec, spec.val_split, with_labels=False).first(4)
+    samples = [(read['image'], read_truth(spec, sample)) for sample, read in found]
 
     def draw() -> dict[str, np.ndarray]:
         network.eval()
         rows = []
-        for sample, read in samples:
-            image = read['image']
+        for image, truth in samples:
             view = torch.from_numpy(normalise(image, network.backbone.norm))[None].to(device)
             with torch.inference_mode():
                 masks = [network(view)[0].argmax(0).byte().cpu().numpy()]
-            masks += [] if (truth := read_truth(spec, sample)) is None else [truth]
+            if truth is not None:
+                masks.append(truth)
             rows.append(side_by_side([image, *(blend(image, mask, voc_palette()) for mask in masks)]))
         set_seg_mode(network, args.freeze)
         return {'segmentation': stacked(rows)}
