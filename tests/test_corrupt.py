@@ -146,8 +146,8 @@ def test_a_missing_image_or_mask_is_not_a_corrupt_one(finished, spoilt, tmp_path
     (tmp_path / f'data/masks/{MASK}.png').unlink()
     assert f'{MASK}.png' in error_line(evaluation.main, (*words, '--what', 'seg'), capsys)
     (tmp_path / f'data/images/{CUT}.jpg').unlink()
-    line = error_line(infer_cam.main, (*words, *NETWORK, '--split', 'val', '--exp', str(tmp_path / 'exp'), '--checkpoint',
-                                       str(finished / 'toy/cam/model.pth')), capsys)
+    words = (*words, *NETWORK, '--split', 'val', '--checkpoint', str(finished / 'toy/cam/model.pth'))
+    line = error_line(infer_cam.main, (*words, '--exp', str(tmp_path / 'exp')), capsys)
     assert f'{CUT}.jpg' in line and 'not there' in line
 
 
