@@ -38,6 +38,8 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     out = Path(out)
     if min(train, val) < 1 or seed < 0:
         raise ValueError(f'--train {train} --val {val} --seed {seed}: a split needs an image, and the seed 0 or more')
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'--out {out} is a file, expected a folder')
     parameters = {'made_by': MAKER, 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
     record, description = out / 'made_by.json', out / 'dataset.json'
     refuse_foreign(record, MAKER)
