@@ -146,7 +146,8 @@ def main(argv=None):
     inputs = {'predictions': folder_input(folder, [pair.prediction for pair in pairs]),
               'masks': files_digest(pair.truth for pair in pairs)}
     made_with = {'settings': {**settings(args), 'split': split}, 'inputs': inputs}
-    found = [old for old in read_scores(scores) if all(old.get(key) == made_with[key] for key in made_with)]
+    found = [old for old in read_scores(scores) if all(old.get(key) == made_with[key] for key in made_with)
+             and (args.on_corrupt == 'skip' or not old.get('left_out'))]
     if found and not args.fresh:
         print(evaluation_text(found[-1]))
         print(f'\nscored before, {found[-1]["time"]}; --fresh scores again')

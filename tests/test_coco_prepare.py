@@ -196,3 +196,12 @@ def test_lists_that_this_command_did_not_write_stay(root, tmp_path, capsys, name
     assert main(words) == 0
     (tmp_path / 'lists/made_by.json').unlink()                  # as earlier versions left them
     assert main(words) == 0
+
+
+@pytest.mark.parametrize('content', ['', '[1]', '{}', '{"masks": "reference"}'])
+def test_a_note_on_masks_of_another_shape_is_named(root, tmp_path, capsys, content):
+    (root / 'Masks').mkdir()
+    (root / 'Masks/made_by.json').write_text(content)
+    assert main(['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and str(root / 'Masks') in error

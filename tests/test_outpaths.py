@@ -87,6 +87,7 @@ def contents(folder):
     ('voc12.prepare', 'out', 'out/train_aug.txt', 'mine\n'),
     ('voc12.prepare', 'out', 'out/labels.txt', 'mine\tcat\n'),
     ('voc12.prepare', 'out', 'out/made_by.json', '{}'),
+    ('voc12.prepare', 'out', 'out/made_by.json', '{"made_by": "voc12.prepare", "sha256": {"a": 1}}'),
     ('voc12.prepare', 'VOC2012/ImageSets/Segmentation', 'VOC2012/ImageSets/Segmentation/train.txt', None),
     ('benchmarks/compare.py', 'labels.json', 'labels.json', None)])
 @pytest.mark.parametrize('linked', [False, True])

@@ -48,9 +48,10 @@ def summary_text(records: Sequence[dict], run: str) -> str:
             table.append([name, *(_cell(result.get(key)) for result in found for key in ('miou', 'contour_f'))])
         text += [f'Run {run}, protocol {protocol} ({PROTOCOL_RULE[protocol]})', '', *aligned(table), '',
                  'Images: ' + ', '.join(f'{" or ".join(map(str, count))} ({split})' for split, count in counts.items())
-                 + ''.join(f'; {line} of {key[1]} {STAGE_NAMES[key[2]]}' for key, record in newest.items()
-                           if key[0] == protocol for line in _left_out(record))
-                 + (f'. Best thresholds, chosen with the truth: {", ".join(thresholds)}.' if thresholds else '.'), '']
+                 + (f'. Best thresholds, chosen with the truth: {", ".join(thresholds)}.' if thresholds else '.'),
+                 *(f'{split}: {line}' for split in splits for line in dict.fromkeys(
+                     line for key, record in newest.items() if key[:2] == (protocol, split)
+                     for line in _left_out(record))), '']
     return '\n'.join(text[:-1])
 
 
@@ -63,9 +64,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _left_out(record: dict) -> list[str]:
     """A line that names images without a score, if there are any."""
-    names = record.get('left_out')
-    return [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {", ".join(names)}'] \
-        if names else []
+    names = record.get('left_out', ())
+    shown = ', '.join(names[:20]) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
+    return [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
 
 
 def _name(record: dict, result: dict) -> str:
