@@ -20,6 +20,7 @@ from lib.data import corrupt
 from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, SegTrainSet, label_pairs
 from lib.data.files import FileSet
 from lib.data.folder import read_spec
+from lib.data.loading import training_batches
 from lib.report import __main__ as report
 from lib.run.options import base_parser, run_script
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
@@ -164,6 +165,9 @@ def test_where_everything_is_corrupt_nothing_goes_on(toy, tmp_path, spoil):
                  AffTrainSet(spec, 'train', seeds_dir=tmp_path).check, SegTrainSet(spec, 'train').check):
         with pytest.raises(Corrupt, match='all .*images.* are corrupt'):
             read()
+    batches = training_batches(CamTrainSet(spec, 'train'), 4, 2, 1, 0, on_corrupt='skip')
+    with pytest.raises(Corrupt, match='all images of the split are corrupt: .* is the first'):
+        next(iter(batches(0)))
     if spoil is cut_off:
         for data in (CamTrainSet(spec, 'train'), InferSet(spec, 'val')):
             with pytest.raises(Corrupt, match='are corrupt'):

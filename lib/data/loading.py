@@ -67,7 +67,7 @@ class _Prepared(Dataset):
         except Corrupt as error:
             if not self.skip:
                 raise
-            return {'skipped': str(error)}
+            return {'skipped': str(error).partition('; restore')[0]}
         return self.prepare(sample) if self.prepare else sample
 
 
@@ -86,8 +86,8 @@ class _Replacing(Dataset):
             try:
                 return {**self.dataset[epoch, place], 'skipped': problem}
             except Corrupt as error:
-                problem = problem or str(error)
-        raise Corrupt(problem)
+                problem = problem or str(error).partition('; restore')[0]
+        raise Corrupt(f'all images of the split are corrupt: {problem} is the first; restore them')
 
 
 def _as_it_is(sample):
