@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib.data.corrupt import can_be_read, read_truth
+from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
 from lib.run.options import base_parser, positive_float, positive_int, resolve, run_script
@@ -87,11 +87,6 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
     return found if truth is None else found | {'truth': truth}
 
 
-def readable(samples: Sequence[Sample], spec: DatasetSpec) -> list[Sample]:
-    """Samples whose images can be read, where corrupt ones are left out; else all."""
-    return [sample for sample in samples if spec.on_corrupt == 'error' or can_be_read(spec, sample)]
-
-
 def draw_row(sample: Sample, outputs: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, np.ndarray]:
     """Pictures uint8 [H, W, 3] of one image by column.
 
@@ -125,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f'--out {args.out} must end in .png or .jpg')
     refuse_foreign(args.out, MAKER)
     threshold = args.background_score or best_threshold(read_scores(args.folder / 'scores.json'), split)
-    samples = readable(spread(spec.samples(split)[:args.limit], args.count), spec)
+    samples = keep_readable(spec, spread(spec.samples(split)[:args.limit], args.count))
     outputs = [read_outputs(sample, spec, split, args.folder, threshold) for sample in samples]
     shown = [column for column in COLUMNS if column == 'image' or any(column in found for found in outputs)
              and not (args.thin_out and column in THINNED_OUT)]

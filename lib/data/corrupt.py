@@ -1,5 +1,6 @@
 """Images that are there and cannot be decoded: an error, or left out by every stage (--on-corrupt skip)."""
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +27,7 @@ def unless_corrupt(on_corrupt: str, read: Callable[..., T], *words, **settings) 
         return None
 
 
-def first_readable(reads: Iterable[Callable[[], T]], count: int, on_corrupt: str) -> list[T]:
+def first_readable(reads: Iterable[Callable[[], T]], count: int | None, on_corrupt: str) -> list[T]:
     """What the first functions read that meet no corrupt image.
 
     Raises:
@@ -49,6 +50,11 @@ def read_truth(spec: DatasetSpec, sample: Sample) -> np.ndarray | None:
 def can_be_read(spec: DatasetSpec, sample: Sample) -> bool:
     """Whether an image is sound, to its end; a corrupt one raises Corrupt unless such are left out."""
     return unless_corrupt(spec.on_corrupt, read_image, sample.image, **spec.reading) is not None
+
+
+def keep_readable(spec: DatasetSpec, samples: Iterable[Sample]) -> list[Sample]:
+    """The samples whose images are sound; raises Corrupt as first_readable does."""
+    return first_readable((partial(_itself, spec, sample) for sample in samples), None, spec.on_corrupt)
 
 
 def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> set[str]:
@@ -89,6 +95,11 @@ def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem:
     if files and len(left_out) == len({sample.name for sample, _ in files}):
         raise Corrupt(f'{problem}: all images are corrupt, {files[0][0].image} the first; restore them')
     return left_out
+
+
+def _itself(spec: DatasetSpec, sample: Sample) -> Sample:
+    read_image(sample.image, **spec.reading)
+    return sample
 
 
 def _is_whole(path: Path) -> bool:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lib.data.corrupt import read_truth
+from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps
-from lib.panel import draw_row, read_outputs, readable, spread
+from lib.panel import draw_row, read_outputs, spread
 from tool.camutils import cam_label
 from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed
@@ -46,7 +46,7 @@ def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[tupl
                      for sample, path in results if path.is_file() and (truth := read_truth(spec, sample)) is not None],
                     key=lambda item: item[:2])
     if len(scored) < count:
-        return [('', sample) for sample in readable(spread(samples, count), spec)]
+        return [('', sample) for sample in spread(samples, count)]
     each = max(1, count // 3)
     middle = (len(scored) - each) // 2
     parts = {'best': scored[::-1][:each], 'median': scored[middle:middle + each][::-1], 'worst': scored[:each][::-1]}
@@ -55,11 +55,11 @@ def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[tupl
 
 def examples(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int) -> list[Example]:
     """What each stage made of the chosen images; CAM labels are cut at the threshold."""
-    found = []
-    for why, sample in choose(spec, split, folder, count):
+    found, chosen = [], {sample: why for why, sample in choose(spec, split, folder, count)}
+    for sample in keep_readable(spec, chosen):
         pictures = draw_row(sample, read_outputs(sample, spec, split, folder, threshold), spec)
         titles = {'CAM label': f'CAM at {threshold:.2f}'}
-        found.append(Example(why, sample.name, classes_of(spec, sample),
+        found.append(Example(chosen[sample], sample.name, classes_of(spec, sample),
                              {titles.get(key, key): jpeg(picture) for key, picture in pictures.items()}))
     return found
 
@@ -67,7 +67,7 @@ def examples(spec: DatasetSpec, split: str, folder: Path, threshold: float, coun
 def cuts(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[Example]:
     """The CAM labels of some images at several background scores, to choose one by eye."""
     found = []
-    for sample in readable(spread(spec.samples(split), count), spec):
+    for sample in keep_readable(spec, spread(spec.samples(split), count)):
         path = folder / 'labels' / spec.label_split(split) / 'cam' / f'{sample.name}.npz'
         if path.is_file():
             keys, cam = read_maps(path)

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 
 PROTOCOL_RULE = {'reference': 'void left out of IoU, background in contours; absent classes stay in the mean',
                  'strict': 'void ignored everywhere; absent classes left out of the mean'}
+NAMES_SHOWN = 10
 STAGE_NAMES = {'cam': 'CAM', 'walk': 'random walk', 'seg': 'segmentation'}
 
 
@@ -65,7 +66,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _left_out(record: dict) -> list[str]:
     """A line that names images without a score, if there are any."""
     names = record.get('left_out', ())
-    shown = ', '.join(names[:20]) + (f' and {len(names) - 20} more' if len(names) > 20 else '')
+    shown = ', '.join(names[:NAMES_SHOWN]) + (f' and {len(names) - NAMES_SHOWN} more' if names[NAMES_SHOWN:] else '')
     return [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
 
 
