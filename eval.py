@@ -20,6 +20,7 @@ from shlex import quote
 
 from tqdm import tqdm
 
+from lib.data.corrupt import unless_corrupt
 from lib.data.datasets import LabelPair, label_pairs
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
@@ -31,7 +32,7 @@ from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
 from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
-from tool.imageio import read_mask
+from tool.imageio import Corrupt, read_mask
 from tool.progress import bar_style
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
@@ -56,12 +57,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], num_classes: int, max_side: int | None, protocol: str,
-                threshold: float | None, curve: bool) -> tuple[Scores, Curve | None]:
-    """Scores of some images, and their curve over thresholds if asked for; label PNGs where threshold is None."""
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None,
+                curve: bool) -> tuple[Scores, Curve | None, list[str]]:
+    """Scores of some images, and their curve over thresholds if asked for; label PNGs where threshold is None.
+
+    The last are names of images that are left out, as their masks are corrupt.
+    """
+    num_classes, left_out = spec.num_classes, []
     scores, curves = Scores(num_classes, protocol), Curve(num_classes, protocol) if curve else None
     for pair in pairs:
-        truth = read_mask(pair.truth, num_classes, max_side)
+        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.truth, num_classes, spec.max_side)
+        if truth is None:
+            left_out.append(pair.name)
+            continue
         try:
             if threshold is None:
                 scores.add(truth, read_mask(pair.prediction, num_classes))
@@ -72,38 +80,45 @@ def score_chunk(pairs: Sequence[LabelPair], num_classes: int, max_side: int | No
                     curves.add(truth, keys, cam)
         except ValueError as error:
             raise ValueError(f'{pair.name}: {error}') from error
-    return scores, curves
+    return scores, curves, left_out
 
 
-def score(pairs: Sequence[LabelPair], num_classes: int, max_side: int | None, protocol: str,
-          threshold: float | None, curve: bool, workers: int) -> tuple[Scores, Curve | None]:
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None, curve: bool,
+          workers: int) -> tuple[Scores, Curve | None, list[str]]:
     """score_chunk of all images, shared by worker processes."""
     total = None
-    function = partial(score_chunk, num_classes=num_classes, max_side=max_side, protocol=protocol,
-                       threshold=threshold, curve=curve)
+    function = partial(score_chunk, spec=spec, protocol=protocol, threshold=threshold, curve=curve)
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
         for part in map_chunks(function, pairs, workers):
-            bar.update(part[0].images)
+            bar.update(part[0].images + len(part[2]))
             if total is None:
                 total = part
                 continue
-            for mine, theirs in zip(total, part):
+            for mine, theirs in zip(total[:2], part):
                 if mine:
                     mine.merge(theirs)
+            total[2].extend(part[2])
+    if not total[0].images:
+        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].truth} the first; restore them')
     return total
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
-    """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs."""
-    run = partial(score, pairs, spec.num_classes, spec.max_side, args.protocol, workers=args.workers)
+    """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs.
+
+    'images' is how many were scored, 'left_out' names those with corrupt masks.
+    """
+    run = partial(score, pairs, spec, args.protocol, workers=args.workers)
     if args.what != 'cam':
-        return {'results': [run(None, False)[0].summary()]}
-    given, curve = run(args.background_score, True)
+        scores, _, left_out = run(None, False)
+        return {'results': [scores.summary()], 'images': scores.images, 'left_out': left_out}
+    given, curve, left_out = run(args.background_score, True)
     curve = curve.summary()
     best = run(curve['best_threshold'], False)[0]
     return {'results': [{'threshold': args.background_score, **given.summary()},
                         {'threshold': curve['best_threshold'], 'best': True, **best.summary()}],
-            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}}
+            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}, 'images': given.images,
+            'left_out': left_out}
 
 
 def main(argv=None):
@@ -124,20 +139,22 @@ def main(argv=None):
     remedy = (f'make them with python {MADE_BY[args.what]} --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {split if args.what == "seg" else spec.label_split(split)}'
               f'{" --export-npy" if args.unpickle else ""}')
-    pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
+    pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
     inputs = {'predictions': folder_input(folder, [pair.prediction for pair in pairs]),
               'masks': files_digest(pair.truth for pair in pairs)}
     made_with = {'settings': {**settings(args), 'split': split}, 'inputs': inputs}
-    found = [old for old in read_scores(scores) if all(old.get(key) == made_with[key] for key in made_with)]
+    found = [old for old in read_scores(scores) if all(old.get(key) == made_with[key] for key in made_with)
+             and (args.on_corrupt == 'skip' or not old.get('left_out'))]
     if found and not args.fresh:
         print(evaluation_text(found[-1]))
         print(f'\nscored before, {found[-1]["time"]}; --fresh scores again')
         return
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
-              'images': len(pairs), 'classes': list(spec.class_names), **evaluate(args, spec, pairs)}
+              'classes': list(spec.class_names), **evaluate(args, spec, pairs)}
+    record['left_out'] = sorted([*corrupt, *record['left_out']])
     print(evaluation_text(record))
     add_score(scores, {**record, **environment(), **made_with})
 

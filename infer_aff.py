@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
+from lib.data.corrupt import check_made
 from lib.data.datasets import InferSet
 from lib.data.loading import single_images
 from lib.data.npyio import label_place, read_any_maps
@@ -39,7 +40,6 @@ from lib.run.outputs import Output, all_finished, unfinished
 from lib.run.pool import Background
 from lib.run.progress import progress
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
-from tool.dataspec import check_files
 from tool.imageio import read_mask, write_label_png
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
 
@@ -97,9 +97,10 @@ def main(argv=None):
     dataset = InferSet(spec, split, args.limit, with_labels=False)
     names = [sample.name for sample in dataset.samples]
     cams, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
-    check_files([cams / f'{name}{suffix}' for name in names], f'{cams} lacks CAMs of {split}',
-                f'make them with python infer_cam.py --dataset {quote(args.dataset)} --run {quote(args.run)} '
-                f'--split {split}{" --export-npy" if args.unpickle else ""}')
+    check_made(spec, [(sample, cams / f'{sample.name}{suffix}') for sample in dataset.samples],
+               f'{cams} lacks CAMs of {split}',
+               f'make them with python infer_cam.py --dataset {quote(args.dataset)} --run {quote(args.run)} '
+               f'--split {split}{" --export-npy" if args.unpickle else ""}')
     checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     folder = args.folder / 'labels' / split / 'walk'
     outputs = [Output(folder, '.png', partial(read_mask, num_classes=spec.num_classes))]
@@ -121,7 +122,7 @@ def main(argv=None):
     stride = network.backbone.stride
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background,
           torch.inference_mode()):
-        images = single_images(Subset(dataset, share.left), min(args.workers, 1), damaged=args.damaged)
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1), on_corrupt=args.on_corrupt)
         for sample in share.watch(progress(images, 'infer_aff')):
             image, name = sample['image'], sample['name']
             seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))

@@ -155,7 +155,7 @@ def main(argv=None):
     backbone = network.backbone
     prepare = partial(resized, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background):
-        images = single_images(Subset(dataset, share.left), min(args.workers, 1), prepare, args.damaged)
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1), prepare, args.on_corrupt)
         for sample in share.watch(progress(images, 'infer_cam')):
             present = np.flatnonzero(sample['image_labels'])
             cam = infer_cams(sample['views'], sample['image'].shape[:2], present, forward, device)

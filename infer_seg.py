@@ -168,7 +168,7 @@ def main(argv=None):
     args, spec, checkpoint, meta = settle(argv)
     split = args.split or spec.val_split
     if args.images:
-        dataset = FileSet(find_pictures(args.images)[:args.limit], args.max_side)
+        dataset = FileSet(find_pictures(args.images)[:args.limit], args.max_side, args.on_corrupt)
         names, inputs = [path.stem for path in dataset.files], {}
     else:
         dataset = InferSet(spec, split, args.limit, with_labels=False)
@@ -198,7 +198,7 @@ def main(argv=None):
 
     with (unfinished(args, names, outputs, inputs, device, dataset.files if args.images else None) as share,
           Background(args.workers) as background):
-        images = single_images(Subset(dataset, share.left), min(args.workers, 1), damaged=args.damaged)
+        images = single_images(Subset(dataset, share.left), min(args.workers, 1), on_corrupt=args.on_corrupt)
         for sample in share.watch(progress(images, 'infer_seg')):
             image = sample['image']
             views = make_views(image, args.scales, norm, size_step)

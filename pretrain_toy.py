@@ -124,7 +124,7 @@ def main(argv=None):
         optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
         train(part, folder / name, network, optimizer, make_step(wrapped, target, loss),
               training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
-                               args.damaged),
+                               args.on_corrupt),
               lambda step, steps=steps: one_cycle(step, steps), steps, device,
               inputs=data_inputs(spec, spec.train_split))
     if ranks.is_first():

@@ -110,7 +110,7 @@ def make_pictures(args: argparse.Namespace, dataset: AffTrainSet, network: Affin
     Affinity to the neighbours is a grey map, dark at the edges that the network sees. Pale yellow is ignored.
     """
     stride, norm = network.backbone.stride, network.backbone.norm
-    samples = [dataset[0, index] for index in range(min(4, len(dataset)))]      # as the first epoch shows them
+    samples = dataset.first(4)
 
     def draw() -> dict[str, np.ndarray]:
         network.eval()
@@ -152,7 +152,7 @@ def main(argv=None):
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile)),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
-                           args.damaged),
+                           args.on_corrupt),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
           make_pictures(args, dataset, network, device) if args.picture_every else None,
           inputs=inputs, counts=make_counts(args))

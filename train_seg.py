@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from lib.data.corrupt import read_truth
 from lib.data.datasets import InferSet, SegTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
@@ -39,7 +40,7 @@ from lib.run.options import (
 )
 from tool.dataspec import DatasetSpec
 from tool.drawing import blend, side_by_side, stacked
-from tool.imageio import IGNORED, read_mask, voc_palette
+from tool.imageio import IGNORED, voc_palette
 from tool.imutils import normalise
 from tool.torchutils import poly_factor
 
@@ -118,19 +119,18 @@ def count_labelled(batch: Mapping) -> torch.Tensor:
 
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
     """Function that draws, for some validation images: the image, its segmentation, and the truth if there is any."""
-    samples = InferSet(spec, spec.val_split, limit=4, with_labels=False)
-    samples.check()
+    found = InferSet(spec, spec.val_split, with_labels=False).first(4)
+    samples = [(read['image'], read_truth(spec, sample)) for sample, read in found]
 
     def draw() -> dict[str, np.ndarray]:
         network.eval()
         rows = []
-        for index, sample in enumerate(samples.samples):
-            image = samples[index]['image']
+        for image, truth in samples:
             view = torch.from_numpy(normalise(image, network.backbone.norm))[None].to(device)
             with torch.inference_mode():
                 masks = [network(view)[0].argmax(0).byte().cpu().numpy()]
-            if sample.mask and sample.mask.is_file():
-                masks.append(read_mask(sample.mask, spec.num_classes, spec.max_side))
+            if truth is not None:
+                masks.append(truth)
             rows.append(side_by_side([image, *(blend(image, mask, voc_palette()) for mask in masks)]))
         set_seg_mode(network, args.freeze)
         return {'segmentation': stacked(rows)}
@@ -165,7 +165,7 @@ def main(argv=None):
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(devices.parallel(network, device, amp=amp, compiled=args.compile, whole_batch=True)),
           training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
-                           args.damaged),
+                           args.on_corrupt),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
           make_pictures(args, spec, network, device) if args.picture_every else None,
           inputs=inputs, counts=count_labelled)

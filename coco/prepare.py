@@ -28,9 +28,10 @@ from coco.masks import RULES
 from tool.dataspec import list_sha256
 from tool.fileio import replacing
 from tool.imageio import read_mask, write_label_png
+from tool.outpaths import check_lists, write_lists
 from tool.parallel import map_files
 
-MASK_YEAR = '2017'
+MASK_YEAR, MAKER = '2017', 'coco.prepare'
 
 
 class Job(NamedTuple):
@@ -61,16 +62,17 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     files = [index_instances(_file(root, f'{part}{MASK_YEAR}')) for part in ('train', 'val')]
     for file in files:
         _check_categories(file)
+    texts = {f'{split}.txt': ''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in members)
+             for split, members in splits.items()}
+    check_lists(lists, texts, MAKER)
     _claim(root / 'Masks', rule, files)
     names = [name for split in splits.values() for name in split]
     jobs = find_jobs(root, names, files)
     work = partial(present_classes, rule=rule, category_ids=tuple(files[0].categories))
-    with replacing(lists / 'labels.txt') as temporary, open(temporary, 'w') as file:
-        for name, present in zip(names, map_files(work, jobs, workers, 'masks', len(names))):
-            file.write('\t'.join([name, *(COCO_CLASSES[value - 1] for value in present)]) + '\n')
-    for split, members in splits.items():
-        with replacing(lists / f'{split}.txt') as temporary:
-            temporary.write_text(''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in members))
+    present = map_files(work, jobs, workers, 'masks', len(names))
+    texts['labels.txt'] = ''.join('\t'.join([name, *(COCO_CLASSES[value - 1] for value in values)]) + '\n'
+                                  for name, values in zip(names, present))
+    write_lists(lists, texts, MAKER)
     return splits
 
 
@@ -133,12 +135,15 @@ def _claim(folder: Path, rule: str, files: list[Instances]) -> None:
     note = {'masks': rule, 'instances': {file.path.name: file.path.stat().st_size for file in files}}
     path = folder / 'made_by.json'
     if path.exists():
-        earlier = json.loads(path.read_text())
+        try:
+            earlier = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f'{path} is not valid JSON ({error}); move the folder away') from error
         if earlier != note:
-            differing = next(key for key in note if earlier.get(key) != note[key])
+            differing = next((key for key in note if earlier.get(key) != note[key]), 'entries')
             raise ValueError(f'{folder} holds masks with {differing} {earlier.get(differing)}, this call asks for '
-                             f'{note[differing]}; delete the folder, or give another --data-root')
-    elif next(folder.glob('*.png'), None):
+                             f'{note.get(differing)}; delete the folder, or give another --data-root')
+    elif next(folder.glob('[!.]*.png'), None):
         raise ValueError(f'{folder} holds masks that this command did not make; move them away')
     else:
         with replacing(path) as temporary:

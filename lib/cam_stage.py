@@ -127,8 +127,7 @@ def make_step(args: argparse.Namespace, network: Callable, norm) -> Callable:
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: Seam, device: torch.device) -> Callable:
     """Function that draws, for some validation images: the image, its strongest class map, and the labels at 0.25."""
     try:
-        samples = InferSet(spec, spec.val_split, limit=4)
-        samples.check()
+        samples = InferSet(spec, spec.val_split).first(4)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
     norm = network.backbone.norm
@@ -136,8 +135,8 @@ def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: Seam, de
     def draw() -> dict[str, np.ndarray]:
         network.eval()
         rows = []
-        for index in range(len(samples)):
-            image, present = samples[index]['image'], np.flatnonzero(samples[index]['image_labels'])
+        for _, sample in samples:
+            image, present = sample['image'], np.flatnonzero(sample['image_labels'])
             factor = args.crop_size / max(image.shape[:2])
             image = resize_bicubic(image, *scaled_size(*image.shape[:2], factor))
             view = torch.from_numpy(normalise(image, norm))[None].to(device)
@@ -176,7 +175,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
           make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile), network.backbone.norm),
           training_batches(data, args.batch_size, steps, args.seed, args.workers, part,
-                           args.damaged),
+                           args.on_corrupt),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, inputs=inputs)
     if ranks.is_first():
         save_network(folder / 'model.pth', network,

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
 from lib.run.options import base_parser, positive_float, positive_int, resolve, run_script
@@ -24,9 +25,10 @@ from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titled
 from tool.fileio import replacing
 from tool.imageio import IGNORED, read_image, read_mask, voc_palette
+from tool.outpaths import image_mark, refuse_foreign
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
-DEFAULT_THRESHOLD = 0.25
+DEFAULT_THRESHOLD, MAKER = 0.25, 'lib.panel'
 COLUMNS = ('image', 'CAM', 'CAM label', 'seeds', 'random walk', 'segmentation', 'truth')
 THINNED_OUT = ('CAM', 'seeds')          # what --thin-out leaves out
 
@@ -79,9 +81,10 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
     if seeds.is_file():
         found['seeds'] = seeds_label(seeds)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
-             'segmentation': folder / 'results' / split / f'{sample.name}.png', 'truth': sample.mask}
-    return found | {column: read_mask(path, spec.num_classes, spec.max_side) for column, path in masks.items()
-                    if path and path.is_file()}
+             'segmentation': folder / 'results' / split / f'{sample.name}.png'}
+    found |= {column: read_mask(path, spec.num_classes) for column, path in masks.items() if path.is_file()}
+    truth = read_truth(spec, sample)
+    return found if truth is None else found | {'truth': truth}
 
 
 def draw_row(sample: Sample, outputs: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, np.ndarray]:
@@ -113,8 +116,11 @@ def main(argv: list[str] | None = None) -> None:
     """Draw some images of one split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split = args.split or spec.val_split
+    if args.out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+        raise ValueError(f'--out {args.out} must end in .png or .jpg')
+    refuse_foreign(args.out, MAKER)
     threshold = args.background_score or best_threshold(read_scores(args.folder / 'scores.json'), split)
-    samples = spread(spec.samples(split)[:args.limit], args.count)
+    samples = keep_readable(spec, spread(spec.samples(split)[:args.limit], args.count))
     outputs = [read_outputs(sample, spec, split, args.folder, threshold) for sample in samples]
     shown = [column for column in COLUMNS if column == 'image' or any(column in found for found in outputs)
              and not (args.thin_out and column in THINNED_OUT)]
@@ -131,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     sheet = arrange([draw_row(*pair, spec) for pair in zip(samples, outputs)], titles, args.cell)
     colours = {names[label]: voc_palette()[label] for label in sorted(labels - {0})}
     with replacing(args.out) as temporary:
-        Image.fromarray(stacked([sheet, legend(colours, sheet.shape[1])], gap=8)).save(temporary)
+        Image.fromarray(stacked([sheet, legend(colours, sheet.shape[1])], gap=8)).save(temporary, **image_mark(MAKER))
 
 
 if __name__ == '__main__':

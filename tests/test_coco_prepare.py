@@ -181,3 +181,27 @@ def test_a_mask_of_another_size_is_refused(root, source, tmp_path):
     Image.new('L', (3, 3)).save(root / f'Masks/{name}.png')
     with pytest.raises(ValueError, match=f'{name}.png is .*, its image .*; delete the mask'):
         prepare(root, tmp_path / 'lists')
+
+
+@pytest.mark.parametrize('name, masks', [('val2014.txt', 0), ('labels.txt', TRAIN + VAL)])
+def test_lists_that_this_command_did_not_write_stay(root, tmp_path, capsys, name, masks):
+    words = ['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']
+    (tmp_path / 'lists').mkdir()
+    (tmp_path / 'lists' / name).write_text('mine\n')
+    assert main(words) == 2
+    assert f'{name} exists and was not written by python -m coco.prepare' in capsys.readouterr().err
+    assert len(list(root.glob('Masks/*.png'))) == masks         # 0: refused before any is painted
+    assert [path.name for path in (tmp_path / 'lists').iterdir()] == [name]
+    (tmp_path / 'lists' / name).unlink()
+    assert main(words) == 0
+    (tmp_path / 'lists/made_by.json').unlink()                  # as earlier versions left them
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize('content', ['', '[1]', '{}', '{"masks": "reference"}'])
+def test_a_note_on_masks_of_another_shape_is_named(root, tmp_path, capsys, content):
+    (root / 'Masks').mkdir()
+    (root / 'Masks/made_by.json').write_text(content)
+    assert main(['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']) == 2
+    error = capsys.readouterr().err.splitlines()[-1]                # below progress bars
+    assert error.startswith('error: ') and str(root / 'Masks') in error

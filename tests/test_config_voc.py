@@ -1,4 +1,5 @@
 """config_voc.sh on a small tree of VOC's layout, with SBD's masks in their own format."""
+import argparse
 import io
 import os
 import re
@@ -15,6 +16,7 @@ from scipy.io import savemat
 
 from lib.data.registry import get_spec
 from tests.serving import serving
+from tool.datasetup import Setup
 from tool.imageio import read_mask, voc_palette
 from voc12 import config
 from voc12.config import AUG, SBD, TEST, TRAINVAL, main
@@ -186,3 +188,12 @@ def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch, roomy_d
     error = capsys.readouterr().err.splitlines()[-1]
     assert f'fetch http://127.0.0.1:9/{TRAINVAL.name}, http://127.0.0.1:9/{SBD.name} on another machine' in error
     assert f'put them into {tmp_path}/archives' in error
+
+
+@pytest.mark.parametrize('content', ['', '[]', '3', '{"steps": []}', '{"archives": {"a.tar": 3}}',
+                                     '{"steps": {"x": {"f": "1"}}}'])
+def test_a_setup_json_of_another_shape_is_named(tmp_path, content):
+    (tmp_path / 'setup.json').write_text(content)
+    setup = Setup(argparse.Namespace(data_root=tmp_path, archives=tmp_path, mirror=None))
+    with pytest.raises(ValueError, match='setup.json is not as this command writes it'):
+        setup.done('x')

@@ -139,7 +139,8 @@ def test_inference_sample_is_the_picture_itself(spec):
 
 
 def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
-    pairs = label_pairs(spec, 'val', spec.root / 'walk')
+    pairs, left_out = label_pairs(spec, 'val', spec.root / 'walk')
+    assert not left_out
     assert [pair.name for pair in pairs] == [sample.name for sample in spec.samples('val')]
     for pair in pairs:
         np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (pair.prediction, pair.truth)))
@@ -149,7 +150,7 @@ def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
 
 def test_limit_takes_the_first_images(spec):
     assert [len(make(spec, limit=4)) for make in (cam_set, aff_set, seg_set)] == [4, 4, 4]
-    assert len(label_pairs(spec, 'val', spec.root / 'walk', limit=1)) == 1
+    assert len(label_pairs(spec, 'val', spec.root / 'walk', limit=1)[0]) == 1
 
 
 def test_single_files_are_read_and_may_not_share_a_name(spec, tmp_path):

@@ -120,12 +120,19 @@ class Setup:
             temporary.write_text(json.dumps(notes, indent=1) + '\n')
 
     def _read(self) -> dict[str, dict]:
+        empty = {'archives': {}, 'steps': {}}
         try:
-            return {'archives': {}, 'steps': {}, **json.loads(self.notes.read_text())}
+            notes = {**empty, **json.loads(self.notes.read_text())}
+            counts = [count for kind in empty for left in notes[kind].values() for count in left.values()]
+            if all(type(count) is int for count in counts):
+                return notes
+            problem = 'counts of files that are not whole numbers'
         except FileNotFoundError:
-            return {'archives': {}, 'steps': {}}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f'{self.notes} is damaged ({error}); delete it, then run it again') from error
+            return empty
+        except (ValueError, TypeError, AttributeError) as error:
+            problem = str(error)
+        raise ValueError(f'{self.notes} is not as this command writes it ({problem}); move it away, then run the same '
+                         'command again: what is there is found again')
 
 
 def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:

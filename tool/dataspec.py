@@ -32,6 +32,7 @@ class DatasetSpec:
     `preset` names the row of settings that the scripts use; `prepare` is the command that writes the lists, and
     `flag` what --dataset has to be for this data set: both are repeated in messages. `upright` turns pictures as their
     EXIF tag says, and `max_side` is the long side in pixels to which larger pictures and masks are reduced when read.
+    `on_corrupt` is 'error' or 'skip': whether images and masks that cannot be decoded are left out.
     """
 
     name: str
@@ -48,6 +49,7 @@ class DatasetSpec:
     flag: str = ''
     upright: bool = False
     max_side: int | None = None
+    on_corrupt: str = 'error'
 
     @property
     def num_fg(self) -> int:

@@ -20,8 +20,8 @@ END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-class Damaged(ValueError):
-    """A picture or mask cannot be decoded; names the file."""
+class Corrupt(ValueError):
+    """An image or mask that is there cannot be decoded; names the file."""
 
 
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
@@ -146,5 +146,8 @@ def _explained(error: Exception, path: Path, kind: str) -> Exception:
     """The error to raise when PIL could not read `path`: what is wrong with which file, and what to do."""
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
+    if isinstance(error, OSError) and error.errno:      # of the system, not of the file's content
+        return OSError(f'{path} cannot be read ({error.strerror}); check the rights, the disk and the memory')
     reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
-    return Damaged(f'{path} is no readable {kind} ({reason}); restore it, or drop it from the list')
+    return Corrupt(f'{path} is no readable {kind} ({reason}); restore it, drop it from the list, or leave it out with '
+                   '--on-corrupt skip')

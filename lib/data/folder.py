@@ -1,12 +1,13 @@
-"""A data set described by a file, dataset.json: how the toy set and a user's own pictures come in.
+"""A data set described by a file, dataset.json: how the toy set and a user's own photos come in.
 
     {"name": "birds", "classes": ["wren", "red kite"], "images": "photos/{}.jpg", "masks": ["masks/{}.png"],
      "lists": "lists", "train_split": "train", "val_split": "val", "score_split": "train", "preset": "voc12"}
 
 Paths are relative to the folder of dataset.json; "root" names another folder for images and masks. Without "masks" the
 set can be trained on and predicted, not scored. "lists" holds <split>.txt and labels.txt as tool/dataspec.py describes
-them. With "upright": true, pictures are turned as their EXIF tag says; "max_side" is the long side in pixels to which
-larger pictures are reduced when read. lib/data/own.py writes such a file from a folder and a table.
+them. With "upright": true, images are turned as their EXIF tag says; "max_side" is the long side in pixels to which
+larger images are reduced when read. lib/data/own.py writes such a file from a folder and a table; "made_by" then says
+so, and no command overwrites one that does not.
 
     python -m lib.data.folder data/my.json      prints the splits and which have masks, a line each, for scripts
 """
@@ -19,7 +20,7 @@ from tool.dataspec import DatasetSpec
 
 REQUIRED = {'name': str, 'classes': list, 'images': str}
 OPTIONAL = {'masks': list, 'lists': str, 'train_split': str, 'val_split': str, 'score_split': str, 'preset': str,
-            'prepare': str, 'root': str, 'upright': bool, 'max_side': int}
+            'prepare': str, 'made_by': str, 'root': str, 'upright': bool, 'max_side': int}
 KINDS = {str: 'a text', list: 'a list', bool: 'true or false', int: 'a whole number'}
 
 
@@ -28,7 +29,7 @@ def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -
 
     Args:
         path: the file.
-        root: folder of the pictures, if not the folder of the file.
+        root: folder of the images, if not the folder of the file.
         lists: folder of the lists, if not the one the file names.
 
     Raises:

@@ -5,18 +5,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lib.data.datasets import KeySampler
-from tool.imageio import Damaged
+from tool.imageio import Corrupt
 from tool.workers import settle_in
 
 
 def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,
-                     part: tuple[int, int] = (0, 1), damaged: str = 'stop') -> Callable[[int], DataLoader]:
+                     part: tuple[int, int] = (0, 1), on_corrupt: str = 'error') -> Callable[[int], DataLoader]:
     """Function from a first step to the batches from that step on, the same whatever the number of workers.
 
     Of each batch, `part` = (index, parts) gives the index-th of so many equal parts: one of several processes' own.
-    With damaged = 'skip' the next picture takes the place of one that cannot be read, and 'skipped' tells its problem.
+    With on_corrupt = 'skip' the next image takes the place of one that cannot be read, and 'skipped' tells its problem.
     """
-    source = _Replacing(dataset) if damaged == 'skip' else dataset
+    source = _Replacing(dataset) if on_corrupt == 'skip' else dataset
     epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
     def batches(start_step: int) -> DataLoader:
@@ -28,13 +28,13 @@ def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: 
 
 
 def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None,
-                  damaged: str = 'stop') -> DataLoader:
+                  on_corrupt: str = 'error') -> DataLoader:
     """The samples of an inference set one by one, in order, as NumPy arrays; `prepare` is applied by the workers.
 
-    With damaged = 'skip' a picture that cannot be read becomes {'skipped': its problem}.
+    With on_corrupt = 'skip' an image that cannot be read becomes {'skipped': its problem}.
     """
-    if prepare or damaged == 'skip':
-        dataset = _Prepared(dataset, prepare, damaged == 'skip')
+    if prepare or on_corrupt == 'skip':
+        dataset = _Prepared(dataset, prepare, on_corrupt == 'skip')
     return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=settle_in)
 
 
@@ -64,15 +64,15 @@ class _Prepared(Dataset):
     def __getitem__(self, index: int) -> dict:
         try:
             sample = self.dataset[index]
-        except Damaged as error:
+        except Corrupt as error:
             if not self.skip:
                 raise
-            return {'skipped': str(error)}
+            return {'skipped': str(error).partition('; restore')[0]}
         return self.prepare(sample) if self.prepare else sample
 
 
 class _Replacing(Dataset):
-    """A training set in which the next sample takes the place of a damaged one; 'skipped' says which that was."""
+    """A training set in which the next sample takes the place of a corrupt one; 'skipped' says which that was."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -85,9 +85,9 @@ class _Replacing(Dataset):
         for place in (*range(index, len(self)), *range(index)):
             try:
                 return {**self.dataset[epoch, place], 'skipped': problem}
-            except Damaged as error:
-                problem = problem or str(error)
-        raise Damaged(problem)
+            except Corrupt as error:
+                problem = problem or str(error).partition('; restore')[0]
+        raise Corrupt(f'all images of the split are corrupt: {problem} is the first; restore them')
 
 
 def _as_it_is(sample):

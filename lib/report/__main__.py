@@ -20,6 +20,7 @@ from lib.run.record import read_scores
 from lib.run.table import PROTOCOL_RULE, STAGE_NAMES
 from tool.dataspec import DatasetSpec
 from tool.fileio import replacing
+from tool.outpaths import refuse_foreign
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 
@@ -145,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write the page."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split, out = args.split or spec.val_split, args.out or args.folder / 'report.html'
+    refuse_foreign(out, 'lib.report')
     stages, scores = read_stages(args.folder, spec), newest_scores(args.folder)
     if not stages:
         raise FileNotFoundError(f'{args.folder} holds no stage of a run on {spec.name}; name the run with --run and '

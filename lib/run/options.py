@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,6 +39,11 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
     group.add_argument('--workers', type=non_negative_int, default=min(4, os.cpu_count() or 1), metavar='N',
                        help='helper processes that read images, run the CRF and the like; 0 '
                        'does all in this process').affects = NOTHING
+    group.add_argument('--on-corrupt', choices=('error', 'skip'), default='error',
+                       help='what to do about an image or mask that cannot be decoded: stop, or leave it out in every '
+                       'stage and say so; one that is missing stays an error').affects = NOTHING
+    group.add_argument('--damaged', dest='on_corrupt', type={'stop': 'error', 'skip': 'skip'}.get, metavar='stop|skip',
+                       choices=('error', 'skip'), default=argparse.SUPPRESS, help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--dry-run', action='store_true',
                        help='check all inputs, print the settings, and stop').affects = NOTHING
     return parser
@@ -53,9 +59,6 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
     group.add_argument('--width', type=positive_float, default=1.0,
                        help='multiple of the published channel counts of resnet38d').affects = network
-    group.add_argument('--damaged', choices=('stop', 'skip'), default='stop',
-                       help='what to do about a picture or mask that turns out to be damaged in the middle of a run: '
-                       'stop, or skip it (training takes the next one), and say so').affects = NOTHING
     from_file = '' if backbone else '; the default is what the trained network\'s file says, another is refused'
     group.add_argument('--backbone', default=backbone, metavar='NAME',
                        help='resnet38d, or timm:NAME for a convolutional network of timm' + from_file).affects = network
@@ -133,7 +136,7 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Ma
     """
     words = [plain_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parser.parse_args(words)
-    spec = get_spec(args.dataset, args.data_root, args.lists)
+    spec = replace(get_spec(args.dataset, args.data_root, args.lists), on_corrupt=args.on_corrupt)
     if spec.preset not in presets:
         raise ValueError(f'--dataset {args.dataset} asks for preset {spec.preset!r}, but {parser.prog} knows '
                          f'{", ".join(presets)}; name one of them as "preset" in a dataset.json')
