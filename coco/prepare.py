@@ -26,9 +26,11 @@ from coco.dataset import COCO_CLASSES, LIST_SIZES, LISTS, ROOT, VAL_SHA256
 from coco.instances import Instances, index_instances, read_annotations
 from coco.masks import RULES
 from tool.dataspec import list_sha256
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import read_mask, write_label_png
-from tool.parallel import map_files
+from tool.progress import progress
+from tool.workers import map_in_workers
 
 MASK_YEAR = '2017'
 
@@ -61,12 +63,15 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     files = [index_instances(_file(root, f'{part}{MASK_YEAR}')) for part in ('train', 'val')]
     for file in files:
         _check_categories(file)
+    for folder in (root / 'Masks', lists):
+        remove_leftovers(folder)
     _claim(root / 'Masks', rule, files)
     names = [name for split in splits.values() for name in split]
     jobs = find_jobs(root, names, files)
     work = partial(present_classes, rule=rule, category_ids=tuple(files[0].categories))
     with replacing(lists / 'labels.txt') as temporary, open(temporary, 'w') as file:
-        for name, present in zip(names, map_files(work, jobs, workers, 'masks', len(names))):
+        found = progress(map_in_workers(work, jobs, workers, chunk=32), 'masks', 'file', len(names))
+        for name, present in zip(names, found):
             file.write('\t'.join([name, *(COCO_CLASSES[value - 1] for value in present)]) + '\n')
     for split, members in splits.items():
         with replacing(lists / f'{split}.txt') as temporary:
@@ -163,9 +168,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         splits = prepare(args.data_root, args.lists, args.masks, args.workers)
-    except KeyboardInterrupt:
-        print('interrupted; the same command goes on where it stopped', file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -174,4 +176,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tool.dataspec import list_sha256
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers, replacing
 from voc12.dataset import LIST_SHA256, LISTS, ROOT, VOC_CLASSES
 
 MASK_FOLDERS = ('SegmentationClassAug', 'SegmentationClass')
@@ -30,6 +31,7 @@ def prepare(root: Path, lists: Path) -> dict[str, list[str]]:
         ValueError: if an annotation is unreadable or holds an unknown class.
     """
     root, lists = Path(root), Path(lists)
+    remove_leftovers(lists)
     splits = find_splits(root)
     labels = {name: classes_of(root / f'Annotations/{name}.xml')
               for name in sorted({name for split in splits if split != 'test' for name in splits[split]})}
@@ -140,4 +142,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -23,7 +23,8 @@ from pathlib import Path
 from lib.data.folder import read_spec
 from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_pictures, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import read_size
 
 
@@ -71,6 +72,8 @@ def write_set(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], p
     if masks:
         place = masks.resolve().relative_to(root).as_posix()
         entries['masks'] = [f'{place}/{{}}{ending}'.removeprefix('./') for ending in MASK_ENDINGS]
+    for folder in (home, lists):
+        remove_leftovers(folder)
     for name, text in texts.items():
         with replacing(lists / f'{name}.txt') as temporary:
             temporary.write_text(text, encoding='utf-8')
@@ -171,4 +174,4 @@ def describe(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], ph
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

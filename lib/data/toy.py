@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, close_ups, draw
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import write_label_png
 
 __all__ = ['close_ups', 'draw', 'write_set']
@@ -41,9 +42,9 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
             changed = ', '.join(f'{key} {earlier.get(key)}, now {value}' for key, value in parameters.items()
                                 if earlier.get(key) != value)
             raise ValueError(f'{out} holds a toy set with {changed}; draw it again with --fresh, or name another --out')
+        record.unlink()         # first: what a killed process has removed is never taken for whole
         for name in ('images', 'masks', 'lists'):
             shutil.rmtree(out / name, ignore_errors=True)
-        record.unlink()
     _write_files(out, seed, {'train': train, 'val': val})
     with replacing(record) as temporary:                        # last, so that an interrupted drawing starts over
         temporary.write_text(json.dumps(parameters, indent=2) + '\n')
@@ -53,6 +54,8 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
 def _write_files(out: Path, seed: int, counts: dict[str, int]) -> None:
     for name in ('images', 'masks', 'lists'):
         (out / name).mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / 'masks'):
+        remove_leftovers(folder)
     label_lines = []
     for split, count in counts.items():
         names = [f'{split}_{index:05d}' for index in range(count)]
@@ -88,4 +91,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -16,9 +16,9 @@ from lib.run.checkpoint import load_checkpoint, previous, remove_checkpoints, sa
 from lib.run.lock import Lock
 from lib.run.options import settings
 from lib.run.record import Record
-from lib.run.stopping import Signals, Stopped
 from lib.run.terms import Terms
 from tool.batchpart import batch_part
+from tool.ending import Signals, Stopped
 from tool.progress import bar_style
 from tool.torchutils import set_lr
 

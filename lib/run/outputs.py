@@ -19,9 +19,9 @@ from lib.run import ranks
 from lib.run.identity import SAME_OR_NEW, difference, read_identity
 from lib.run.lock import Lock
 from lib.run.options import settings
-from lib.run.pool import map_chunks
 from lib.run.record import made_by, write_json
-from lib.run.stopping import Signals
+from tool.ending import Signals
+from tool.workers import map_chunks
 
 # Places, how many, and what the network's own digest tells.
 NOT_IN_FILES = ('checkpoint', 'cams', 'out', 'images', 'split', 'limit', 'backbone', 'width')
