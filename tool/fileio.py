@@ -73,14 +73,12 @@ def host_code() -> str:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine exists."""
+    """Whether a process of this machine runs; one that has ended may wait for ever to be collected in a container."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:     # somebody else's
-        return True
-    return True
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (ProcessLookupError, PermissionError, FileNotFoundError) as error:   # none, another user's, no /proc
+        return not isinstance(error, ProcessLookupError)
 
 
 def _sync_folder(folder: Path) -> None:
