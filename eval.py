@@ -26,7 +26,6 @@ from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.run.identity import files_digest, folder_input
 from lib.run.options import add_fresh_flag, base_parser, resolve, run_script, settings
-from lib.run.pool import map_chunks
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
@@ -34,6 +33,7 @@ from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
 from tool.imageio import Corrupt, read_mask
 from tool.progress import bar_style
+from tool.workers import map_chunks
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}

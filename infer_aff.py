@@ -37,11 +37,11 @@ from lib.run.options import (
     run_script,
 )
 from lib.run.outputs import Output, all_finished, unfinished
-from lib.run.pool import Background
-from lib.run.progress import progress
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.imageio import read_mask, write_label_png
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
+from tool.progress import progress
+from tool.workers import Background
 
 PRESETS = {
     'voc12': {},

@@ -31,11 +31,11 @@ from lib.run import device as devices
 from lib.run.identity import data_inputs, file_digest
 from lib.run.options import add_device_flags, add_fresh_flag, base_parser, positive_float, resolve, run_script
 from lib.run.outputs import Output, all_finished, unfinished
-from lib.run.pool import Background
-from lib.run.progress import progress
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
+from tool.progress import progress
+from tool.workers import Background
 
 PRESETS = {
     'voc12': {},

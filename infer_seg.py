@@ -42,14 +42,14 @@ from lib.run.options import (
     run_script,
 )
 from lib.run.outputs import Output, all_finished, unfinished
-from lib.run.pool import Background
-from lib.run.progress import progress
 from tool.crfutils import FINAL_CRF, dense_crf
 from tool.dataspec import DatasetSpec
 from tool.drawing import blend, legend, stacked
 from tool.fileio import replacing
 from tool.imageio import check_whole, read_mask, voc_palette, write_label_png
 from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest, scaled_size
+from tool.progress import progress
+from tool.workers import Background
 
 PRESETS = {
     'voc12': {},
@@ -131,7 +131,7 @@ def write_result(path: Path, image: np.ndarray, probs: np.ndarray, crf: bool, si
         colours = {extras.classes[value]: voc_palette()[value] for value in np.unique(small).tolist() if value}
         sheet = stacked([blend(image, small, voc_palette()), legend(colours, image.shape[1])])
         with replacing(path.parent / 'overlays' / f'{path.stem}.jpg') as temporary:
-            Image.fromarray(sheet).save(temporary, quality=92)
+            Image.fromarray(sheet).save(temporary, format='JPEG', quality=92)
 
 
 def export_voc(args: argparse.Namespace, split: str, folder: Path, names: Sequence[str]) -> None:

@@ -26,10 +26,12 @@ from coco.dataset import COCO_CLASSES, LIST_SIZES, LISTS, ROOT, VAL_SHA256
 from coco.instances import Instances, index_instances, read_annotations
 from coco.masks import RULES
 from tool.dataspec import list_sha256
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import read_mask, write_label_png
 from tool.outpaths import check_lists, write_lists
-from tool.parallel import map_files
+from tool.progress import progress
+from tool.workers import map_in_workers
 
 MASK_YEAR, MAKER = '2017', 'coco.prepare'
 
@@ -62,6 +64,8 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     files = [index_instances(_file(root, f'{part}{MASK_YEAR}')) for part in ('train', 'val')]
     for file in files:
         _check_categories(file)
+    for folder in (root / 'Masks', lists):
+        remove_leftovers(folder)
     texts = {f'{split}.txt': ''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in members)
              for split, members in splits.items()}
     check_lists(lists, texts, MAKER)
@@ -69,7 +73,7 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     names = [name for split in splits.values() for name in split]
     jobs = find_jobs(root, names, files)
     work = partial(present_classes, rule=rule, category_ids=tuple(files[0].categories))
-    present = map_files(work, jobs, workers, 'masks', len(names))
+    present = progress(map_in_workers(work, jobs, workers, chunk=32), 'masks', 'file', len(names))
     texts['labels.txt'] = ''.join('\t'.join([name, *(COCO_CLASSES[value - 1] for value in values)]) + '\n'
                                   for name, values in zip(names, present))
     write_lists(lists, texts, MAKER)
@@ -168,9 +172,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         splits = prepare(args.data_root, args.lists, args.masks, args.workers)
-    except KeyboardInterrupt:
-        print('interrupted; the same command goes on where it stopped', file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -179,4 +180,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

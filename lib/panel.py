@@ -137,7 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     sheet = arrange([draw_row(*pair, spec) for pair in zip(samples, outputs)], titles, args.cell)
     colours = {names[label]: voc_palette()[label] for label in sorted(labels - {0})}
     with replacing(args.out) as temporary:
-        Image.fromarray(stacked([sheet, legend(colours, sheet.shape[1])], gap=8)).save(temporary, **image_mark(MAKER))
+        Image.fromarray(stacked([sheet, legend(colours, sheet.shape[1])], gap=8)).save(
+            temporary, format='PNG' if args.out.suffix.lower() == '.png' else 'JPEG', **image_mark(MAKER))
 
 
 if __name__ == '__main__':

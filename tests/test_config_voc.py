@@ -70,16 +70,14 @@ def tar(path, files):
             archive.addfile(info, io.BytesIO(content))
 
 
-def sbd_files():
-    return {f'benchmark_RELEASE/dataset/cls/{name}.mat': matrix(sbd_mask(name)) for name in (*SBD_ONLY, TRAIN[0])}
+def sbd_files(only=SBD_ONLY):
+    return {f'benchmark_RELEASE/dataset/cls/{name}.mat': matrix(sbd_mask(name)) for name in (*only, TRAIN[0])}
 
 
-@pytest.fixture
-def served(tmp_path):
-    """A folder with the two archives that are fetched."""
-    folder = tmp_path / 'served'
+def write_archives(folder, only=SBD_ONLY):
+    """Write the two archives that are fetched; `only` are images with a mask of SBD's alone."""
     folder.mkdir()
-    top, names = 'VOCdevkit/VOC2012', (*TRAIN, *VAL, *SBD_ONLY)
+    top, names = 'VOCdevkit/VOC2012', (*TRAIN, *VAL, *only)
     xml = b'<annotation><object><name>cat</name></object></annotation>'
     files = {f'{top}/JPEGImages/{name}.jpg': jpeg() for name in names}
     files |= {f'{top}/Annotations/{name}.xml': xml for name in names}
@@ -88,8 +86,13 @@ def served(tmp_path):
     for split, members in (('train', TRAIN), ('val', VAL)):
         files[f'{top}/ImageSets/Segmentation/{split}.txt'] = ''.join(f'{name}\n' for name in members).encode()
     tar(folder / TRAINVAL.name, files)
-    tar(folder / SBD.name, {'benchmark_RELEASE/README': b'', **sbd_files()})
+    tar(folder / SBD.name, {'benchmark_RELEASE/README': b'', **sbd_files(only)})
     return folder
+
+
+@pytest.fixture
+def served(tmp_path):
+    return write_archives(tmp_path / 'served')
 
 
 def words(tmp_path, url, *more):

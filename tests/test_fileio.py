@@ -11,7 +11,7 @@ import infer_seg
 import train_aff
 from lib.data.labelio import read_maps, write_maps
 from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
-from tool.fileio import CannotWrite, replacing
+from tool.fileio import CannotWrite, host_code, remove_leftovers, replacing
 from tool.torchfile import read_torch, write_torch
 
 
@@ -97,6 +97,19 @@ def test_errors_of_the_block_itself_stay_as_they_are(tmp_path):
         temporary.write_text('half')
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_temporary_files_are_never_taken_for_others_and_those_of_killed_processes_go(tmp_path):
+    with replacing(tmp_path / 'a.png') as temporary:
+        temporary.write_text('new')
+        assert temporary.exists() and not list(tmp_path.glob('*.png'))
+    ended = subprocess.Popen(['true'])
+    ended.wait()
+    mine, theirs = (f'{host_code()}-{number}' for number in (os.getpid(), ended.pid))
+    for name in (f'.b.png.{mine}.tmp', f'.b.png.{theirs}.tmp', f'.b.{theirs}.png', f'.c.{theirs}.pth', '.hidden.png'):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {'a.png', '.hidden.png', f'.b.png.{mine}.tmp'}
 
 
 def test_writers_of_one_file_never_mix(tmp_path):

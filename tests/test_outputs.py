@@ -11,8 +11,8 @@ import infer_cam
 import infer_seg
 from lib.run import outputs
 from lib.run.lock import Lock
-from lib.run.stopping import Stopped
 from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, error_line, place
+from tool.ending import Stopped
 
 RANKS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tool.download import Archive, Unreachable, fetch, size_of
-from tool.fileio import replacing
+from tool.fileio import remove_leftovers, replacing
 from tool.unpack import unpack
 from tool.verify import count_files
 
@@ -26,6 +26,7 @@ class Setup:
     def __init__(self, args: argparse.Namespace):
         self.root, self.archives, self.args = args.data_root, args.archives, args
         self.notes = self.root / 'setup.json'
+        remove_leftovers(self.root)
 
     def done(self, step: str) -> bool:
         """Whether a step was done and its files are still there."""
@@ -160,9 +161,6 @@ def run_setup(main: Callable[[], None]) -> int:
     """Run a set-up; a problem the user can mend is one line on stderr and exit status 2."""
     try:
         main()
-    except KeyboardInterrupt:
-        print('interrupted; the same command goes on where it stopped', file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tool.dataspec import list_sha256
+from tool.ending import run_script
+from tool.fileio import remove_leftovers
 from tool.outpaths import write_lists
 from voc12.dataset import LIST_SHA256, LISTS, ROOT, VOC_CLASSES
 
@@ -30,6 +32,7 @@ def prepare(root: Path, lists: Path) -> dict[str, list[str]]:
         ValueError: if an annotation is unreadable or holds an unknown class, or a list that is there is not ours.
     """
     root, lists = Path(root), Path(lists)
+    remove_leftovers(lists)
     splits = find_splits(root)
     labels = {name: classes_of(root / f'Annotations/{name}.xml')
               for name in sorted({name for split in splits if split != 'test' for name in splits[split]})}
@@ -136,4 +139,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

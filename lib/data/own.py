@@ -23,6 +23,7 @@ from pathlib import Path
 from lib.data.folder import read_spec
 from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_photos, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
+from tool.ending import run_script
 from tool.fileio import remove_leftovers, replacing
 from tool.imageio import read_size
 from tool.outpaths import refuse_foreign, refuse_inputs
@@ -226,4 +227,4 @@ def describe(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], ph
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

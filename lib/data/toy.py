@@ -8,13 +8,13 @@ made_by.json. What the images show is in toy_draw.py, what the classes look like
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, close_ups, draw
+from tool.ending import run_script
 from tool.fileio import remove_leftovers, replacing
 from tool.imageio import write_label_png
 from tool.outpaths import refuse_foreign
@@ -97,7 +97,7 @@ def draw_files(out: Path, parameters: Mapping) -> None:
             image_file, mask_file = out / f'images/{name}.jpg', out / f'masks/{name}.png'
             if not image_file.exists():
                 with replacing(image_file) as temporary:
-                    Image.fromarray(image).save(temporary, quality=92)
+                    Image.fromarray(image).save(temporary, format='JPEG', quality=92)
             if not mask_file.exists():
                 write_label_png(mask_file, mask)
             label_lines.append('\t'.join([name, *classes]))
@@ -116,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.')
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to draw into')
     parser.add_argument('--seed', type=int, default=0, help='another seed is another set of the same kind')
@@ -124,15 +124,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--val', type=int, default=64, help='number of validation images')
     parser.add_argument('--fresh', action='store_true', help='replace a toy set drawn with other settings')
     args = parser.parse_args(argv)
-    try:
-        drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)
     print(f'{args.out}: {args.train} training and {args.val} validation images, seed {args.seed}'
           + ('' if drawn else ' (already there)'))
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

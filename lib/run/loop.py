@@ -14,9 +14,9 @@ from lib.run import ranks
 from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, previous, remove_training, save_checkpoint
 from lib.run.lock import Lock
 from lib.run.record import Record
-from lib.run.stopping import Signals, Stopped
 from lib.run.terms import Terms
 from tool.batchpart import batch_part
+from tool.ending import Signals, Stopped
 from tool.progress import bar_style
 from tool.torchutils import set_lr
 

@@ -1,16 +1,12 @@
 """Flags that several scripts share, and how a script's settings come about: flag given > preset > default."""
 import argparse
-import multiprocessing
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from lib.run.stopping import EXIT_STATUS, Stopped
+from tool.ending import run_script as run_script
 
 # A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:
 # NOTHING for a flag that only says how or where to run, and for a path, as files count by what is in them;
@@ -172,41 +168,6 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
     return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
             for key, value in vars(args).items()
             if key not in ('folder', 'affects') and (affects.get(key) is None or kind in affects[key])}
-
-
-def run_script(main: Callable) -> None:
-    """Run a script's main; a problem the user can mend is one line on stderr and exit status 2.
-
-    With HFPL_DEBUG set in the environment the traceback is shown instead.
-    """
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit('interrupted; the same command continues from the last checkpoint')
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(EXIT_STATUS)
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get('HFPL_DEBUG'):
-            raise
-        print(f'error: {one_line(error)}', file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError as error:
-        print(f'error: the GPU is out of memory ({one_line(error)[:120]}); in training, --accumulate 2 '
-              'halves the need at the same result; --amp bf16 and more GPUs help too; a lower --batch-size or '
-              '--crop-size changes the result', file=sys.stderr)
-        sys.exit(2)
-    finally:
-        for child in multiprocessing.active_children():     # loaders of a broken run
-            child.terminate()
-
-
-def one_line(error: Exception) -> str:
-    """Its message on one line. An error met in a loader process comes with that process's traceback: its end counts."""
-    text = str(error).strip() or type(error).__name__
-    if text.startswith('Caught ') and 'Traceback' in text:
-        text = re.split(rf'\n(?:\w+\.)*{type(error).__name__}: ', text)[-1]
-    return ' '.join(text.split())
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -16,7 +16,7 @@ from lib.run.digests import Digests
 from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, difference
 from lib.run.record import made_by
-from lib.run.stopping import Signals
+from tool.ending import Signals
 from tool.origin import is_whole, origin_text, read_origin
 
 
