@@ -33,6 +33,7 @@ from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
 from tool.imageio import read_mask
 from tool.progress import bar_style
+from tool.ranges import number
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
@@ -49,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
                        help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
-    group.add_argument('--background-score', type=float, default=0.25,
+    group.add_argument('--background-score', type=number(0, 1), default=0.25,
                        help='constant score of background that CAMs compete with')
     add_fresh_flag(group)
     group.add_argument('--table', action='store_true', help='print all scores of the run and stop')

@@ -29,9 +29,6 @@ from lib.run.options import (
     add_device_flags,
     add_fresh_flag,
     base_parser,
-    non_negative_int,
-    positive_float,
-    positive_int,
     resolve,
     run_script,
 )
@@ -42,6 +39,7 @@ from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.dataspec import check_files
 from tool.imageio import read_mask, write_label_png
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
+from tool.ranges import integer, number
 
 PRESETS = {
     'voc12': {},
@@ -66,14 +64,15 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--unpickle', action='store_true',
                        help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
     add_fresh_flag(group)
-    group.add_argument('--scale', type=positive_float, default=1.0,
+    group.add_argument('--scale', type=number(0.05, 8), default=1.0,
                        help='size of the image that the network sees and the walk runs on; above 1 for small images')
-    group.add_argument('--alpha', type=positive_float, default=6.0,
+    group.add_argument('--alpha', type=number(0, 1000, above=True), default=6.0,
                        help='power of the background score: larger gives less background')
-    group.add_argument('--beta', type=positive_float, default=8.0,
+    group.add_argument('--beta', type=number(0, 1000, above=True), default=8.0,
                        help='power of the affinities: larger keeps scores closer to edges')
-    group.add_argument('--log-steps', type=non_negative_int, default=6, help='the walk takes 2 to this power steps')
-    group.add_argument('--radius', type=positive_int, default=5, help='steps are shorter than this, in feature pixels')
+    group.add_argument('--log-steps', type=integer(0, 12), default=6, help='the walk takes 2 to this power steps')
+    group.add_argument('--radius', type=integer(2, 32), default=5,
+                       help='steps are shorter than this, in feature pixels')
     return parser
 
 

@@ -29,13 +29,14 @@ from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run.identity import data_inputs, file_digest
-from lib.run.options import add_device_flags, add_fresh_flag, base_parser, positive_float, resolve, run_script
+from lib.run.options import add_device_flags, add_fresh_flag, base_parser, resolve, run_script
 from lib.run.outputs import Output, all_finished, unfinished
 from lib.run.pool import Background
 from lib.run.progress import progress
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
+from tool.ranges import LowHigh, number
 
 PRESETS = {
     'voc12': {},
@@ -53,11 +54,12 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s training split')
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network, ours or a published one; the default is exp/<run>/cam/model.pth')
-    group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 1.0, 1.5, 2.0),
+    group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
                        help='image sizes, each run with its mirror')
     group.add_argument('--seeds', action=argparse.BooleanOptionalAction, default=True,
                        help='run the CRF too and write seeds')
-    group.add_argument('--seed-alphas', type=positive_float, nargs=2, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
+    group.add_argument('--seed-alphas', type=number(0, 1000, above=True), action=LowHigh,
+                       strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score of the two seeds: much background, little background')
     add_fresh_flag(group)
     group.add_argument('--export-npy', action='store_true',

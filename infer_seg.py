@@ -36,8 +36,6 @@ from lib.run.options import (
     add_device_flags,
     add_fresh_flag,
     base_parser,
-    positive_float,
-    positive_int,
     resolve,
     run_script,
 )
@@ -50,6 +48,7 @@ from tool.drawing import blend, legend, stacked
 from tool.fileio import replacing
 from tool.imageio import check_whole, read_mask, voc_palette, write_label_png
 from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest, scaled_size
+from tool.ranges import integer, number
 
 PRESETS = {
     'voc12': {},
@@ -67,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--images', nargs='+', metavar='FILE', help='segment these instead of a split: files, folders '
                        'or patterns; the classes are those of the trained network')
-    group.add_argument('--max-side', type=positive_int, metavar='PIXELS', help='with --images: larger ones are '
+    group.add_argument('--max-side', type=integer(32, 16384), metavar='PIXELS', help='with --images: larger ones are '
                        'segmented at this long side; the default is that of the training set, or 500')
     group.add_argument('--overlays', action=argparse.BooleanOptionalAction, help='write the labels over the images '
                        'too; the default is to do so with --images')
@@ -79,11 +78,11 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network; the default is exp/<run>/seg/model.pth')
     add_fresh_flag(group)
-    group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+    group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
                        help='image sizes, each run with its mirror')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='sharpen with the final CRF')
-    group.add_argument('--dilation', type=positive_int, default=12, help='of the head, as trained')
-    group.add_argument('--fov-channels', type=positive_int, default=512, help='channels of the head, as trained')
+    group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the head, as trained')
+    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head, as trained')
     return parser
 
 

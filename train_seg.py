@@ -32,8 +32,6 @@ from lib.run.options import (
     add_device_flags,
     add_training_flags,
     base_parser,
-    positive_float,
-    positive_int,
     resolve,
     run_script,
 )
@@ -41,6 +39,7 @@ from tool.dataspec import DatasetSpec
 from tool.drawing import blend, side_by_side, stacked
 from tool.imageio import IGNORED, read_mask, voc_palette
 from tool.imutils import normalise
+from tool.ranges import LowHigh, integer, number
 from tool.torchutils import poly_factor
 
 PRESETS = {
@@ -60,14 +59,14 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_flags(parser, backbone='resnet38d')
     add_training_flags(parser, batch_size=10, lr=0.001, momentum=0.9)
     group = parser.add_argument_group('segmentation')
-    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
-    group.add_argument('--scale', type=positive_float, nargs=2, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
+    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
+    group.add_argument('--scale', type=number(0.05, 8), action=LowHigh, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
                        help='range from which the size of a training image is drawn')
     group.add_argument('--labels', type=Path, metavar='DIR',
                        help='label PNGs to learn from; the default is exp/<run>/labels/<train split>/walk')
-    group.add_argument('--dilation', type=positive_int, default=12, help='of the 3x3 convolution of the head')
-    group.add_argument('--fov-channels', type=positive_int, default=512, help='channels of the head')
-    group.add_argument('--bn-momentum', type=positive_float, default=3e-4,
+    group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the 3x3 convolution of the head')
+    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head')
+    group.add_argument('--bn-momentum', type=number(0, 1, above=True), default=3e-4,
                        help='share of a new batch in the running statistics')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
     group.add_argument('--freeze', choices=tuple(FREEZE_SEG), default='norm',

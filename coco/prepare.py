@@ -29,6 +29,7 @@ from tool.dataspec import list_sha256
 from tool.fileio import replacing
 from tool.imageio import read_mask, write_label_png
 from tool.parallel import map_files
+from tool.ranges import integer
 
 MASK_YEAR = '2017'
 
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
                         metavar='DIR', help='the folder with annotations/ and Images/ in it')
     parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder to write the lists to')
     add_mask_flag(parser)
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, metavar='N',
+    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
                         help='helper processes; 0 does all in this one')
     args = parser.parse_args(argv)
     try:

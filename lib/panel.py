@@ -17,13 +17,14 @@ from PIL import Image
 
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
-from lib.run.options import base_parser, positive_float, positive_int, resolve, run_script
+from lib.run.options import base_parser, resolve, run_script
 from lib.run.record import read_scores
 from tool.camutils import cam_label, labels_of
 from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titled
 from tool.fileio import replacing
 from tool.imageio import IGNORED, read_image, read_mask, voc_palette
+from tool.ranges import integer, number
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 DEFAULT_THRESHOLD = 0.25
@@ -37,10 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('panel')
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, required=True, metavar='FILE', help='picture to write: .png or .jpg')
-    group.add_argument('--count', type=positive_int, default=6, help='images, spread evenly over the list')
-    group.add_argument('--background-score', type=positive_float, metavar='SCORE',
+    group.add_argument('--count', type=integer(1, 1000), default=6, help='images, spread evenly over the list')
+    group.add_argument('--background-score', type=number(0, 1), metavar='SCORE',
                        help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
-    group.add_argument('--cell', type=positive_int, default=160, help='long side of every picture, pixels')
+    group.add_argument('--cell', type=integer(16, 2048), default=160, help='long side of every picture, pixels')
     group.add_argument('--thin-out', action='store_true', help=f'leave out the columns {" and ".join(THINNED_OUT)}')
     return parser
 

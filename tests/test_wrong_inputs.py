@@ -179,24 +179,6 @@ def test_an_unknown_device(data, tmp_path, capsys):
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--amp', 'fp16'), '--amp fp16 needs a GPU')
 
 
-def test_ranges_the_wrong_way_round(data, run_folder, tmp_path, capsys):
-    refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--long-side', '96', '64'),
-            'between 96 and 64 pixels; give the smaller number first')
-    words = (*place(data / 'dataset.json', tmp_path / 'exp'), *TRAINING, *NONE, '--scale', '1.5', '0.5',
-             '--labels', run_folder / 'labels/train/walk')
-    refused(tmp_path, capsys, train_seg.main, words, 'between 1.5 and 0.5; give the smaller number first')
-
-
-@pytest.mark.parametrize('flag, value', [('--isl-weight', '1.5'), ('--epochs', '0'), ('--crop-size', '-8'),
-                                         ('--view2-scale', '0'), ('--fsl-weight', '-1'), ('--fsl-sigma', '0'),
-                                         ('--fsl-sigma', 'nan'), ('--isl-samples', '0'), ('--long-side', '0')])
-def test_values_out_of_range_are_refused_with_the_flag(data, tmp_path, capsys, flag, value):
-    words = list(cam_words(data, tmp_path))
-    with pytest.raises(SystemExit) as stop:
-        train_cam_voc.main([*words, flag, value, *(['96'] if flag == '--long-side' else [])])
-    assert stop.value.code == 2 and f'argument {flag}: ' in capsys.readouterr().err
-
-
 def test_missing_imagenet_weights(data, tmp_path, capsys):
     for name in ('absent.params', 'absent.pth'):
         refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', tmp_path / name), name,

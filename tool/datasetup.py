@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tool.download import Archive, Unreachable, fetch, size_of
 from tool.fileio import replacing
+from tool.ranges import integer
 from tool.unpack import unpack
 from tool.verify import count_files
 
@@ -137,13 +138,13 @@ def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
     parser.add_argument('--archives', type=Path, default=ARCHIVES, metavar='DIR',
                         help=f'where archives lie that you have, and where others are fetched to ({ARCHIVES})')
     parser.add_argument('--mirror', metavar='URL', help='a place that serves all archives by name, tried first')
-    parser.add_argument('--tries', type=int, default=8, metavar='N',
+    parser.add_argument('--tries', type=integer(1, 1000), default=8, metavar='N',
                         help='attempts without a byte before it gives up (8)')
     parser.add_argument('--part', action='store_true',
                         help='the archives hold a part of the data: do not ask for the official counts and checksums')
     parser.add_argument('--decode', action=argparse.BooleanOptionalAction, default=True,
                         help='decode every picture to its end when verifying, not its header alone')
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, metavar='N',
+    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
                         help='helper processes; 0 does all in this one')
     parser.add_argument('--verify', action='store_true', help='verify again what was set up before')
     return parser

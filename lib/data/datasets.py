@@ -56,9 +56,6 @@ class CamTrainSet(_TrainSet):
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
                  long_side: tuple[int, int] = (448, 768), seed: int = 1, limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
-        if long_side[0] > long_side[1]:
-            raise ValueError(f'the long side is to lie between {long_side[0]} and {long_side[1]} pixels; '
-                             'give the smaller number first')
         self.long_side = long_side
         self.labels = spec.image_labels([sample.name for sample in self.samples])
 
@@ -147,9 +144,6 @@ class SegTrainSet(_TrainSet):
                  labels_dir: Path = Path('walk'), seed: int = 1, scale: tuple[float, float] = (0.5, 1.5),
                  limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
-        if scale[0] > scale[1]:
-            raise ValueError(f'the scale is to lie between {scale[0]:g} and {scale[1]:g}; '
-                             'give the smaller number first')
         self.labels_dir, self.scale = Path(labels_dir), scale
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:

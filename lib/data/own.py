@@ -25,6 +25,7 @@ from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_picture
 from lib.data.own_table import SPLITS, Row, read_table
 from tool.fileio import replacing
 from tool.imageio import read_size
+from tool.ranges import integer, number
 
 
 def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -> dict[str, list[Row]]:
@@ -91,9 +92,11 @@ def make_parser() -> argparse.ArgumentParser:
                         'them; any other label is a problem')
     parser.add_argument('--separator', default=';', help='what stands between the labels of a picture in CSV (default: '
                         '%(default)s)')
-    parser.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='share of the pictures that is kept '
+    parser.add_argument('--val', type=number(0, 1, above=True, below=True), default=0.2, metavar='SHARE',
+                        help='share of the pictures that is kept '
                         'from training, where the table has no column split (default: %(default)s)')
-    parser.add_argument('--max-side', type=int, default=500, metavar='PIXELS', help='larger pictures are read at this '
+    parser.add_argument('--max-side', type=integer(32, 16384), default=500, metavar='PIXELS',
+                        help='larger pictures are read at this '
                         'long side; training and inference are set up for it (default: %(default)s)')
     return parser
 
@@ -129,10 +132,8 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
     for folder in (args.photos, *([args.masks] if args.masks else [])):
         if not folder.is_dir():
             raise FileNotFoundError(f'{folder} is no folder; expected the folder of the pictures, or of the masks')
-    if args.out.suffix != '.json' or not 0 < args.val < 1 or args.max_side < 32 or not args.separator:
-        raise ValueError(f'--out {args.out} --val {args.val} --max-side {args.max_side} --separator '
-                         f'{args.separator!r}: expected a .json file, a share between 0 and 1, 32 or more pixels, '
-                         'and a character')
+    if args.out.suffix != '.json' or not args.separator:
+        raise ValueError(f'--out {args.out} --separator {args.separator!r}: expected a .json file and a character')
     wrong = set()
 
     def note(place: str, problem: str) -> None:

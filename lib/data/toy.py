@@ -16,6 +16,7 @@ from PIL import Image
 from lib.data.toy_draw import CLASSES, close_ups, draw
 from tool.fileio import replacing
 from tool.imageio import write_label_png
+from tool.ranges import LARGEST_SEED, integer
 
 __all__ = ['close_ups', 'draw', 'write_set']
 
@@ -26,11 +27,9 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     """Draw the set into `out`; False if it already lies there.
 
     Raises:
-        ValueError: if `out` holds a set drawn with other parameters and `fresh` is not given, or a split has no image.
+        ValueError: if `out` holds a set drawn with other parameters and `fresh` is not given.
     """
     out = Path(out)
-    if min(train, val) < 1 or seed < 0:
-        raise ValueError(f'--train {train} --val {val} --seed {seed}: a split needs an image, and the seed 0 or more')
     parameters = {'made_by': 'lib.data.toy', 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
     record = out / 'made_by.json'
     if record.exists():
@@ -72,9 +71,10 @@ def _write_files(out: Path, seed: int, counts: dict[str, int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.')
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to draw into')
-    parser.add_argument('--seed', type=int, default=0, help='another seed is another set of the same kind')
-    parser.add_argument('--train', type=int, default=256, help='number of training images')
-    parser.add_argument('--val', type=int, default=64, help='number of validation images')
+    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
+                        help='another seed is another set of the same kind')
+    parser.add_argument('--train', type=integer(1, 1_000_000), default=256, help='number of training images')
+    parser.add_argument('--val', type=integer(1, 1_000_000), default=64, help='number of validation images')
     parser.add_argument('--fresh', action='store_true', help='replace a toy set drawn with other settings')
     args = parser.parse_args(argv)
     try:
