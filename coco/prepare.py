@@ -12,7 +12,6 @@ The image-level labels are the classes in the mask; an image may have none. The 
 An interrupted call goes on where it stopped: a mask that is there is read, not painted again.
 """
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from coco.masks import RULES
 from tool.dataspec import list_sha256
 from tool.fileio import replacing
 from tool.imageio import read_mask, write_label_png
+from tool.jsonfile import read_json, write_json
 from tool.parallel import map_files
 from tool.ranges import integer
 
@@ -134,7 +134,7 @@ def _claim(folder: Path, rule: str, files: list[Instances]) -> None:
     note = {'masks': rule, 'instances': {file.path.name: file.path.stat().st_size for file in files}}
     path = folder / 'made_by.json'
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = read_json(path, {}, 'delete the folder')
         if earlier != note:
             differing = next(key for key in note if earlier.get(key) != note[key])
             raise ValueError(f'{folder} holds masks with {differing} {earlier.get(differing)}, this call asks for '
@@ -142,8 +142,7 @@ def _claim(folder: Path, rule: str, files: list[Instances]) -> None:
     elif next(folder.glob('*.png'), None):
         raise ValueError(f'{folder} holds masks that this command did not make; move them away')
     else:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(note, indent=1) + '\n')
+        write_json(path, note)
 
 
 def add_mask_flag(parser: argparse.ArgumentParser) -> None:

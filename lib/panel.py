@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, required=True, metavar='FILE', help='picture to write: .png or .jpg')
     group.add_argument('--count', type=integer(1, 1000), default=6, help='images, spread evenly over the list')
-    group.add_argument('--background-score', type=number(0, 1), metavar='SCORE',
+    group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
                        help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
     group.add_argument('--cell', type=integer(16, 2048), default=160, help='long side of every picture, pixels')
     group.add_argument('--thin-out', action='store_true', help=f'leave out the columns {" and ".join(THINNED_OUT)}')

@@ -148,11 +148,11 @@ def test_an_unknown_data_set(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('text, problem', [
-    ('{"name": "a"', 'is no JSON file'), ('[]', 'must hold one JSON object'), ('{"name": "a"}', 'lacks "classes"'),
+    ('{"name": "a"', 'is not valid JSON'), ('[]', r'is \[\], expected an object'), ('{"name": "a"}', 'lacks "classes"'),
     ('{"name": "a", "classes": [], "images": "{}.jpg"}', 'at least one class'),
     ('{"name": "a", "classes": ["x"], "images": "a.jpg"}', 'with one {} in place'),
-    ('{"name": "a", "classes": ["x"], "images": "{}.jpg", "colour": "red"}', 'unknown entry "colour"'),
-    ('{"name": "a", "classes": "x", "images": "{}.jpg"}', 'must be a list')])
+    ('{"name": "a", "classes": ["x"], "images": "{}.jpg", "colour": "red"}', 'unknown entry \'colour\''),
+    ('{"name": "a", "classes": "x", "images": "{}.jpg"}', 'expected a list')])
 def test_a_broken_description_of_a_data_set(data, tmp_path, capsys, text, problem):
     (data / 'dataset.json').write_text(text)
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path), r'dataset\.json', problem)
@@ -197,7 +197,7 @@ def test_weights_of_another_width_or_network(run_folder, data, tmp_path, capsys)
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign), r'foreign\.pth is')
     foreign.write_bytes(b'no weights')
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign),
-            r'foreign\.pth is damaged')
+            r'foreign\.pth is corrupt')
 
 
 INFER = {'cam': (infer_cam.main, ()), 'aff': (infer_aff.main, ()), 'seg': (infer_seg.main, HEAD)}

@@ -5,7 +5,6 @@ hold fewer files than noted is done again, so a call can be broken off anywhere 
 """
 import argparse
 import errno
-import json
 import os
 import shutil
 import sys
@@ -13,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tool.download import Archive, Unreachable, fetch, size_of
-from tool.fileio import replacing
+from tool.jsonfile import read_json, write_json
 from tool.ranges import integer
 from tool.unpack import unpack
 from tool.verify import count_files
 
 ARCHIVES = Path('data/archives')
+LEFT = {str: {str: int}}        # in setup.json: files by folder, by archive or step
 
 
 class Setup:
@@ -117,16 +117,12 @@ class Setup:
     def _note(self, kind: str, name: str, left: dict[str, int]) -> None:
         notes = self._read()
         notes[kind][name] = left
-        with replacing(self.notes) as temporary:
-            temporary.write_text(json.dumps(notes, indent=1) + '\n')
+        write_json(self.notes, notes)
 
     def _read(self) -> dict[str, dict]:
-        try:
-            return {'archives': {}, 'steps': {}, **json.loads(self.notes.read_text())}
-        except FileNotFoundError:
+        if not self.notes.exists():
             return {'archives': {}, 'steps': {}}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f'{self.notes} is damaged ({error}); delete it, then run it again') from error
+        return read_json(self.notes, {'archives': LEFT, 'steps': LEFT}, 'delete it, then run the same command again')
 
 
 def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:

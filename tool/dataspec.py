@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MOST_CLASSES = 254      # values 1 to 254 of a mask
+
 
 class Sample(NamedTuple):
     """One line of a list; mask is None where the data set has none for this image."""
@@ -48,6 +50,9 @@ class DatasetSpec:
     flag: str = ''
     upright: bool = False
     max_side: int | None = None
+
+    def __post_init__(self):
+        check_classes(self.classes, self.flag or self.name)
 
     @property
     def num_fg(self) -> int:
@@ -168,6 +173,13 @@ class DatasetSpec:
 
     def _remedy(self, more: str = '') -> str:
         return (f'; make it with {self.prepare}' if self.prepare else '; see --lists') + more
+
+
+def check_classes(classes: Sequence[str], place: str | Path) -> None:
+    """Raise ValueError if there are more foreground classes than a label PNG of 8 bits can tell apart."""
+    if len(classes) > MOST_CLASSES:
+        raise ValueError(f'{place} has {len(classes)} classes; at most {MOST_CLASSES} can be told apart in label PNGs '
+                         'of 8 bits, where 0 is background and 255 ignored: leave some out, or merge them')
 
 
 def check_files(paths: Iterable[Path], problem: str, remedy: str) -> None:

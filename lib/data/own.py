@@ -11,7 +11,6 @@ listed, and then nothing is written.
 """
 import argparse
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -23,8 +22,10 @@ from pathlib import Path
 from lib.data.folder import read_spec
 from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_pictures, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
+from tool.dataspec import check_classes
 from tool.fileio import replacing
 from tool.imageio import read_size
+from tool.jsonfile import write_json
 from tool.ranges import integer, number
 
 
@@ -75,8 +76,7 @@ def write_set(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], p
     for name, text in texts.items():
         with replacing(lists / f'{name}.txt') as temporary:
             temporary.write_text(text, encoding='utf-8')
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_json(out, entries)
     read_spec(out)
 
 
@@ -147,6 +147,7 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
     check_pictures(rows, args.photos, note)
     sound = [row for row in rows if row.place not in wrong]
     classes = find_classes(rows, args.classes, args.table, whole, note) if rows else []
+    check_classes(classes, args.table)
     said = check_masks(sound, args.photos, args.masks, classes, note) if args.masks and sound else []
     splits = {} if wrong else split_rows(rows, args.val, args.table, note)
     if wrong:

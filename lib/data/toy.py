@@ -6,7 +6,6 @@ Writes images/, masks/ (VOC palette), lists/, dataset.json (read by lib/data/fol
 made_by.json. What the pictures show is in toy_draw.py, what the classes look like in toy_shapes.py.
 """
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, close_ups, draw
-from tool.fileio import replacing
 from tool.imageio import write_label_png
+from tool.jsonfile import read_json, write_json
 from tool.ranges import LARGEST_SEED, integer
 
 __all__ = ['close_ups', 'draw', 'write_set']
@@ -33,7 +32,7 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     parameters = {'made_by': 'lib.data.toy', 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
     record = out / 'made_by.json'
     if record.exists():
-        earlier = json.loads(record.read_text())
+        earlier = read_json(record, {}, 'delete it')
         if earlier == parameters and not fresh:
             return False
         if not fresh:
@@ -44,8 +43,7 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
             shutil.rmtree(out / name, ignore_errors=True)
         record.unlink()
     _write_files(out, seed, {'train': train, 'val': val})
-    with replacing(record) as temporary:                        # last, so that an interrupted drawing starts over
-        temporary.write_text(json.dumps(parameters, indent=2) + '\n')
+    write_json(record, parameters)                              # last, so that an interrupted drawing starts over
     return True
 
 
@@ -65,7 +63,7 @@ def _write_files(out: Path, seed: int, counts: dict[str, int]) -> None:
     description = {'name': 'toy', 'classes': CLASSES, 'images': 'images/{}.jpg', 'masks': ['masks/{}.png'],
                    'lists': 'lists', 'train_split': 'train', 'val_split': 'val', 'score_split': 'train',
                    'preset': 'toy', 'prepare': f'python -m lib.data.toy --out {out}'}
-    (out / 'dataset.json').write_text(json.dumps(description, indent=2) + '\n')
+    write_json(out / 'dataset.json', description)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='images to show; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, metavar='FILE', help='page to write; the default is exp/<run>/report.html')
     group.add_argument('--count', type=integer(1, 1000), default=6, help='images to show')
-    group.add_argument('--background-score', type=number(0, 1), metavar='SCORE',
+    group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
                        help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
     return parser
 

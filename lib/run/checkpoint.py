@@ -6,8 +6,6 @@ from pathlib import Path
 from lib.run.identity import SAME_OR_NEW, difference
 from tool.torchfile import read_torch, write_torch
 
-REMEDY = '; remove it, or start over with --fresh'
-
 
 def previous(path: Path) -> Path:
     """Where the checkpoint before the last one lies."""
@@ -49,18 +47,18 @@ def load_checkpoint(path: Path, made_with: Mapping) -> dict | None:
             problems.append(str(error))
             continue
         if problems:
-            print(f'warning: {problems[0]}; going on from {file}, the checkpoint before it', flush=True)
+            print(f'warning: {problems[0].split(";")[0]}; going on from {file}, the checkpoint before it', flush=True)
         if changed := difference(state['made_with'], made_with):
             raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}){SAME_OR_NEW}')
         return state
     if problems:
-        raise ValueError(f'{problems[0]}{REMEDY}')
+        raise ValueError(problems[0])
     return None
 
 
 def _read(path: Path) -> dict:
-    state = read_torch(path)
+    state = read_torch(path, 'remove it, or start over with --fresh')
     made_with = state.get('made_with') if isinstance(state, dict) else None
     if not isinstance(made_with, dict) or not made_with.keys() >= {'settings', 'inputs'}:
-        raise ValueError(f'{path} is no checkpoint')
+        raise ValueError(f'{path} is no checkpoint; remove it, or start over with --fresh')
     return state
