@@ -19,9 +19,9 @@ from lib.data.datasets import InferSet
 from lib.data.loading import single_images
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
+from lib.inference import Inference
 from lib.net.aff import AffinityNet
 from lib.net.backbones import check_backbone, trained_backbone
-from lib.net.fold import for_inference
 from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run.identity import data_inputs, file_digest, folder_input
@@ -111,22 +111,25 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
-    load_network(network, checkpoint)
-    network = for_inference(network.to(device), amp)
+
+    def trained_network() -> AffinityNet:
+        network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
+        load_network(network, checkpoint, {'classes': spec.classes})
+        return network
+
+    infer = Inference(trained_network, device, amp, checkpoint)
     print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return
-    stride = network.backbone.stride
+    stride, norm = infer.network.backbone.stride, infer.network.backbone.norm
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background,
           torch.inference_mode()):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), damaged=args.damaged)
         for sample in share.watch(progress(images, 'infer_aff')):
             image, name = sample['image'], sample['name']
             seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))
-            view = torch.from_numpy(pad_to_multiple(normalise(seen, network.backbone.norm), stride))[None].to(device)
-            with devices.autocast(device, amp):
-                features = network(view)
+            view = torch.from_numpy(pad_to_multiple(normalise(seen, norm), stride))[None].to(device)
+            features = infer(name, lambda network, view=view: network(view))
             affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
             background.submit(write_walk, folder / f'{name}.png', cams / f'{name}{suffix}', affinity,
                               tuple(features.shape[-2:]), args, image.shape[:2], stride)

@@ -22,9 +22,9 @@ from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.loading import single_images
 from lib.data.npyio import read_npy_maps, write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
+from lib.inference import Inference
 from lib.multiscale import multi_scale
 from lib.net.backbones import check_backbone, trained_backbone
-from lib.net.fold import for_inference
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
@@ -112,6 +112,12 @@ def infer_cams(views: Sequence[torch.Tensor], size: tuple[int, int], present: np
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
+def refined_cams(sample: dict, present: np.ndarray, device: torch.device, network: Callable) -> np.ndarray:
+    """CAMs of a sample of resized(), by the network's refined maps."""
+    return infer_cams(sample['views'], sample['image'].shape[:2], present, lambda pair: network(pair).refined[:, 1:],
+                      device)
+
+
 def write_labels(folder: Path, name: str, image: np.ndarray, present: np.ndarray, cam: np.ndarray,
                  alphas: tuple[float, ...], export: Path | None = None) -> None:
     """Write the CAM file of one image and, for the alphas given, its seeds; to the folder `export` as .npy too."""
@@ -140,27 +146,26 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
-    load_network(network, checkpoint)
-    network = for_inference(network.to(device), amp)
+
+    def trained_network() -> Seam:
+        network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
+        load_network(network, checkpoint, {'classes': spec.classes})
+        return network
+
+    infer = Inference(trained_network, device, amp, checkpoint)
     folder = args.folder / 'labels' / split
     export = args.folder / 'plabels' / split if args.export_npy else None
     alphas = tuple(args.seed_alphas) if args.seeds else ()
     print(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return
-
-    def forward(views: torch.Tensor) -> torch.Tensor:
-        with devices.autocast(device, amp):
-            return network(views).refined[:, 1:]
-
-    backbone = network.backbone
+    backbone = infer.network.backbone
     prepare = partial(resized, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), prepare, args.damaged)
         for sample in share.watch(progress(images, 'infer_cam')):
             present = np.flatnonzero(sample['image_labels'])
-            cam = infer_cams(sample['views'], sample['image'].shape[:2], present, forward, device)
+            cam = infer(sample['name'], partial(refined_cams, sample, present, device))
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
                               alphas, export)
 

@@ -10,7 +10,7 @@ the classes; images are turned as their EXIF tag says, and large ones are segmen
 """
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,10 +25,10 @@ from lib.data.files import FileSet, find_pictures
 from lib.data.labelio import read_probs, write_probs
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
+from lib.inference import Inference
 from lib.multiscale import multi_scale
 from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.deeplab import DeepLab
-from lib.net.fold import for_inference
 from lib.net.weights import load_network, read_meta
 from lib.run import device as devices
 from lib.run.identity import data_inputs, file_digest
@@ -116,6 +116,14 @@ def make_views(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step
         yield np.ascontiguousarray(resize_cubic(normalised, *size).transpose(2, 0, 1))
 
 
+def infer_probs(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step: int | None, device: torch.device,
+                network: Callable) -> np.ndarray:
+    """Class probabilities float32 [C, H, W] of one image: the mean of the logits at all scales."""
+    views = make_views(image, scales, norm, size_step)
+    maps = torch.cat(list(multi_scale(views, image.shape[:2], network, device, align_corners=True)))
+    return maps.mean(0).softmax(0).cpu().numpy()
+
+
 def write_result(path: Path, image: np.ndarray, probs: np.ndarray, crf: bool, size: tuple[int, int] | None = None,
                  extras: Extras = NO_EXTRAS) -> None:
     """Write the label PNG of one image [H, W, 3], at `size` if given, from its class probabilities [C, H, W]."""
@@ -181,28 +189,27 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    backbone = trained_backbone(checkpoint, args.backbone, args.width)
-    network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
-    load_network(network, checkpoint)
-    network = for_inference(network.to(device), amp)
+
+    def trained_network() -> DeepLab:
+        backbone = trained_backbone(checkpoint, args.backbone, args.width)
+        network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
+        load_network(network, checkpoint, {'classes': spec.classes})
+        return network
+
+    infer = Inference(trained_network, device, amp, checkpoint)
+    backbone = infer.network.backbone
     norm, size_step = Norm(*meta['norm']) if 'norm' in meta else backbone.norm, backbone.size_step
     extras = Extras(spec.class_names, args.overlays, args.probs)
     print(f'Segmentation of {len(dataset)} images to {folder}')
     if args.dry_run:
         return
 
-    def forward(views: torch.Tensor) -> torch.Tensor:
-        with devices.autocast(device, amp):
-            return network(views)
-
     with (unfinished(args, names, outputs, inputs, device, dataset.files if args.images else None) as share,
           Background(args.workers) as background):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), damaged=args.damaged)
         for sample in share.watch(progress(images, 'infer_seg')):
             image = sample['image']
-            views = make_views(image, args.scales, norm, size_step)
-            maps = torch.cat(list(multi_scale(views, image.shape[:2], forward, device, align_corners=True)))
-            probs = maps.mean(0).softmax(0).cpu().numpy()
+            probs = infer(sample['name'], partial(infer_probs, image, args.scales, norm, size_step, device))
             background.submit(write_result, folder / f'{sample["name"]}.png', image, probs, args.crf,
                               sample.get('size'), extras)
     export_voc(args, split, folder, names)
