@@ -67,7 +67,7 @@ def score_chunk(pairs: Sequence[LabelPair], num_classes: int, max_side: int | No
             if threshold is None:
                 scores.add(truth, read_mask(pair.prediction, num_classes))
             else:
-                keys, cam = read_any_maps(pair.prediction, truth.shape)
+                keys, cam = read_any_maps(pair.prediction, truth.shape, num_classes - 1)
                 scores.add(truth, cam_label(keys, cam, threshold))
                 if curves:
                     curves.add(truth, keys, cam)

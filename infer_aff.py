@@ -77,9 +77,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def write_walk(path: Path, cam_file: Path, affinity: np.ndarray, size: tuple[int, int], args: argparse.Namespace,
-               image_size: tuple[int, int], stride: int) -> None:
+               image_size: tuple[int, int], stride: int, num_fg: int) -> None:
     """Walk on one image's CAMs and write its label PNG."""
-    present, cam = read_any_maps(cam_file, image_size)
+    present, cam = read_any_maps(cam_file, image_size, num_fg)
     if cam.shape[1:] != image_size:
         raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of '
                          f'{image_size[0]}x{image_size[1]}; make the CAMs again with infer_cam.py')
@@ -132,7 +132,7 @@ def main(argv=None):
             features = infer(name, lambda network, view=view: network(view))
             affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
             background.submit(write_walk, folder / f'{name}.png', cams / f'{name}{suffix}', affinity,
-                              tuple(features.shape[-2:]), args, image.shape[:2], stride)
+                              tuple(features.shape[-2:]), args, image.shape[:2], stride, spec.num_fg)
 
 
 if __name__ == '__main__':

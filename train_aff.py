@@ -25,6 +25,7 @@ from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run import ranks
 from lib.run.identity import data_inputs, file_digest, folder_input
+from lib.run.labelled import Labelled
 from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
@@ -155,11 +156,13 @@ def main(argv=None):
                            args.damaged),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
           make_pictures(args, dataset, network, device) if args.picture_every else None,
-          inputs=inputs, counts=make_counts(args))
+          inputs=inputs, counts=Labelled(make_counts(args), steps, f'the seeds in {seeds} are sure of no two pixels in '
+                                         'the first batches: nothing to learn from; give infer_cam.py other '
+                                         '--seed-alphas'))
     if ranks.is_first():
         save_network(folder / 'model.pth', network,
                      {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
-                      'output_stride': args.output_stride})
+                      'output_stride': args.output_stride, 'classes': list(spec.classes)})
 
 
 if __name__ == '__main__':

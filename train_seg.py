@@ -27,6 +27,7 @@ from lib.net.weights import load_imagenet, save_network, unwrapped
 from lib.run import device as devices
 from lib.run import ranks
 from lib.run.identity import data_inputs, file_digest, folder_input
+from lib.run.labelled import Labelled
 from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
@@ -107,14 +108,14 @@ def make_step(args: argparse.Namespace, network: Callable, device: torch.device)
         with devices.autocast(device, amp):
             logits = network(batch['image'])                                # [N, C, H, W]
         loss = F.cross_entropy(logits.float(), batch['mask'], ignore_index=IGNORED, reduction='sum')
-        return {'loss': loss / batch['counts']}
+        return {'loss': loss / batch['counts'].clamp(min=1e-6)}               # 0 where all pixels are ignored
 
     return step
 
 
 def count_labelled(batch: Mapping) -> torch.Tensor:
-    """Number of pixels that the loss is a mean over; one where all are ignored."""
-    return (batch['mask'] != IGNORED).sum().clamp(min=1)
+    """Number of pixels that the loss is a mean over."""
+    return (batch['mask'] != IGNORED).sum()
 
 
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
@@ -168,7 +169,8 @@ def main(argv=None):
                            args.damaged),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
           make_pictures(args, spec, network, device) if args.picture_every else None,
-          inputs=inputs, counts=count_labelled)
+          inputs=inputs, counts=Labelled(count_labelled, steps, f'all pixels of the labels in {labels} are {IGNORED}, '
+                                         f'ignored, in the first batches: nothing to learn from; check --labels'))
     if ranks.is_first():
         save_network(folder / 'model.pth', network,
                      {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,

@@ -150,10 +150,8 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     data = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, tuple(args.long_side),
                        seed=args.seed, limit=args.limit)
     data.check()
-    empty = spec.classes_without_images(spec.train_split)
-    if empty and args.empty_classes == 'refuse':
-        raise ValueError(f'no image of {spec.name} {spec.train_split} shows {", ".join(empty)}: such a class cannot be '
-                         'learnt; correct labels.txt, or accept it with --empty-classes allow')
+    if warning := spec.check_labels(spec.train_split, args.empty_classes == 'allow'):
+        say(warning)
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)

@@ -111,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--lists', type=Path, metavar='DIR', help='folder with the lists')
     parser.add_argument('--stages', default=','.join(STAGES), help='stages to count, separated by commas')
     parser.add_argument('--backbone', default='resnet38d', metavar='NAME', help='resnet38d or timm:NAME')
-    parser.add_argument('--width', type=number(0.01, 8), help='multiple of the published channel counts')
+    parser.add_argument('--width', type=number(0.01, 4), help='multiple of the published channel counts')
     parser.add_argument('--fov-channels', type=integer(1, 8192),
                         help='channels of the head of the segmentation network')
     return parser

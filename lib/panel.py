@@ -59,9 +59,9 @@ def best_threshold(scores: Sequence[Mapping], split: str) -> float:
     return found[-1] if found else DEFAULT_THRESHOLD
 
 
-def seeds_label(path: Path) -> np.ndarray:
+def seeds_label(path: Path, num_fg: int) -> np.ndarray:
     """What the two seeds of a file are sure of, uint8 [H, W]: objects by the low one, background by the high one."""
-    keys, scores = read_seeds(path)
+    keys, scores = read_seeds(path, num_fg)
     label = labels_of(keys)[scores[min(scores)].argmax(0)]
     label[label == 0] = IGNORED
     label[scores[max(scores)].argmax(0) == 0] = 0
@@ -75,10 +75,10 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
     cams, seeds = labels / 'cam' / f'{sample.name}.npz', labels / 'seeds' / f'{sample.name}.npz'
     found = {}
     if cams.is_file():
-        keys, cam = read_maps(cams)
+        keys, cam = read_maps(cams, spec.num_fg)
         found = {'CAM': cam.max(0, initial=0), 'CAM label': cam_label(keys, cam, threshold)}
     if seeds.is_file():
-        found['seeds'] = seeds_label(seeds)
+        found['seeds'] = seeds_label(seeds, spec.num_fg)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
              'segmentation': folder / 'results' / split / f'{sample.name}.png', 'truth': sample.mask}
     return found | {column: read_mask(path, spec.num_classes, spec.max_side) for column, path in masks.items()

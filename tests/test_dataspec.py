@@ -63,7 +63,25 @@ def test_image_labels_are_rows_in_the_asked_order(spec):
     labels = spec.image_labels(['my photo', 'b', 'a'])
     assert labels.dtype == np.uint8
     assert labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 0]]
-    assert spec.classes_without_images('train') == ['owl']
+
+
+@pytest.mark.parametrize('labels, allow_empty, problem', [
+    ('a\twren\towl\nb\twren\nmy photo\twren', False, 'no image of birds train shows red kite: .*.txt, or'),
+    ('a\nb\nmy photo', True, 'no image of birds train shows wren, red kite, owl: .* correct labels.txt$'),
+    ('a\twren\towl\nb\twren\nmy photo\twren', True, ''),
+    ('a\twren\towl\nb\twren\nmy photo\twren\tred kite', False, '')])
+def test_classes_that_no_image_or_every_image_shows_are_named(spec, labels, allow_empty, problem):
+    (spec.lists / 'labels.txt').write_text(labels)
+    if problem:
+        with pytest.raises(ValueError, match=problem):
+            spec.check_labels('train', allow_empty)
+    else:
+        assert spec.check_labels('train', allow_empty).startswith('warning: every image of birds train shows wren: ')
+
+
+def test_labels_that_can_teach_all_classes_need_no_word(spec):
+    (spec.lists / 'labels.txt').write_text('a\twren\nb\tred kite\nmy photo\towl')
+    assert spec.check_labels('train') == ''
 
 
 def test_faulty_labels_are_named(spec):

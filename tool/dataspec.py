@@ -129,10 +129,23 @@ class DatasetSpec:
             labels[row, known[name]] = 1
         return labels
 
-    def classes_without_images(self, split: str) -> list[str]:
-        """Names of the classes that no image of the split shows."""
-        counts = self.image_labels([sample.name for sample in self.samples(split)]).sum(0)
-        return [name for name, count in zip(self.classes, counts) if not count]
+    def check_labels(self, split: str, allow_empty: bool = False) -> str:
+        """Make sure that the image-level labels of a split can teach every class, or with allow_empty some.
+
+        Returns:
+            A warning about classes that every image shows; '' where there is none.
+
+        Raises:
+            ValueError: naming the classes that no image shows.
+        """
+        shares = self.image_labels([sample.name for sample in self.samples(split)]).mean(0)
+        empty, full = ([name for name, share in zip(self.classes, shares) if share == value] for value in (0, 1))
+        if empty and (not allow_empty or len(empty) == self.num_fg):
+            raise ValueError(f'no image of {self.name} {split} shows {", ".join(empty)}: such a class cannot be '
+                             f'learnt; correct labels.txt'
+                             + ('' if allow_empty else ', or accept it with --empty-classes allow'))
+        return (f'warning: every image of {self.name} {split} shows {", ".join(full)}: image-level labels cannot tell '
+                'where such a class is; add images without it') if full else ''
 
     def check(self, split: str, need_masks: bool = False) -> None:
         """Make sure that every image of a split, and if need be every mask, is there.

@@ -85,7 +85,7 @@ def misfit(value: Any, shape: Any, place: str = 'it') -> str:
 
     Args:
         value: of JSON, or of a PyTorch file.
-        shape: a type (float takes whole numbers too; numbers are finite), None, a text (that text), a tuple of
+        shape: a type (float takes whole numbers too; numbers are finite), a value (that value), a tuple of
             alternatives, [shape] of all items, {str: shape} of all values, or {'key': shape, 'optional?': shape}, where
             further keys are free.
         place: what to call the value.
@@ -126,7 +126,7 @@ def _name(shape: Any) -> str:
     if isinstance(shape, tuple):
         return ' or '.join(map(_name, shape))
     kind = type(shape) if isinstance(shape, dict | list) else shape
-    return f'"{kind}"' if isinstance(kind, str) else NAMES[kind]
+    return f'"{kind}"' if isinstance(kind, str) else NAMES.get(kind, str(kind))
 
 
 def _shown(value: Any) -> str:

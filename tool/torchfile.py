@@ -1,4 +1,5 @@
 """Files of torch.save, written whole or not at all; nothing but tensors and plain values is unpickled."""
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def read_torch(path: Path, remedy: str, tensors: bool = True) -> Any:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip():           # torch.load does not look
                     raise ValueError('wrong checksum')
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=zipped and not tensors)
+        with warnings.catch_warnings(action='ignore'):      # about pickles that torch may not know
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=zipped and not tensors)
     except Exception as error:                  # a corrupt pickle can end in any error
         if 'GLOBAL' in str(error):              # so torch calls a Python object that it will not make
             raise ValueError(f'{path} holds pickled Python objects besides tensors, which could run code when read; '

@@ -116,12 +116,10 @@ class AffTrainSet(_TrainSet):
     def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         paths = self._seeds_paths(sample)
         path = next(iter(paths.values()))
-        keys, scores = read_npy_seeds(paths, size) if self.folders else read_seeds(path)
+        keys, scores = (read_npy_seeds(paths, size, self.spec.num_fg) if self.folders else
+                        read_seeds(path, self.spec.num_fg))
         if len(scores) != 2:
             raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self._remedy()}')
-        if len(keys) and keys.max() >= self.spec.num_fg:
-            raise ValueError(f'{path} has class index {keys.max()}, {self.spec.name} has {self.spec.num_fg} classes; '
-                             f'{self._remedy()}')
         low, high = (scores[alpha] for alpha in sorted(scores))
         _check_size(path, low.shape[-2:], sample.image, size, self._remedy())
         return keys, low, high

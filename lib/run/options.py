@@ -52,7 +52,7 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        help='auto (a GPU where there is one), cpu, cuda or cuda:N').affects = NOTHING
     group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
-    group.add_argument('--width', type=number(0.01, 8), default=1.0,
+    group.add_argument('--width', type=number(0.01, 4), default=1.0,
                        help='multiple of the published channel counts of resnet38d').affects = network
     group.add_argument('--damaged', choices=('stop', 'skip'), default='stop',
                        help='what to do about a picture or mask that turns out to be damaged in the middle of a run: '
