@@ -92,7 +92,10 @@ def read_annotations(path: Path, spans: list[list[int]]) -> list[dict]:
         annotations = []
         for first, end in spans:
             file.seek(first)
-            annotations.append(json.loads(file.read(end - first)))
+            try:
+                annotations.append(json.loads(file.read(end - first)))
+            except ValueError as error:
+                raise ValueError(f'{path} is not valid JSON near byte {first} ({error}); unpack it again') from None
     return annotations
 
 

@@ -213,7 +213,7 @@ def infer_words(data, run_folder, tmp_path, stage, checkpoint, *words):
 def test_a_network_of_another_stage_width_or_none(run_folder, data, tmp_path, capsys, stage, other):
     main = INFER[stage][0]
     refused(tmp_path, capsys, main, infer_words(data, run_folder, tmp_path, stage, tmp_path / 'absent.pth'),
-            r'absent\.pth is missing: it is written when')
+            r'absent\.pth is missing; .* finish the stage that trains')
     refused(tmp_path, capsys, main, infer_words(data, run_folder, tmp_path, stage, run_folder / other / 'model.pth'),
             rf'{other}/model\.pth is of another network', 'name the file of this stage')
     own = infer_words(data, run_folder, tmp_path, stage, run_folder / stage / 'model.pth', '--width', '0.0625')
