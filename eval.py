@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 
+from lib.run.identity import files_digest, folder_input
 from tqdm import tqdm
 
 from lib.data.corrupt import unless_corrupt
 from lib.data.datasets import LabelPair, label_pairs
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
-from lib.run.identity import files_digest, folder_input
 from lib.run.options import add_fresh_flag, base_parser, resolve, run_script, settings
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
@@ -33,6 +33,7 @@ from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
 from tool.imageio import Corrupt, read_mask
 from tool.progress import bar_style
+from tool.ranges import number
 from tool.workers import map_chunks
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
@@ -50,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
                        help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
-    group.add_argument('--background-score', type=float, default=0.25,
+    group.add_argument('--background-score', type=number(0, 1), default=0.25,
                        help='constant score of background that CAMs compete with')
     add_fresh_flag(group)
     group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
@@ -74,7 +75,7 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, th
             if threshold is None:
                 scores.add(truth, read_mask(pair.prediction, num_classes))
             else:
-                keys, cam = read_any_maps(pair.prediction, truth.shape)
+                keys, cam = read_any_maps(pair.prediction, truth.shape, num_classes - 1)
                 scores.add(truth, cam_label(keys, cam, threshold))
                 if curves:
                     curves.add(truth, keys, cam)

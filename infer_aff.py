@@ -13,6 +13,7 @@ from shlex import quote
 
 import numpy as np
 import torch
+from lib.run.identity import data_inputs, file_digest, folder_input
 from torch.utils.data import Subset
 
 from lib.data.corrupt import check_made
@@ -20,19 +21,15 @@ from lib.data.datasets import InferSet
 from lib.data.loading import single_images
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
+from lib.inference import Inference
 from lib.net.aff import AffinityNet
 from lib.net.backbones import check_backbone, trained_backbone
-from lib.net.fold import for_inference
 from lib.net.weights import load_network
 from lib.run import device as devices
-from lib.run.identity import data_inputs, file_digest, folder_input
 from lib.run.options import (
     add_device_flags,
     add_fresh_flag,
     base_parser,
-    non_negative_int,
-    positive_float,
-    positive_int,
     resolve,
     run_script,
 )
@@ -41,6 +38,7 @@ from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.imageio import read_mask, write_label_png
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
 from tool.progress import progress
+from tool.ranges import integer, number
 from tool.workers import Background
 
 PRESETS = {
@@ -66,21 +64,22 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--unpickle', action='store_true',
                        help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
     add_fresh_flag(group)
-    group.add_argument('--scale', type=positive_float, default=1.0,
+    group.add_argument('--scale', type=number(0.05, 8), default=1.0,
                        help='size of the image that the network sees and the walk runs on; above 1 for small images')
-    group.add_argument('--alpha', type=positive_float, default=6.0,
+    group.add_argument('--alpha', type=number(0, 1000, above=True), default=6.0,
                        help='power of the background score: larger gives less background')
-    group.add_argument('--beta', type=positive_float, default=8.0,
+    group.add_argument('--beta', type=number(0, 1000, above=True), default=8.0,
                        help='power of the affinities: larger keeps scores closer to edges')
-    group.add_argument('--log-steps', type=non_negative_int, default=6, help='the walk takes 2 to this power steps')
-    group.add_argument('--radius', type=positive_int, default=5, help='steps are shorter than this, in feature pixels')
+    group.add_argument('--log-steps', type=integer(0, 12), default=6, help='the walk takes 2 to this power steps')
+    group.add_argument('--radius', type=integer(2, 32), default=5,
+                       help='steps are shorter than this, in feature pixels')
     return parser
 
 
 def write_walk(path: Path, cam_file: Path, affinity: np.ndarray, size: tuple[int, int], args: argparse.Namespace,
-               image_size: tuple[int, int], stride: int) -> None:
+               image_size: tuple[int, int], stride: int, num_fg: int) -> None:
     """Walk on one image's CAMs and write its label PNG."""
-    present, cam = read_any_maps(cam_file, image_size)
+    present, cam = read_any_maps(cam_file, image_size, num_fg)
     if cam.shape[1:] != image_size:
         raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of '
                          f'{image_size[0]}x{image_size[1]}; make the CAMs again with infer_cam.py')
@@ -113,25 +112,28 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
-    load_network(network, checkpoint)
-    network = for_inference(network.to(device), amp)
+
+    def trained_network() -> AffinityNet:
+        network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
+        load_network(network, checkpoint, {'classes': spec.classes})
+        return network
+
+    infer = Inference(trained_network, device, amp, checkpoint)
     print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return
-    stride = network.backbone.stride
+    stride, norm = infer.network.backbone.stride, infer.network.backbone.norm
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background,
           torch.inference_mode()):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), on_corrupt=args.on_corrupt)
         for sample in share.watch(progress(images, 'infer_aff')):
             image, name = sample['image'], sample['name']
             seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))
-            view = torch.from_numpy(pad_to_multiple(normalise(seen, network.backbone.norm), stride))[None].to(device)
-            with devices.autocast(device, amp):
-                features = network(view)
+            view = torch.from_numpy(pad_to_multiple(normalise(seen, norm), stride))[None].to(device)
+            features = infer(name, lambda network, view=view: network(view))
             affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
             background.submit(write_walk, folder / f'{name}.png', cams / f'{name}{suffix}', affinity,
-                              tuple(features.shape[-2:]), args, image.shape[:2], stride)
+                              tuple(features.shape[-2:]), args, image.shape[:2], stride, spec.num_fg)
 
 
 if __name__ == '__main__':

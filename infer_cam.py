@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lib.run.identity import data_inputs, file_digest
 from torch.utils.data import Subset
 
 from lib.data.datasets import InferSet
@@ -22,19 +23,19 @@ from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.loading import single_images
 from lib.data.npyio import read_npy_maps, write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
+from lib.inference import Inference
 from lib.multiscale import multi_scale
 from lib.net.backbones import check_backbone, trained_backbone
-from lib.net.fold import for_inference
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
-from lib.run.identity import data_inputs, file_digest
-from lib.run.options import add_device_flags, add_fresh_flag, base_parser, positive_float, resolve, run_script
+from lib.run.options import add_device_flags, add_fresh_flag, base_parser, resolve, run_script
 from lib.run.outputs import Output, all_finished, unfinished
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
 from tool.progress import progress
+from tool.ranges import LowHigh, number
 from tool.workers import Background
 
 PRESETS = {
@@ -53,11 +54,12 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s training split')
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network, ours or a published one; the default is exp/<run>/cam/model.pth')
-    group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 1.0, 1.5, 2.0),
+    group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
                        help='image sizes, each run with its mirror')
     group.add_argument('--seeds', action=argparse.BooleanOptionalAction, default=True,
                        help='run the CRF too and write seeds')
-    group.add_argument('--seed-alphas', type=positive_float, nargs=2, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
+    group.add_argument('--seed-alphas', type=number(0, 1000, above=True), action=LowHigh,
+                       strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score of the two seeds: much background, little background')
     add_fresh_flag(group)
     group.add_argument('--export-npy', action='store_true',
@@ -110,6 +112,12 @@ def infer_cams(views: Sequence[torch.Tensor], size: tuple[int, int], present: np
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
+def refined_cams(sample: dict, present: np.ndarray, device: torch.device, network: Callable) -> np.ndarray:
+    """CAMs of a sample of resized(), by the network's refined maps."""
+    return infer_cams(sample['views'], sample['image'].shape[:2], present, lambda pair: network(pair).refined[:, 1:],
+                      device)
+
+
 def write_labels(folder: Path, name: str, image: np.ndarray, present: np.ndarray, cam: np.ndarray,
                  alphas: tuple[float, ...], export: Path | None = None) -> None:
     """Write the CAM file of one image and, for the alphas given, its seeds; to the folder `export` as .npy too."""
@@ -138,27 +146,26 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
-    load_network(network, checkpoint)
-    network = for_inference(network.to(device), amp)
+
+    def trained_network() -> Seam:
+        network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
+        load_network(network, checkpoint, {'classes': spec.classes})
+        return network
+
+    infer = Inference(trained_network, device, amp, checkpoint)
     folder = args.folder / 'labels' / split
     export = args.folder / 'plabels' / split if args.export_npy else None
     alphas = tuple(args.seed_alphas) if args.seeds else ()
     print(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to {folder}')
     if args.dry_run:
         return
-
-    def forward(views: torch.Tensor) -> torch.Tensor:
-        with devices.autocast(device, amp):
-            return network(views).refined[:, 1:]
-
-    backbone = network.backbone
+    backbone = infer.network.backbone
     prepare = partial(resized, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), prepare, args.on_corrupt)
         for sample in share.watch(progress(images, 'infer_cam')):
             present = np.flatnonzero(sample['image_labels'])
-            cam = infer_cams(sample['views'], sample['image'].shape[:2], present, forward, device)
+            cam = infer(sample['name'], partial(refined_cams, sample, present, device))
             background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
                               alphas, export)
 

@@ -10,13 +10,14 @@ the classes; images are turned as their EXIF tag says, and large ones are segmen
 """
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from lib.run.identity import data_inputs, file_digest
 from PIL import Image
 from torch.utils.data import Subset
 
@@ -25,19 +26,16 @@ from lib.data.files import FileSet, find_pictures
 from lib.data.labelio import read_probs, write_probs
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
+from lib.inference import Inference
 from lib.multiscale import multi_scale
 from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.deeplab import DeepLab
-from lib.net.fold import for_inference
 from lib.net.weights import load_network, read_meta
 from lib.run import device as devices
-from lib.run.identity import data_inputs, file_digest
 from lib.run.options import (
     add_device_flags,
     add_fresh_flag,
     base_parser,
-    positive_float,
-    positive_int,
     resolve,
     run_script,
 )
@@ -49,6 +47,7 @@ from tool.fileio import replacing
 from tool.imageio import check_whole, read_mask, voc_palette, write_label_png
 from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest, scaled_size
 from tool.progress import progress
+from tool.ranges import integer, number
 from tool.workers import Background
 
 PRESETS = {
@@ -67,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--images', nargs='+', metavar='FILE', help='segment these instead of a split: files, folders '
                        'or patterns; the classes are those of the trained network')
-    group.add_argument('--max-side', type=positive_int, metavar='PIXELS', help='with --images: larger ones are '
+    group.add_argument('--max-side', type=integer(32, 16384), metavar='PIXELS', help='with --images: larger ones are '
                        'segmented at this long side; the default is that of the training set, or 500')
     group.add_argument('--overlays', action=argparse.BooleanOptionalAction, help='write the labels over the images '
                        'too; the default is to do so with --images')
@@ -79,11 +78,11 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network; the default is exp/<run>/seg/model.pth')
     add_fresh_flag(group)
-    group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+    group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
                        help='image sizes, each run with its mirror')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='sharpen with the final CRF')
-    group.add_argument('--dilation', type=positive_int, default=12, help='of the head, as trained')
-    group.add_argument('--fov-channels', type=positive_int, default=512, help='channels of the head, as trained')
+    group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the head, as trained')
+    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head, as trained')
     return parser
 
 
@@ -115,6 +114,14 @@ def make_views(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step
     for scale in scales:
         size = fitting_size(*scaled_size(*image.shape[:2], scale), size_step)
         yield np.ascontiguousarray(resize_cubic(normalised, *size).transpose(2, 0, 1))
+
+
+def infer_probs(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step: int | None, device: torch.device,
+                network: Callable) -> np.ndarray:
+    """Class probabilities float32 [C, H, W] of one image: the mean of the logits at all scales."""
+    views = make_views(image, scales, norm, size_step)
+    maps = torch.cat(list(multi_scale(views, image.shape[:2], network, device, align_corners=True)))
+    return maps.mean(0).softmax(0).cpu().numpy()
 
 
 def write_result(path: Path, image: np.ndarray, probs: np.ndarray, crf: bool, size: tuple[int, int] | None = None,
@@ -182,28 +189,27 @@ def main(argv=None):
     dataset.check()
     device = devices.pick_device(args.device)
     amp = devices.pick_amp(args.amp, device)
-    backbone = trained_backbone(checkpoint, args.backbone, args.width)
-    network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
-    load_network(network, checkpoint)
-    network = for_inference(network.to(device), amp)
+
+    def trained_network() -> DeepLab:
+        backbone = trained_backbone(checkpoint, args.backbone, args.width)
+        network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
+        load_network(network, checkpoint, {'classes': spec.classes})
+        return network
+
+    infer = Inference(trained_network, device, amp, checkpoint)
+    backbone = infer.network.backbone
     norm, size_step = Norm(*meta['norm']) if 'norm' in meta else backbone.norm, backbone.size_step
     extras = Extras(spec.class_names, args.overlays, args.probs)
     print(f'Segmentation of {len(dataset)} images to {folder}')
     if args.dry_run:
         return
 
-    def forward(views: torch.Tensor) -> torch.Tensor:
-        with devices.autocast(device, amp):
-            return network(views)
-
     with (unfinished(args, names, outputs, inputs, device, dataset.files if args.images else None) as share,
           Background(args.workers) as background):
         images = single_images(Subset(dataset, share.left), min(args.workers, 1), on_corrupt=args.on_corrupt)
         for sample in share.watch(progress(images, 'infer_seg')):
             image = sample['image']
-            views = make_views(image, args.scales, norm, size_step)
-            maps = torch.cat(list(multi_scale(views, image.shape[:2], forward, device, align_corners=True)))
-            probs = maps.mean(0).softmax(0).cpu().numpy()
+            probs = infer(sample['name'], partial(infer_probs, image, args.scales, norm, size_step, device))
             background.submit(write_result, folder / f'{sample["name"]}.png', image, probs, args.crf,
                               sample.get('size'), extras)
     export_voc(args, split, folder, names)

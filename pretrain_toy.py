@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
+from lib.run.identity import data_inputs
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -24,10 +25,10 @@ from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
 from lib.run import device as devices
 from lib.run import ranks
-from lib.run.identity import data_inputs
 from lib.run.loop import say, train
-from lib.run.options import add_device_flags, add_loop_flags, base_parser, positive_int, resolve, run_script
+from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve, run_script
 from tool.imutils import normalise
+from tool.ranges import integer
 
 PRESETS = {'toy': {'width': 0.125, 'amp': 'auto'}}
 
@@ -39,12 +40,13 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_flags(parser, backbone='resnet38d')
     add_loop_flags(parser, batch_size=32, lr=2e-3, lr_help='highest learning rate of AdamW')
     group = parser.add_argument_group('stand-in for ImageNet')
-    group.add_argument('--close-ups', type=positive_int, default=2800, help='number of close-ups')
-    group.add_argument('--close-up-size', type=positive_int, default=48, help='their side, pixels')
-    group.add_argument('--close-up-epochs', type=positive_int, default=5, help='passes over the close-ups')
-    group.add_argument('--whole-epochs', type=positive_int, default=14, help='passes over the whole training images')
-    group.add_argument('--whole-batch-size', type=positive_int, default=16, help='whole images a step')
-    group.add_argument('--crop-size', type=positive_int, default=128, help='crop of whole images, pixels')
+    group.add_argument('--close-ups', type=integer(1, 1_000_000), default=2800, help='number of close-ups')
+    group.add_argument('--close-up-size', type=integer(8, 512), default=48, help='their side, pixels')
+    group.add_argument('--close-up-epochs', type=integer(1, 100_000), default=5, help='passes over the close-ups')
+    group.add_argument('--whole-epochs', type=integer(1, 100_000), default=14,
+                       help='passes over the whole training images')
+    group.add_argument('--whole-batch-size', type=integer(1, 65536), default=16, help='whole images a step')
+    group.add_argument('--crop-size', type=integer(8, 8192), default=128, help='crop of whole images, pixels')
     return parser
 
 

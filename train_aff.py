@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lib.run.identity import data_inputs, file_digest, folder_input
 
 from lib.data.datasets import AffTrainSet
 from lib.data.loading import steps_of, training_batches
@@ -24,14 +25,12 @@ from lib.net.optimizer import make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run import ranks
-from lib.run.identity import data_inputs, file_digest, folder_input
+from lib.run.labelled import Labelled
 from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
     base_parser,
-    non_negative_int,
-    positive_int,
     resolve,
     run_script,
 )
@@ -39,6 +38,7 @@ from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_coun
 from tool.drawing import blend, grey, magnified, side_by_side, stacked
 from tool.imageio import voc_palette
 from tool.imutils import denormalise
+from tool.ranges import COUNT, integer
 from tool.torchutils import poly_factor
 
 PRESETS = {
@@ -57,11 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
     # As in CAM training, the published runs passed weight decay in momentum's place.
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('affinity objective')
-    group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
-    group.add_argument('--min-steps', type=non_negative_int, default=0, metavar='N',
+    group.add_argument('--epochs', type=integer(1, 100_000), default=8, help='passes over the training split')
+    group.add_argument('--min-steps', type=integer(0, COUNT), default=0, metavar='N',
                        help='pass over a small split more often than --epochs says, until N steps are done')
-    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
-    group.add_argument('--radius', type=positive_int, default=5, help='pairs are nearer than this, in feature pixels')
+    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
+    group.add_argument('--radius', type=integer(2, 32), default=5, help='pairs are nearer than this, in feature pixels')
     group.add_argument('--seed-dir', type=Path, metavar='DIR',
                        help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds')
     group.add_argument('--unpickle', action='store_true',
@@ -155,11 +155,13 @@ def main(argv=None):
                            args.on_corrupt),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
           make_pictures(args, dataset, network, device) if args.picture_every else None,
-          inputs=inputs, counts=make_counts(args))
+          inputs=inputs, counts=Labelled(make_counts(args), steps, f'the seeds in {seeds} are sure of no two pixels in '
+                                         'the first batches: nothing to learn from; give infer_cam.py other '
+                                         '--seed-alphas'))
     if ranks.is_first():
         save_network(folder / 'model.pth', network,
                      {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
-                      'output_stride': args.output_stride})
+                      'output_stride': args.output_stride, 'classes': list(spec.classes)})
 
 
 if __name__ == '__main__':

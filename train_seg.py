@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lib.run.identity import data_inputs, file_digest, folder_input
 from torch.nn import functional as F
 
 from lib.data.corrupt import read_truth
@@ -27,14 +28,12 @@ from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import load_imagenet, save_network, unwrapped
 from lib.run import device as devices
 from lib.run import ranks
-from lib.run.identity import data_inputs, file_digest, folder_input
+from lib.run.labelled import Labelled
 from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
     base_parser,
-    positive_float,
-    positive_int,
     resolve,
     run_script,
 )
@@ -42,6 +41,7 @@ from tool.dataspec import DatasetSpec
 from tool.drawing import blend, side_by_side, stacked
 from tool.imageio import IGNORED, voc_palette
 from tool.imutils import normalise
+from tool.ranges import LowHigh, integer, number
 from tool.torchutils import poly_factor
 
 PRESETS = {
@@ -61,14 +61,14 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_flags(parser, backbone='resnet38d')
     add_training_flags(parser, batch_size=10, lr=0.001, momentum=0.9)
     group = parser.add_argument_group('segmentation')
-    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
-    group.add_argument('--scale', type=positive_float, nargs=2, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
+    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
+    group.add_argument('--scale', type=number(0.05, 8), action=LowHigh, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
                        help='range from which the size of a training image is drawn')
     group.add_argument('--labels', type=Path, metavar='DIR',
                        help='label PNGs to learn from; the default is exp/<run>/labels/<train split>/walk')
-    group.add_argument('--dilation', type=positive_int, default=12, help='of the 3x3 convolution of the head')
-    group.add_argument('--fov-channels', type=positive_int, default=512, help='channels of the head')
-    group.add_argument('--bn-momentum', type=positive_float, default=3e-4,
+    group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the 3x3 convolution of the head')
+    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head')
+    group.add_argument('--bn-momentum', type=number(0, 1, above=True), default=3e-4,
                        help='share of a new batch in the running statistics')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
     group.add_argument('--freeze', choices=tuple(FREEZE_SEG), default='norm',
@@ -107,14 +107,14 @@ def make_step(network: Callable) -> Callable:
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         logits = network(batch['image'])                                    # [N, C, H, W]
         loss = F.cross_entropy(logits.float(), batch['mask'], ignore_index=IGNORED, reduction='sum')
-        return {'loss': loss / batch['counts']}
+        return {'loss': loss / batch['counts'].clamp(min=1e-6)}               # 0 where all pixels are ignored
 
     return step
 
 
 def count_labelled(batch: Mapping) -> torch.Tensor:
-    """Number of pixels that the loss is a mean over; one where all are ignored."""
-    return (batch['mask'] != IGNORED).sum().clamp(min=1)
+    """Number of pixels that the loss is a mean over."""
+    return (batch['mask'] != IGNORED).sum()
 
 
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
@@ -168,7 +168,8 @@ def main(argv=None):
                            args.on_corrupt),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
           make_pictures(args, spec, network, device) if args.picture_every else None,
-          inputs=inputs, counts=count_labelled)
+          inputs=inputs, counts=Labelled(count_labelled, steps, f'all pixels of the labels in {labels} are {IGNORED}, '
+                                         f'ignored, in the first batches: nothing to learn from; check --labels'))
     if ranks.is_first():
         save_network(folder / 'model.pth', network,
                      {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,

@@ -12,7 +12,6 @@ The image-level labels are the classes in the mask; an image may have none. The 
 An interrupted call goes on where it stopped: a mask that is there is read, not painted again.
 """
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,10 +26,12 @@ from coco.instances import Instances, index_instances, read_annotations
 from coco.masks import RULES
 from tool.dataspec import list_sha256
 from tool.ending import run_script
-from tool.fileio import remove_leftovers, replacing
+from tool.fileio import remove_leftovers
 from tool.imageio import read_mask, write_label_png
+from tool.jsonfile import read_json, write_json
 from tool.outpaths import check_lists, write_lists
 from tool.progress import progress
+from tool.ranges import integer
 from tool.workers import map_in_workers
 
 MASK_YEAR, MAKER = '2017', 'coco.prepare'
@@ -139,10 +140,7 @@ def _claim(folder: Path, rule: str, files: list[Instances]) -> None:
     note = {'masks': rule, 'instances': {file.path.name: file.path.stat().st_size for file in files}}
     path = folder / 'made_by.json'
     if path.exists():
-        try:
-            earlier = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f'{path} is not valid JSON ({error}); move the folder away') from error
+        earlier = read_json(path, {}, 'move the folder away')
         if earlier != note:
             differing = next((key for key in note if earlier.get(key) != note[key]), 'entries')
             raise ValueError(f'{folder} holds masks with {differing} {earlier.get(differing)}, this call asks for '
@@ -150,8 +148,7 @@ def _claim(folder: Path, rule: str, files: list[Instances]) -> None:
     elif next(folder.glob('[!.]*.png'), None):
         raise ValueError(f'{folder} holds masks that this command did not make; move them away')
     else:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(note, indent=1) + '\n')
+        write_json(path, note)
 
 
 def add_mask_flag(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
                         metavar='DIR', help='the folder with annotations/ and Images/ in it')
     parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder to write the lists to')
     add_mask_flag(parser)
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, metavar='N',
+    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
                         help='helper processes; 0 does all in this one')
     args = parser.parse_args(argv)
     try:

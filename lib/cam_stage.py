@@ -21,10 +21,6 @@ from lib.run.options import (
     add_device_flags,
     add_training_flags,
     base_parser,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
     resolve,
 )
 from tool.camloss import cam_objective, second_view
@@ -33,6 +29,7 @@ from tool.dataspec import DatasetSpec
 from tool.drawing import blend, heat, side_by_side, stacked
 from tool.imageio import voc_palette
 from tool.imutils import normalise, resize_bicubic, scaled_size
+from tool.ranges import COUNT, LowHigh, integer, number
 from tool.torchutils import poly_factor
 
 PRESETS = {
@@ -44,6 +41,7 @@ PRESETS = {
             'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)),
             'view2_scale': lambda spec: min(0.6, 0.3 * spec.enlargement), 'amp': 'auto'},
 }
+LENGTH = number(0, 1000, above=True)
 
 
 def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
@@ -54,47 +52,37 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     # The published runs passed weight decay in momentum's place, so their SGD has momentum 0.0005.
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('CAM objective')
-    group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
-    group.add_argument('--min-steps', type=non_negative_int, default=0, metavar='N',
+    group.add_argument('--epochs', type=integer(1, 100_000), default=8, help='passes over the training split')
+    group.add_argument('--min-steps', type=integer(0, COUNT), default=0, metavar='N',
                        help='pass over a small split more often than --epochs says, until N steps are done')
     group.add_argument('--empty-classes', choices=('refuse', 'allow'), default='refuse',
                        help='what to do about a class that no training image shows')
-    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
-    group.add_argument('--long-side', type=positive_int, nargs=2, default=(448, 768), metavar=('LOW', 'HIGH'),
+    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
+    group.add_argument('--long-side', type=integer(8, 8192), action=LowHigh, default=(448, 768),
+                       metavar=('LOW', 'HIGH'),
                        help='range from which the long side of a training image is drawn, pixels')
-    group.add_argument('--view2-scale', type=positive_float, default=0.3, help='size of the second view over the first')
+    group.add_argument('--view2-scale', type=number(0.05, 2), default=0.3,
+                       help='size of the second view over the first')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
     group.add_argument('--freeze', choices=tuple(FREEZE), default='early',
                        help='what keeps its ImageNet weights: the first layers, or the whole backbone')
-    group.add_argument('--isl-weight', type=share, default=0.2, metavar='LAMBDA',
+    group.add_argument('--isl-weight', type=number(0, 1), default=0.2, metavar='LAMBDA',
                        help='share of the importance-sampling loss in the first view\'s classification loss; 0 is off')
-    group.add_argument('--isl-samples', type=positive_int, default=10, help='pixels drawn for an image and class')
+    group.add_argument('--isl-samples', type=integer(1, 100_000), default=10,
+                       help='pixels drawn for an image and class')
     group.add_argument('--fsl', action=argparse.BooleanOptionalAction, default=True, help='feature-similarity loss')
-    group.add_argument('--fsl-weight', type=non_negative_float, default=1.0,
+    group.add_argument('--fsl-weight', type=number(0, 1000), default=1.0,
                        help='weight of the feature-similarity loss')
-    group.add_argument('--fsl-mu', type=float, default=2.5,
+    group.add_argument('--fsl-mu', type=number(0, 1000), default=2.5,
                        help='colour difference at which similarity changes sign: larger is less tolerant')
     group.add_argument('--fsl-sigma', type=sigma, default=5.0,
                        help='reach of the feature-similarity loss in pixels of the logits; none is unlimited')
     return parser
 
 
-def share(word: str) -> float:
-    """Value of --isl-weight: from 0 to 1."""
-    value = float(word)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{word} must lie between 0 and 1')
-    return value
-
-
 def sigma(word: str) -> float | None:
     """Value of --fsl-sigma: a length above 0, or none."""
-    if word == 'none':
-        return None
-    value = float(word)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f'{word} must be above 0, or none')
-    return value
+    return None if word == 'none' else LENGTH(word)
 
 
 def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
@@ -159,10 +147,8 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     data = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, tuple(args.long_side),
                        seed=args.seed, limit=args.limit)
     data.check()
-    empty = spec.classes_without_images(spec.train_split)
-    if empty and args.empty_classes == 'refuse':
-        raise ValueError(f'no image of {spec.name} {spec.train_split} shows {", ".join(empty)}: such a class cannot be '
-                         'learnt; correct labels.txt, or accept it with --empty-classes allow')
+    if warning := spec.check_labels(spec.train_split, args.empty_classes == 'allow'):
+        say(warning)
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)

@@ -18,7 +18,7 @@ from PIL import Image
 from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
-from lib.run.options import base_parser, positive_float, positive_int, resolve, run_script
+from lib.run.options import base_parser, resolve, run_script
 from lib.run.record import read_scores
 from tool.camutils import cam_label, labels_of
 from tool.dataspec import DatasetSpec, Sample
@@ -26,6 +26,7 @@ from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titl
 from tool.fileio import replacing
 from tool.imageio import IGNORED, read_image, read_mask, voc_palette
 from tool.outpaths import image_mark, refuse_foreign
+from tool.ranges import integer, number
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 DEFAULT_THRESHOLD, MAKER = 0.25, 'lib.panel'
@@ -39,10 +40,10 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('panel')
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, required=True, metavar='FILE', help='picture to write: .png or .jpg')
-    group.add_argument('--count', type=positive_int, default=6, help='images, spread evenly over the list')
-    group.add_argument('--background-score', type=positive_float, metavar='SCORE',
+    group.add_argument('--count', type=integer(1, 1000), default=6, help='images, spread evenly over the list')
+    group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
                        help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
-    group.add_argument('--cell', type=positive_int, default=160, help='long side of every picture, pixels')
+    group.add_argument('--cell', type=integer(16, 2048), default=160, help='long side of every picture, pixels')
     group.add_argument('--thin-out', action='store_true', help=f'leave out the columns {" and ".join(THINNED_OUT)}')
     return parser
 
@@ -60,9 +61,9 @@ def best_threshold(scores: Sequence[Mapping], split: str) -> float:
     return found[-1] if found else DEFAULT_THRESHOLD
 
 
-def seeds_label(path: Path) -> np.ndarray:
+def seeds_label(path: Path, num_fg: int) -> np.ndarray:
     """What the two seeds of a file are sure of, uint8 [H, W]: objects by the low one, background by the high one."""
-    keys, scores = read_seeds(path)
+    keys, scores = read_seeds(path, num_fg)
     label = labels_of(keys)[scores[min(scores)].argmax(0)]
     label[label == 0] = IGNORED
     label[scores[max(scores)].argmax(0) == 0] = 0
@@ -76,10 +77,10 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
     cams, seeds = labels / 'cam' / f'{sample.name}.npz', labels / 'seeds' / f'{sample.name}.npz'
     found = {}
     if cams.is_file():
-        keys, cam = read_maps(cams)
+        keys, cam = read_maps(cams, spec.num_fg)
         found = {'CAM': cam.max(0, initial=0), 'CAM label': cam_label(keys, cam, threshold)}
     if seeds.is_file():
-        found['seeds'] = seeds_label(seeds)
+        found['seeds'] = seeds_label(seeds, spec.num_fg)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
              'segmentation': folder / 'results' / split / f'{sample.name}.png'}
     found |= {column: read_mask(path, spec.num_classes) for column, path in masks.items() if path.is_file()}

@@ -154,11 +154,11 @@ def test_arrays_of_anything_are_gone_through_and_other_values_passed(tmp_path):
 
 @pytest.mark.parametrize('change, message', [
     (lambda text: text[:len(text) // 2], 'ends early'),
-    (lambda text: text.replace('"category_id"', '"category_id', 1), 'is no JSON'),
+    (lambda text: text.replace('"category_id"', '"category_id', 1), 'is not valid JSON'),
     (lambda text: '[]', "where '{' is expected"),
     (lambda text: '', 'ends early'),
     (lambda text: '{"images": [], "annotations": []}', 'lists 0 images and 0 categories'),
-    (lambda text: text.replace('"height"', '"tall"', 1), "an entry of 'images' at byte .* lacks 'height'"),
+    (lambda text: text.replace('"height"', '"tall"', 1), 'the entry of .images. at byte .*: it lacks "height"'),
     (lambda text: text.replace('"image_id": ', '"image_id": 9', 1), 'annotates image 9.*, which it does not list'),
 ])
 def test_a_damaged_instances_file_is_named(source, tmp_path, change, message):

@@ -97,7 +97,7 @@ def test_affinity_label_stays_on_its_image(spec, flipped, monkeypatch):
     monkeypatch.setattr('lib.data.augment.random_flip', lambda rng: slice(None, None, -1 if flipped else 1))
     monkeypatch.setattr('lib.data.augment.colour_jitter', lambda image, rng: image)
     monkeypatch.setattr('lib.data.datasets.read_image', lambda path, **_: two_halves((128, 128, 3)))
-    monkeypatch.setattr('lib.data.datasets.read_seeds', lambda path: (np.array([3]), two_seeds(128)))
+    monkeypatch.setattr('lib.data.datasets.read_seeds', lambda path, num_fg: (np.array([3]), two_seeds(128)))
     sample = aff_set(spec, crop=160)[0, 0]
     cells = sample['image'][0].reshape(20, 8, 20, 8).permute(0, 2, 1, 3).flatten(2)
     white, black = normalise(np.array([[[255] * 3, [0] * 3]], np.uint8))[0, 0].tolist()
@@ -202,7 +202,7 @@ def test_seeds_of_one_strength_or_other_classes_are_refused(spec, tmp_path):
     with pytest.raises(ValueError, match='has seeds for 1 strengths of background, not for 2; make them'):
         aff_set(spec, tmp_path)[0, 0]
     write_seeds(tmp_path / 'train_00000.npz', [9], {alpha: np.ones((2, *size)) for alpha in (1, 24)})
-    with pytest.raises(ValueError, match='has class index 9, toy has 6 classes'):
+    with pytest.raises(ValueError, match='has class index 9, the data set has 6 classes'):
         aff_set(spec, tmp_path)[0, 0]
     with pytest.raises(ValueError, match='must be a multiple of 8; use 64'):
         aff_set(spec, crop=70)

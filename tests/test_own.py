@@ -134,7 +134,8 @@ def test_a_table_that_is_no_use_is_one_problem(home, capsys, text, problem):
 def test_tables_of_another_coding_or_form(home, capsys):
     (home / 'labels.csv').write_bytes('image,labels\na.jpg,grün\n'.encode('latin-1'))
     assert 'is not in UTF-8' in problems(home, capsys)[0]
-    for text, problem in (('{', 'is no JSON'), ('{}', 'must hold a list'), ('[{"image": "a"}]', 'entry 1: must be')):
+    for text, problem in (('{', 'is not valid JSON'), ('{}', 'must hold a list'),
+                          ('[{"image": "a"}]', 'entry 1: must be')):
         (home / 't.json').write_text(text)
         assert problem in problems(home, capsys, table='t.json')[0]
     assert problems(home, capsys, table='no.csv')[0].startswith('error: no.csv is not there')

@@ -64,9 +64,6 @@ class CamTrainSet(_TrainSet):
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
                  long_side: tuple[int, int] = (448, 768), seed: int = 1, limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
-        if long_side[0] > long_side[1]:
-            raise ValueError(f'the long side is to lie between {long_side[0]} and {long_side[1]} pixels; '
-                             'give the smaller number first')
         self.long_side = long_side
         self.labels = spec.image_labels([sample.name for sample in self.samples])
 
@@ -129,12 +126,10 @@ class AffTrainSet(_TrainSet):
     def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         paths = self._seeds_paths(sample)
         path = next(iter(paths.values()))
-        keys, scores = read_npy_seeds(paths, size) if self.folders else read_seeds(path)
+        keys, scores = (read_npy_seeds(paths, size, self.spec.num_fg) if self.folders else
+                        read_seeds(path, self.spec.num_fg))
         if len(scores) != 2:
             raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self._remedy()}')
-        if len(keys) and keys.max() >= self.spec.num_fg:
-            raise ValueError(f'{path} has class index {keys.max()}, {self.spec.name} has {self.spec.num_fg} classes; '
-                             f'{self._remedy()}')
         low, high = (scores[alpha] for alpha in sorted(scores))
         _check_size(path, low.shape[-2:], sample.image, size, self._remedy())
         return keys, low, high
@@ -157,9 +152,6 @@ class SegTrainSet(_TrainSet):
                  labels_dir: Path = Path('walk'), seed: int = 1, scale: tuple[float, float] = (0.5, 1.5),
                  limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
-        if scale[0] > scale[1]:
-            raise ValueError(f'the scale is to lie between {scale[0]:g} and {scale[1]:g}; '
-                             'give the smaller number first')
         self.labels_dir, self.scale = Path(labels_dir), scale
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:

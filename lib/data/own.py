@@ -23,10 +23,13 @@ from pathlib import Path
 from lib.data.folder import read_spec
 from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_photos, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
+from tool.dataspec import check_classes
 from tool.ending import run_script
 from tool.fileio import remove_leftovers, replacing
 from tool.imageio import read_size
+from tool.jsonfile import write_json
 from tool.outpaths import refuse_foreign, refuse_inputs
+from tool.ranges import integer, number
 
 MAKER = 'lib.data.own'
 
@@ -90,8 +93,7 @@ def write_set(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], p
     for name, text in texts.items():
         with replacing(lists / f'{name}.txt') as temporary:
             temporary.write_text(text, encoding='utf-8')
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_json(out, entries)
     read_spec(out)
     remove_former_lists(lists)
 
@@ -145,9 +147,11 @@ def make_parser() -> argparse.ArgumentParser:
                         'them; any other label is a problem')
     parser.add_argument('--separator', default=';', help='what stands between the labels of an image in CSV (default: '
                         '%(default)s)')
-    parser.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='share of the images that is kept '
+    parser.add_argument('--val', type=number(0, 1, above=True, below=True), default=0.2, metavar='SHARE',
+                        help='share of the images that is kept '
                         'from training, where the table has no column split (default: %(default)s)')
-    parser.add_argument('--max-side', type=int, default=500, metavar='PIXELS', help='larger images are read at this '
+    parser.add_argument('--max-side', type=integer(32, 16384), default=500, metavar='PIXELS',
+                        help='larger images are read at this '
                         'long side; training and inference are set up for it (default: %(default)s)')
     return parser
 
@@ -182,11 +186,9 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
     """Write the set unless something was reported; returns what there is to say about it."""
     for folder in (args.photos, *([args.masks] if args.masks else [])):
         if not folder.is_dir():
-            raise FileNotFoundError(f'{folder} is no folder; expected the folder of the images, or of the masks')
-    if args.out.suffix != '.json' or not 0 < args.val < 1 or args.max_side < 32 or not args.separator:
-        raise ValueError(f'--out {args.out} --val {args.val} --max-side {args.max_side} --separator '
-                         f'{args.separator!r}: expected a .json file, a share between 0 and 1, 32 or more pixels, '
-                         'and a character')
+            raise FileNotFoundError(f'{folder} is not a folder; expected the folder of the images, or of the masks')
+    if args.out.suffix != '.json' or not args.separator:
+        raise ValueError(f'--out {args.out} --separator {args.separator!r}: expected a .json file and a character')
     args.out = args.out.resolve() if args.out.is_symlink() else args.out      # the link stays
     check_out(args.out, args.photos, args.table)
     wrong = set()
@@ -202,6 +204,7 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
     check_photos(rows, args.photos, note)
     sound = [row for row in rows if row.place not in wrong]
     classes = find_classes(rows, args.classes, args.table, whole, note) if rows else []
+    check_classes(classes, args.table)
     said = check_masks(sound, args.photos, args.masks, classes, note) if args.masks and sound else []
     splits = {} if wrong else split_rows(rows, args.val, args.table, note)
     if wrong:

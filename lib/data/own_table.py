@@ -6,11 +6,12 @@
 """
 import csv
 import io
-import json
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tool.jsonfile import parse_json
 
 SPLITS = ('train', 'val', 'test')
 COLUMNS = ('image', 'labels', 'split')      # the last may be left out
@@ -96,9 +97,9 @@ def _header_problem(header: list[str]) -> str | None:
 
 def _json_records(path: Path, text: str, report: Callable[[str, str], None]) -> Iterator[Record]:
     try:
-        entries = json.loads(text)
+        entries = parse_json(text)
     except ValueError as error:
-        report(str(path), f'is no JSON ({error})')
+        report(str(path), f'is not valid JSON ({error})')
         return
     if not isinstance(entries, list):
         report(str(path), 'must hold a list of objects with "image" and "labels"')

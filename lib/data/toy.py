@@ -6,7 +6,6 @@ Writes images/, masks/ (VOC palette), lists/, dataset.json (read by lib/data/fol
 made_by.json. What the images show is in toy_draw.py, what the classes look like in toy_shapes.py.
 """
 import argparse
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,9 @@ from lib.data.toy_draw import CLASSES, close_ups, draw
 from tool.ending import run_script
 from tool.fileio import remove_leftovers, replacing
 from tool.imageio import write_label_png
+from tool.jsonfile import read_json, write_json
 from tool.outpaths import refuse_foreign
+from tool.ranges import LARGEST_SEED, integer
 
 __all__ = ['close_ups', 'draw', 'write_set']
 
@@ -44,7 +45,7 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     record, description = out / 'made_by.json', out / 'dataset.json'
     refuse_foreign(record, MAKER)
     refuse_foreign(description, MAKER)
-    earlier = json.loads(record.read_text()) if record.exists() else None
+    earlier = read_json(record, {}, 'move it away') if record.exists() else None
     files = list_files(out, parameters)
     if earlier == parameters and not fresh and all(path.is_file() for path in (*files, description)):
         return False
@@ -60,7 +61,7 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     description.unlink(missing_ok=True)
     for path in list_files(out, earlier) if earlier and fresh else ():
         path.unlink(missing_ok=True)
-    write_text(record, json.dumps(parameters, indent=2) + '\n')
+    write_json(record, parameters)
     draw_files(out, parameters)
     return True
 
@@ -107,7 +108,7 @@ def draw_files(out: Path, parameters: Mapping) -> None:
     description = {'name': 'toy', 'classes': CLASSES, 'images': 'images/{}.jpg', 'masks': ['masks/{}.png'],
                    'lists': 'lists', 'train_split': 'train', 'val_split': 'val', 'score_split': 'train',
                    'preset': 'toy', 'prepare': f'python -m {MAKER} {shlex.join(map(str, command))}', 'made_by': MAKER}
-    write_text(out / 'dataset.json', json.dumps(description, indent=2) + '\n')
+    write_json(out / 'dataset.json', description)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -119,9 +120,10 @@ def write_text(path: Path, text: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.')
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to draw into')
-    parser.add_argument('--seed', type=int, default=0, help='another seed is another set of the same kind')
-    parser.add_argument('--train', type=int, default=256, help='number of training images')
-    parser.add_argument('--val', type=int, default=64, help='number of validation images')
+    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
+                        help='another seed is another set of the same kind')
+    parser.add_argument('--train', type=integer(1, 1_000_000), default=256, help='number of training images')
+    parser.add_argument('--val', type=integer(1, 1_000_000), default=64, help='number of validation images')
     parser.add_argument('--fresh', action='store_true', help='replace a toy set drawn with other settings')
     args = parser.parse_args(argv)
     drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)

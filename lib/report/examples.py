@@ -70,7 +70,7 @@ def cuts(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[Exampl
     for sample in keep_readable(spec, spread(spec.samples(split), count)):
         path = folder / 'labels' / spec.label_split(split) / 'cam' / f'{sample.name}.npz'
         if path.is_file():
-            keys, cam = read_maps(path)
+            keys, cam = read_maps(path, spec.num_fg)
             pictures = draw_row(sample, {}, spec)
             image = pictures['image']
             pictures |= {f'{score:g}': blend(image, cam_label(keys, cam, score), voc_palette())

@@ -6,7 +6,7 @@ from pathlib import Path
 from lib.run.origin import NEW_OR_BOTH, difference
 from tool.torchfile import read_torch, write_torch
 
-REMEDY = '; remove it, or start over with --fresh'
+REMEDY = 'remove it, or start over with --fresh'
 AGAIN = NEW_OR_BOTH.format('it')
 
 
@@ -32,7 +32,7 @@ def trained_origin(path: Path) -> dict | None:
     """
     if not path.exists():
         return None
-    content = read_torch(path, mmap=True)
+    content = read_torch(path, 'remove it', tensors=False)
     meta = content.get('meta') if isinstance(content, dict) else None
     origin = meta.get('origin') if isinstance(meta, dict) else None
     if not isinstance(origin, dict):
@@ -86,17 +86,17 @@ def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
             problems.append(str(error))
             continue
         if problems:
-            print(f'warning: {problems[0]}; resuming from {file}, the checkpoint before it', flush=True)
+            print(f'warning: {problems[0].split(";")[0]}; resuming from {file}, the checkpoint before it', flush=True)
         if changed := difference(state['origin'], origin):
             raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}); {AGAIN}')
         return state
     if problems:
-        raise ValueError(f'{problems[0]}{REMEDY}')
+        raise ValueError(problems[0])
     return None
 
 
 def _read(path: Path) -> dict:
-    state = read_torch(path)
+    state = read_torch(path, REMEDY)
     if not isinstance(state, dict) or not isinstance(state.get('origin'), dict):
-        raise ValueError(f'{path} is not a checkpoint')
+        raise ValueError(f'{path} is not a checkpoint; {REMEDY}')
     return state

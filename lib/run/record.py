@@ -15,6 +15,14 @@ import torch
 from lib.run import ranks
 from lib.run.lock import Lock
 from tool.fileio import replacing
+from tool.jsonfile import read_json, read_json_lines, write_json
+
+METRICS = {'step': int, str: float}         # a line of metrics.jsonl
+PERCENT = (float, None)                     # None: a class that is left out of the mean
+RESULT = {'miou': PERCENT, 'contour_f': PERCENT, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float, 'best?': bool}
+SCORE = {'what': ('cam', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str, 'split': str,
+         'images': int, 'classes': [str], 'time': str, 'results': [RESULT],
+         'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # a record of scores.json
 
 
 class Record:
@@ -32,9 +40,9 @@ class Record:
         write_json(folder / 'args.json', plain_args(args))
         write_json(folder / 'env.json', {**environment(device), **(origin or {})})
         self.metrics = folder / 'metrics.jsonl'
-        keep = [line for line in read_lines(self.metrics) if json.loads(line)['step'] <= step] if step else []
+        keep = [row for row in read_json_lines(self.metrics, METRICS) if row['step'] <= step] if step else []
         with replacing(self.metrics) as temporary:
-            temporary.write_text(''.join(line + '\n' for line in keep))
+            temporary.write_text(''.join(json.dumps(row) + '\n' for row in keep))
         if not step:
             for old in folder.glob('events.out.tfevents.*'):
                 old.unlink()
@@ -102,23 +110,18 @@ def read_scores(path: Path) -> list[dict]:
     """All evaluations of a run so far, oldest first.
 
     Raises:
-        ValueError: if the file is damaged.
+        ValueError: if the file is corrupt.
     """
     if not path.exists():
         return []
-    try:
-        scores = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f'{path} is damaged ({error}); move it away') from error
-    if not isinstance(scores, list):
-        raise ValueError(f'{path} is damaged (no list of records); move it away')
+    scores = read_json(path, [SCORE], 'move it away')
+    for number, record in enumerate(scores, 1):
+        classes, curve = len(record['classes']), record.get('curve', {'thresholds': [], 'miou': []})
+        lengths = {len(result['iou']) for result in record['results']} | {len(r['f']) + 1 for r in record['results']}
+        if lengths != {classes} or len(curve['thresholds']) != len(curve['miou']):
+            raise ValueError(f'{path}: the scores of record {number} are not those of its {classes} classes; '
+                             'move it away')
     return scores
-
-
-def write_json(path: Path, value) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + '\n')
 
 
 def read_lines(path: Path) -> list[str]:
