@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from tool.fileio import replacing
 from tool.imutils import resize_bicubic, resize_nearest, scaled_size
+from tool.origin import png_info
 
 IGNORED = 255
 EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
@@ -108,12 +109,12 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
     return resize_nearest(mask, *reduced_size(mask.shape, max_side))
 
 
-def write_label_png(path: Path, mask: np.ndarray) -> None:
-    """Write labels uint8 [H, W] as a palette PNG in VOC colours, under a temporary name first."""
+def write_label_png(path: Path, mask: np.ndarray, origin: str = '') -> None:
+    """Write labels uint8 [H, W] as a palette PNG in VOC colours, with its origin (see tool/origin.py) if given."""
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
     with replacing(path) as temporary:
-        image.save(temporary, format='PNG')
+        image.save(temporary, format='PNG', pnginfo=png_info(origin) if origin else None)
 
 
 @functools.cache

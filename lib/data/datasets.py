@@ -192,8 +192,8 @@ class InferSet(Dataset):
 
     def __init__(self, spec: DatasetSpec, split: str, limit: int | None = None, with_labels: bool = True):
         self.spec, self.split, self.samples = spec, split, spec.samples(split)[:limit]
-        names = [sample.name for sample in self.samples]
-        self.labels = spec.image_labels(names).astype(np.float32) if with_labels else None
+        self.names, self.paths = [sample.name for sample in self.samples], [sample.image for sample in self.samples]
+        self.labels = spec.image_labels(self.names).astype(np.float32) if with_labels else None
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -16,6 +16,7 @@ import numpy as np
 
 from tool.camutils import strongest_class
 from tool.fileio import replacing
+from tool.origin import write_npz
 
 VERSION = 2
 INTERVALS = 200
@@ -25,19 +26,20 @@ VALUES = np.concatenate([[0], (np.arange(INTERVALS - 1) + 0.5) / INTERVALS, [1]]
 REMEDY = 'python infer_cam.py --dataset NAME --split SPLIT'
 
 
-def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray) -> None:
+def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
     """Write the CAMs of one image; they come back within 0.01, and their labels at the evaluation's thresholds exactly.
 
     Args:
         path: .npz file; its folder is made where absent.
         keys: ascending foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0.
+        origin: what the file is made from, see tool/origin.py.
 
     Raises:
         ValueError: if keys and maps do not belong together or a value is outside [0, 1].
     """
     keys = _checked(path, keys, maps, len(maps))
-    _write(path, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))))
+    _write(path, origin, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))))
 
 
 def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -57,7 +59,7 @@ def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.nda
     return _known_keys(path, data['keys'], num_fg), _decode(path, data['maps'])
 
 
-def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray]) -> None:
+def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray], origin: str = '') -> None:
     """Write the CRF seeds of one image; they come back within 0.005, background within as much for each class.
 
     Args:
@@ -72,7 +74,7 @@ def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarr
     keys = _checked(path, keys, stacked, stacked.shape[1] - 1)
     if stacked.size and np.abs(stacked.sum(1) - 1).max() < 1 / (2 * INTERVALS):
         stacked = stacked[:, 1:]
-    _write(path, seeds_version=VERSION, keys=keys, alphas=np.array(list(scores), np.float64),
+    _write(path, origin, seeds_version=VERSION, keys=keys, alphas=np.array(list(scores), np.float64),
            scores=_encode(_number(stacked)))
 
 
@@ -145,9 +147,9 @@ def _known_keys(path: Path, keys: np.ndarray, num_fg: int | None) -> np.ndarray:
     return keys.astype(np.int64)
 
 
-def write_probs(path: Path, probs: np.ndarray, classes: Sequence[str]) -> None:
+def write_probs(path: Path, probs: np.ndarray, classes: Sequence[str], origin: str = '') -> None:
     """Write a segmentation's probabilities [C, H, W] as `probs` (float16) and the names by channel as `classes`."""
-    _write(path, probs_version=1, probs=probs.astype(np.float16), classes=np.array(classes))
+    _write(path, origin, probs_version=1, probs=probs.astype(np.float16), classes=np.array(classes))
 
 
 def read_probs(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -178,9 +180,9 @@ def _checked(path, keys, values, count):
     return keys
 
 
-def _write(path, **arrays):
+def _write(path, origin, **arrays):
     with replacing(path) as temporary, open(temporary, 'wb') as file:
-        np.savez_compressed(file, **arrays)
+        write_npz(file, origin, arrays)
 
 
 def _read(path, kind, version_key, names):

@@ -11,31 +11,34 @@ import numpy as np
 
 from lib.data.labelio import read_maps
 from tool.fileio import replacing
+from tool.origin import npy_trailer
 
 NUMBERS = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8')
 TOLERANCE = 1e-3
 
 
-def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray) -> None:
+def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
     """Write the CAMs of one image as {class index from 0: float32 [H, W]}.
 
     Args:
         path: .npy file; its folder is made where absent.
         keys: foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0, and the file then does not tell H and W.
+        origin: what the file is made from, see tool/origin.py.
     """
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:
         np.lib.format.write_array_header_1_0(file, {'descr': '|O', 'fortran_order': False, 'shape': ()})
         _Pickler(file, protocol=3).dump(np.array(content, object))
+        file.write(npy_trailer(origin))
 
 
-def write_npy_scores(path: Path, keys: Sequence[int], scores: np.ndarray) -> None:
+def write_npy_scores(path: Path, keys: Sequence[int], scores: np.ndarray, origin: str = '') -> None:
     """Write CRF scores [1 + k, H, W], background first, as {0: background, class index + 1: ...}.
 
     This is AffinityNet's convention: unlike in CAM files, class 0 of the data set has key 1.
     """
-    write_npy_maps(path, [0, *(int(key) + 1 for key in keys)], scores)
+    write_npy_maps(path, [0, *(int(key) + 1 for key in keys)], scores, origin)
 
 
 def read_npy_maps(path: Path, size: tuple[int, int] | None = None,

@@ -45,9 +45,9 @@ class Work:
     def __init__(self, outputs: Sequence[Output], inputs: Mapping[str, Mapping], todo: list[int], signals: Signals):
         self.outputs, self.inputs, self.todo, self.signals = outputs, inputs, todo, signals
 
-    def origins(self, name: str) -> list[str]:
-        """The origin of an image's file in each folder, as its writer wants it."""
-        return [origin_text({**output.origin, OWN: self.inputs[name]}) for output in self.outputs]
+    def files(self, name: str) -> list[tuple[Path, str]]:
+        """An image's file in each folder and its origin, as its writer wants it."""
+        return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
         """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
@@ -57,8 +57,10 @@ class Work:
                 skipped.append(image['skipped'])
             else:
                 yield image
+        if skipped and len(skipped) == len(self.inputs):
+            raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
         if skipped:
-            print(f'warning: {len(skipped)} images were skipped and have no file: {"; ".join(skipped)}', flush=True)
+            print(f'left out {len(skipped)} of {len(self.inputs)} images: corrupt: {"; ".join(skipped)}', flush=True)
 
 
 @contextmanager
@@ -115,22 +117,18 @@ def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[s
     """Names without a whole file of their origin in each folder."""
     outdated, changed = set(), 0
     for output in outputs:
-        foreign, other = [], []
+        refuse_unknown(map(output.path, names))
+        other = []
         for name in names:
             path = output.path(name)
             origin = _origin(path)
             if origin == {**output.origin, OWN: inputs[name]} and is_whole(path):
                 continue
             outdated.add(name)
-            if origin is None and path.exists() and path.stat().st_size:
-                foreign.append(path)
-            elif origin is not None:
+            if origin is not None:
                 changed += 1
                 if words := difference({**origin, OWN: {}}, {**output.origin, OWN: {}}):
                     other.append(words)
-        if foreign:
-            raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
-                             'away, or choose another folder')
         if other and not fresh:
             raise ValueError(f'{len(other)} of {len(names)} files in {output.folder} were made with other settings '
                              f'({other[0]}); {NEW_OR_BOTH.format("these")}')
@@ -146,6 +144,18 @@ def _origin(path: Path) -> dict | None:
     except FileNotFoundError:
         return None
     return origin if origin and {'settings', OWN} <= origin.keys() else None
+
+
+def refuse_unknown(paths: Iterable[Path]) -> None:
+    """Make sure that files which are to be written are absent, empty, or an output of a stage.
+
+    Raises:
+        ValueError: naming the first that is something else, and how many are.
+    """
+    foreign = [path for path in paths if path.exists() and path.stat().st_size and _origin(path) is None]
+    if foreign:
+        raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
+                         'away, or choose another folder')
 
 
 def _remove(output: Output, names: Sequence[str]) -> None:
