@@ -205,7 +205,8 @@ def test_output_into_a_closed_pipe_is_one_line(tmp_path):
     process.stdout.close()
     process.stdout = None
     code, _, lines = ended(process)
-    assert code == 2 and lines == [f'error: the output was closed before all was printed; {REMEDY}']
+    assert code == 2
+    assert lines == ['error: the output was closed before all was printed; run the same command again to see it']
 
 
 def test_letters_that_the_terminal_lacks_are_printed_as_codes(tmp_path):

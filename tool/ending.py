@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-EXIT_STATUS = 75        # "temporary failure" of sysexits.h: the same command continues
+EXIT_STATUS = 75        # "temporary failure" of sysexits.h: the same command resumes
 PATIENCE = 16           # seconds that a noted signal waits
 AGAIN = 'then run the same command again: it resumes'
 NO_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|std::bad_alloc")
@@ -22,7 +22,7 @@ GPU_MEMORY = ('the GPU is out of memory; in training, --accumulate 2 halves the 
 BY_NUMBER = {errno.ENOMEM: MEMORY, errno.EMFILE: TOO_MANY, errno.ENFILE: TOO_MANY,
              errno.EAGAIN: f'no more processes can be started; use fewer --workers, {AGAIN}',
              errno.ENOSPC: f'no space is left where the output goes; make room, {AGAIN}',
-             errno.EPIPE: f'the output was closed before all was printed; {AGAIN}'}
+             errno.EPIPE: 'the output was closed before all was printed; run the same command again to see it'}
 
 
 class Stopped(Exception):
