@@ -18,14 +18,15 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 
-from lib.run.identity import files_digest, folder_input
 from tqdm import tqdm
 
 from lib.data.corrupt import unless_corrupt
 from lib.data.datasets import LabelPair, label_pairs
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
-from lib.run.options import add_fresh_flag, base_parser, resolve, run_script, settings
+from lib.run.digests import Digests, text_digest
+from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve, run_script
+from lib.run.origin import check_labels, stage_origin
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
@@ -46,9 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('evaluation')
     group.add_argument('--what', choices=tuple(MADE_BY), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
-    group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the run\'s own')
+    group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the '
+                       'run\'s own').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',
-                       help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
+                       help='the folder holds pickled .npy files, as the reference and infer_cam.py '
+                       '--export-npy write').affects = NOTHING
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
     group.add_argument('--background-score', type=number(0, 1), default=0.25,
@@ -141,23 +144,32 @@ def main(argv=None):
               f'--split {split if args.what == "seg" else spec.label_split(split)}'
               f'{" --export-npy" if args.unpickle else ""}')
     pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
+    check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
-    inputs = {'predictions': folder_input(folder, [pair.prediction for pair in pairs]),
-              'masks': files_digest(pair.truth for pair in pairs)}
-    made_with = {'settings': {**settings(args), 'split': split}, 'inputs': inputs}
-    found = [old for old in read_scores(scores) if all(old.get(key) == made_with[key] for key in made_with)
-             and (args.on_corrupt == 'skip' or not old.get('left_out'))]
-    if found and not args.fresh:
-        print(evaluation_text(found[-1]))
-        print(f'\nscored before, {found[-1]["time"]}; --fresh scores again')
+
+    # What the scores are made from: the same was perhaps scored before.
+    digests = Digests(args.folder / '.digests.json')
+    files = {kind: digests.of(getattr(pair, kind) for pair in pairs) for kind in ('prediction', 'truth')}
+    names = [pair.name for pair in pairs]
+    origin = {**stage_origin(args, spec), 'inputs': {f'{kind}s': text_digest([*zip(names, found)])
+                                                     for kind, found in files.items()}}
+    origin['settings']['split'] = split
+    digests.save()
+    before = [old for old in read_scores(scores) if all(old.get(key) == origin[key] for key in ('settings', 'inputs'))
+              and old['classes'] == list(spec.class_names) and (args.on_corrupt == 'skip' or not old.get('left_out'))]
+    if before and not args.fresh:
+        print(f'{evaluation_text(before[-1])}\n\nscored before, {before[-1]["time"]}; --fresh scores again')
         return
+
+    # Score; what is printed is saved already.
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
-              'classes': list(spec.class_names), **evaluate(args, spec, pairs)}
+              **evaluate(args, spec, pairs)}
     record['left_out'] = sorted([*corrupt, *record['left_out']])
+    record |= {**environment(), **origin, 'classes': list(spec.class_names)}
+    add_score(scores, record)
     print(evaluation_text(record))
-    add_score(scores, {**record, **environment(), **made_with})
 
 
 if __name__ == '__main__':

@@ -59,7 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     add_device_flags(parser)
     group = parser.add_argument_group('random walk')
-    group.add_argument('--split', help='list of images; the default is the data set\'s training split').affects = NOTHING
+    group.add_argument('--split', help='list of images; the default is the data set\'s training '
+                       'split').affects = NOTHING
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network, ours or a published one; the default is '
                        'exp/<run>/aff/model.pth').affects = NOTHING

@@ -66,18 +66,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     add_device_flags(parser)
     group = parser.add_argument_group('inference')
-    group.add_argument('--split', help='list of images; the default is the data set\'s validation split').affects = NOTHING
+    group.add_argument('--split', help='list of images; the default is the data set\'s validation '
+                       'split').affects = NOTHING
     group.add_argument('--images', nargs='+', metavar='FILE', help='segment these instead of a split: files, folders '
                        'or patterns; the classes are those of the trained network').affects = NOTHING
     group.add_argument('--max-side', type=integer(32, 16384), metavar='PIXELS', help='with --images: larger ones are '
                        'segmented at this long side; the default is that of the training set, or 500')
     group.add_argument('--overlays', action=argparse.BooleanOptionalAction, help='write the labels over the images '
                        'too; the default is to do so with --images').affects = NOTHING
-    group.add_argument('--probs', action='store_true', help='write the probabilities too, to probs/<id>.npz').affects = NOTHING
+    group.add_argument('--probs', action='store_true', help='write the probabilities too, to '
+                       'probs/<id>.npz').affects = NOTHING
     group.add_argument('--export-voc', type=Path, metavar='DIR', help='write the PNGs a second time as the VOC server '
                        'wants them, to DIR/results/VOC2012/Segmentation/comp6_<split>_cls').affects = NOTHING
     group.add_argument('--out', type=Path, metavar='DIR',
-                       help='folder of the PNGs; the default is exp/<run>/results/<split>, for --images results/images').affects = NOTHING
+                       help='folder of the PNGs; the default is exp/<run>/results/<split>, for '
+                       '--images results/images').affects = NOTHING
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
                        help='trained network; the default is exp/<run>/seg/model.pth').affects = NOTHING
     add_fresh_flag(group)
@@ -85,7 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
                        help='image sizes, each run with its mirror')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='sharpen with the final CRF')
     group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the head, as trained').affects = NOTHING
-    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head, as trained').affects = NOTHING
+    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the '
+                       'head, as trained').affects = NOTHING
     return parser
 
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from lib.run.identity import data_inputs
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -25,8 +24,11 @@ from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
 from lib.run import device as devices
 from lib.run import ranks
+from lib.run.checkpoint import is_trained, remove_training
+from lib.run.digests import Digests
 from lib.run.loop import say, train
 from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve, run_script
+from lib.run.origin import training_origin
 from tool.imutils import normalise
 from tool.ranges import integer
 
@@ -99,6 +101,9 @@ def main(argv=None):
     """Train on close-ups, then on whole images."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
+    args.amp = devices.resolve_amp(args.amp, device)
+
+    # Data and network.
     torch.manual_seed(args.seed)
     network = Classifier(make_backbone(args.backbone, args.width, dropouts=(0, 0)), spec.num_fg)
     norm = network.backbone.norm
@@ -110,10 +115,22 @@ def main(argv=None):
         raise ValueError(f'--whole-batch-size {args.whole_batch_size} is larger than the {len(whole)} images of '
                          f'{spec.train_split}; use at most {len(whole)}')
     folder = args.folder / 'backbone'
-    say(f'Stand-in for ImageNet weights: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
+    say(f'Toy pretraining: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
     if args.dry_run:
         return
+
+    # What the network is made from.
+    digests = Digests(args.folder / '.digests.json')
+    origin = training_origin(args, spec, digests, whole.samples, whole.labels)
+    model = folder / 'model.pth'
+    if not args.fresh and is_trained(model, origin):
+        say(f'{model} is trained: nothing left to do (--fresh starts over)')
+        return
+
+    # Train on the two sets in turn.
     ranks.connect(device)
+    if args.fresh and not ranks.was_restarted():
+        ranks.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
     amp = devices.pick_amp(args.amp, device)
     network = share_batch_norm(devices.place(network, device, amp), device).train()
     wrapped = devices.parallel(network, device, amp=amp, whole_batch=True)
@@ -127,11 +144,10 @@ def main(argv=None):
         train(part, folder / name, network, optimizer, make_step(wrapped, target, loss),
               training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
                                args.on_corrupt),
-              lambda step, steps=steps: one_cycle(step, steps), steps, device,
-              inputs=data_inputs(spec, spec.train_split))
-    if ranks.is_first():
-        save_network(folder / 'model.pth', network.backbone,
-                     {'network': 'backbone', 'backbone': args.backbone, 'width': args.width})
+              lambda step, steps=steps: one_cycle(step, steps), steps, device, origin=origin)
+    ranks.by_the_first(lambda: save_network(
+        model, network.backbone,
+        {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}))
 
 
 if __name__ == '__main__':

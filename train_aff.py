@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lib.run.identity import data_inputs, file_digest, folder_input
 
 from lib.data.datasets import AffTrainSet
 from lib.data.loading import steps_of, training_batches
@@ -25,15 +24,18 @@ from lib.net.optimizer import make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run import ranks
+from lib.run.digests import Digests
 from lib.run.labelled import Labelled
 from lib.run.loop import say, train
 from lib.run.options import (
+    NOTHING,
     add_device_flags,
     add_training_flags,
     base_parser,
     resolve,
     run_script,
 )
+from lib.run.origin import check_labels, training_origin, weights_digest
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified, side_by_side, stacked
 from tool.imageio import voc_palette
@@ -63,10 +65,10 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
     group.add_argument('--radius', type=integer(2, 32), default=5, help='pairs are nearer than this, in feature pixels')
     group.add_argument('--seed-dir', type=Path, metavar='DIR',
-                       help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds')
+                       help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',
                        help='the folder holds two folders alpha_<strength> of pickled .npy files, as the reference and '
-                       'infer_cam.py --export-npy write')
+                       'infer_cam.py --export-npy write').affects = NOTHING
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the backbone')
     group.add_argument('--freeze', choices=tuple(FREEZE), default='early',
                        help='what keeps its ImageNet weights: the first layers, or the whole backbone')
@@ -133,6 +135,9 @@ def main(argv=None):
     """Train on the data set's training split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
+    args.amp = devices.resolve_amp(args.amp, device)
+
+    # Data and network.
     network = make_network(args)
     own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
     seeds, _ = label_place(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
@@ -141,27 +146,33 @@ def main(argv=None):
     dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
-    inputs = data_inputs(spec, spec.train_split, with_labels=False) | {
-        'weights': file_digest(args.weights), 'seeds': folder_input(seeds, dataset.label_files())}
     folder = args.folder / 'aff'
     say(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+
+    # What the network is made from.
+    digests = Digests(args.folder / '.digests.json')
+    check_labels(dataset.label_files(), spec, digests.of(dataset.label_images()), dataset.remedy())
     if args.dry_run:
         return
+    origin = training_origin(args, spec, digests, dataset.samples, weights=weights_digest(args.weights, digests),
+                             seeds=dataset.label_files())
+
+    def save(path: Path, origin: Mapping) -> None:
+        save_network(path, network, {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
+                                     'output_stride': args.output_stride, 'classes': list(spec.classes),
+                                     'origin': origin})
+
+    # Train.
     amp = devices.pick_amp(args.amp, device)
     network = devices.place(network, device, amp)
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile)),
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
-                           args.on_corrupt),
+    step = make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile))
+    counts = Labelled(make_counts(args), steps, f'the seeds in {seeds} are sure of no two pixels in the first batches: '
+                      'nothing to learn from; give infer_cam.py other --seed-alphas')
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr), step,
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part, args.on_corrupt),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
           make_pictures(args, dataset, network, device) if args.picture_every else None,
-          inputs=inputs, counts=Labelled(make_counts(args), steps, f'the seeds in {seeds} are sure of no two pixels in '
-                                         'the first batches: nothing to learn from; give infer_cam.py other '
-                                         '--seed-alphas'))
-    if ranks.is_first():
-        save_network(folder / 'model.pth', network,
-                     {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
-                      'output_stride': args.output_stride, 'classes': list(spec.classes)})
+          origin=origin, save=save, counts=counts)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lib.run.identity import data_inputs, file_digest, folder_input
 from torch.nn import functional as F
 
 from lib.data.corrupt import read_truth
@@ -28,15 +27,18 @@ from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import load_imagenet, save_network, unwrapped
 from lib.run import device as devices
 from lib.run import ranks
+from lib.run.digests import Digests
 from lib.run.labelled import Labelled
 from lib.run.loop import say, train
 from lib.run.options import (
+    NOTHING,
     add_device_flags,
     add_training_flags,
     base_parser,
     resolve,
     run_script,
 )
+from lib.run.origin import check_labels, training_origin, weights_digest
 from tool.dataspec import DatasetSpec
 from tool.drawing import blend, side_by_side, stacked
 from tool.imageio import IGNORED, voc_palette
@@ -65,7 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--scale', type=number(0.05, 8), action=LowHigh, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
                        help='range from which the size of a training image is drawn')
     group.add_argument('--labels', type=Path, metavar='DIR',
-                       help='label PNGs to learn from; the default is exp/<run>/labels/<train split>/walk')
+                       help='label PNGs to learn from; the default is '
+                       'exp/<run>/labels/<train split>/walk').affects = NOTHING
     group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the 3x3 convolution of the head')
     group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head')
     group.add_argument('--bn-momentum', type=number(0, 1, above=True), default=3e-4,
@@ -142,6 +145,12 @@ def main(argv=None):
     """Train on the pseudo-labels of the data set's training split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
+    args.amp = devices.resolve_amp(args.amp, device)
+    if args.accumulate > 1:
+        raise ValueError(f'--accumulate {args.accumulate}: batch norm needs the statistics of the whole batch here, '
+                         'which no pass sees; use more GPUs with torchrun, --amp bf16, or a smaller --batch-size')
+
+    # Data and network.
     network = make_network(args, spec.num_classes)
     labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
     dataset = SegTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, labels, seed=args.seed,
@@ -150,32 +159,36 @@ def main(argv=None):
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
     part = ranks.shares(args.batch_size)
-    if args.accumulate > 1:
-        raise ValueError(f'--accumulate {args.accumulate}: batch norm needs the statistics of the whole batch here, '
-                         'which no pass sees; use more GPUs with torchrun, --amp bf16, or a smaller --batch-size')
-    inputs = data_inputs(spec, spec.train_split, with_labels=False) | {
-        'weights': file_digest(args.weights), 'pseudo-labels': folder_input(labels, dataset.label_files())}
     folder = args.folder / 'seg'
     say(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+
+    # What the network is made from.
+    digests = Digests(args.folder / '.digests.json')
+    check_labels(dataset.label_files(), spec, digests.of(dataset.label_images()), dataset.remedy())
     if args.dry_run:
         return
+    origin = training_origin(args, spec, digests, dataset.samples, weights=weights_digest(args.weights, digests),
+                             pseudo_labels=dataset.label_files())
+
+    def save(path: Path, origin: Mapping) -> None:
+        save_network(path, network, {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
+                                     'output_stride': args.output_stride, 'classes': list(spec.classes),
+                                     'fov_channels': args.fov_channels, 'dilation': args.dilation,
+                                     'dataset': spec.name, 'preset': spec.preset, 'max_side': spec.max_side,
+                                     'norm': unwrapped(network).backbone.norm, 'origin': origin})
+
+    # Train.
     ranks.connect(device)
     amp = devices.pick_amp(args.amp, device)
     network = share_batch_norm(devices.place(network, device, amp), device)
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(devices.parallel(network, device, amp=amp, compiled=args.compile, whole_batch=True)),
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
-                           args.on_corrupt),
+    step = make_step(devices.parallel(network, device, amp=amp, compiled=args.compile, whole_batch=True))
+    counts = Labelled(count_labelled, steps, f'all pixels of the labels in {labels} are {IGNORED}, ignored, in the '
+                      'first batches: nothing to learn from; check --labels')
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr), step,
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part, args.on_corrupt),
           lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
           make_pictures(args, spec, network, device) if args.picture_every else None,
-          inputs=inputs, counts=Labelled(count_labelled, steps, f'all pixels of the labels in {labels} are {IGNORED}, '
-                                         f'ignored, in the first batches: nothing to learn from; check --labels'))
-    if ranks.is_first():
-        save_network(folder / 'model.pth', network,
-                     {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
-                      'output_stride': args.output_stride, 'classes': list(spec.classes),
-                      'fov_channels': args.fov_channels, 'dilation': args.dilation, 'dataset': spec.name,
-                      'preset': spec.preset, 'max_side': spec.max_side, 'norm': unwrapped(network).backbone.norm})
+          origin=origin, save=save, counts=counts)
 
 
 if __name__ == '__main__':

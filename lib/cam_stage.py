@@ -1,6 +1,7 @@
 """Body of the two CAM training scripts: SEAM with the importance-sampling and the feature-similarity loss."""
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from lib.net.seam import Seam
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run import ranks
-from lib.run.identity import data_inputs, file_digest
+from lib.run.digests import Digests
 from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
@@ -23,6 +24,7 @@ from lib.run.options import (
     base_parser,
     resolve,
 )
+from lib.run.origin import training_origin, weights_digest
 from tool.camloss import cam_objective, second_view
 from tool.camutils import cam_label, fuse_scales
 from tool.dataspec import DatasetSpec
@@ -142,7 +144,9 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     """Train on the data set's training split; what the two scripts share."""
     args, spec = resolve(make_parser(doc, dataset), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
-    amp = devices.pick_amp(args.amp, device)
+    args.amp = devices.resolve_amp(args.amp, device)
+
+    # Data and network.
     network = make_network(args, spec)
     data = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, tuple(args.long_side),
                        seed=args.seed, limit=args.limit)
@@ -152,18 +156,25 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
-    inputs = data_inputs(spec, spec.train_split) | {'weights': file_digest(args.weights)}
     folder = args.folder / 'cam'
     say(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
     if args.dry_run:
         return
+
+    # What the network is made from.
+    digests = Digests(args.folder / '.digests.json')
+    origin = training_origin(args, spec, digests, data.samples, data.labels,
+                             weights=weights_digest(args.weights, digests))
+
+    def save(path: Path, origin: Mapping) -> None:
+        save_network(path, network, {'network': 'seam', 'backbone': args.backbone, 'width': args.width,
+                                     'output_stride': args.output_stride, 'classes': list(spec.classes),
+                                     'origin': origin})
+
+    # Train.
+    amp = devices.pick_amp(args.amp, device)
     network = devices.place(network, device, amp)
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile), network.backbone.norm),
-          training_batches(data, args.batch_size, steps, args.seed, args.workers, part,
-                           args.on_corrupt),
-          lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, inputs=inputs)
-    if ranks.is_first():
-        save_network(folder / 'model.pth', network,
-                     {'network': 'seam', 'backbone': args.backbone, 'width': args.width,
-                      'output_stride': args.output_stride, 'classes': list(spec.classes)})
+    step = make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile), network.backbone.norm)
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr), step,
+          training_batches(data, args.batch_size, steps, args.seed, args.workers, part, args.on_corrupt),
+          lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, origin=origin, save=save)

@@ -53,6 +53,11 @@ class _TrainSet(Dataset):
         return first_readable((lambda index=index: self[0, index] for index in range(len(self))), count,
                               self.spec.on_corrupt)
 
+    def label_images(self) -> list[Path]:
+        """The images of label_files(), one for each."""
+        files = len(self.label_files()) // max(1, len(self.samples) - len(self.left_out))
+        return [sample.image for sample in self.samples if sample.name not in self.left_out for _ in range(files)]
+
     def place(self, image: np.ndarray, crop: augment.Crop) -> torch.Tensor:
         """Normalise and crop an image; padding is 0, the mean colour."""
         return torch.from_numpy(crop.paste(normalise(image[crop.source], self.norm), 0))
@@ -116,7 +121,7 @@ class AffTrainSet(_TrainSet):
         """Make sure that all images and seeds are there."""
         check_images(self.spec, self.split, self.samples)
         files = [(sample, path) for sample in self.samples for path in self._seeds_paths(sample).values()]
-        self.left_out = check_made(self.spec, files, f'{self.split} lacks seeds', self._remedy())
+        self.left_out = check_made(self.spec, files, f'{self.split} lacks seeds', self.remedy())
 
     def label_files(self) -> list[Path]:
         """The seed files, in list order."""
@@ -129,9 +134,9 @@ class AffTrainSet(_TrainSet):
         keys, scores = (read_npy_seeds(paths, size, self.spec.num_fg) if self.folders else
                         read_seeds(path, self.spec.num_fg))
         if len(scores) != 2:
-            raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self._remedy()}')
+            raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self.remedy()}')
         low, high = (scores[alpha] for alpha in sorted(scores))
-        _check_size(path, low.shape[-2:], sample.image, size, self._remedy())
+        _check_size(path, low.shape[-2:], sample.image, size, self.remedy())
         return keys, low, high
 
     def _seeds_paths(self, sample: Sample) -> dict[float | None, Path]:
@@ -140,7 +145,8 @@ class AffTrainSet(_TrainSet):
             return {alpha: folder / f'{sample.name}.npy' for alpha, folder in self.folders.items()}
         return {None: self.seeds_dir / f'{sample.name}.npz'}
 
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
+        """How to make the seeds."""
         return (f'make them with python infer_cam.py --dataset {_flag(self.spec)} --split {self.split}'
                 f'{" --export-npy" if self.folders else ""}')
 
@@ -157,7 +163,7 @@ class SegTrainSet(_TrainSet):
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample, path = self.samples[index], self._label_path(self.samples[index])
         image, mask = _read(self.spec, sample), read_mask(path, self.spec.num_classes)
-        _check_size(path, mask.shape, sample.image, image.shape[:2], self._remedy())
+        _check_size(path, mask.shape, sample.image, image.shape[:2], self.remedy())
         flip = augment.random_flip(rng)
         image = augment.hsv_shift(image, rng)[:, flip]
         image, mask = augment.random_scale(image, mask[:, flip], rng, *self.scale)
@@ -169,12 +175,12 @@ class SegTrainSet(_TrainSet):
         """Make sure that all images and label PNGs are there and of the same size (headers only)."""
         corrupt = check_images(self.spec, self.split, self.samples)
         files = [(sample, self._label_path(sample)) for sample in self.samples]
-        self.left_out = check_made(self.spec, files, f'{self.split} lacks labels', self._remedy())
+        self.left_out = check_made(self.spec, files, f'{self.split} lacks labels', self.remedy())
         for sample, path in files:
             if sample.name not in corrupt | self.left_out:
                 label_size = unless_corrupt(self.spec.on_corrupt, read_size, path)
                 image_size = read_size(sample.image, **self.spec.reading)
-                _check_size(path, label_size or image_size, sample.image, image_size, self._remedy())
+                _check_size(path, label_size or image_size, sample.image, image_size, self.remedy())
 
     def label_files(self) -> list[Path]:
         """The label PNGs, in list order."""
@@ -183,7 +189,8 @@ class SegTrainSet(_TrainSet):
     def _label_path(self, sample: Sample) -> Path:
         return self.labels_dir / f'{sample.name}.png'
 
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
+        """How to make the labels."""
         return f'make them with python infer_aff.py --dataset {_flag(self.spec)} --split {self.split}'
 
 

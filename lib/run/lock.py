@@ -24,14 +24,14 @@ class Lock:
     Args:
         folder: is made if need be; the temporary files of killed processes in it are removed.
         name: of the lock file.
-        patience: seconds to wait for another run to end.
+        patience: seconds to wait for another run to end; a killed one takes a moment.
 
     Raises:
         InUse: on entering, if another run holds it.
         CannotWrite: if the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, name: str = '.lock', patience: float = 0):
+    def __init__(self, folder: Path, name: str = '.lock', patience: float = 2):
         self.path, self.patience = Path(folder) / name, patience
         self.run = {'run': ranks.run_id(), 'host': socket.gethostname(), 'process': os.getpid()}
 
@@ -48,6 +48,7 @@ class Lock:
     def __exit__(self, *_) -> None:
         if self._try(fcntl.LOCK_EX) and self._is_current():     # the last process of this run takes the file away
             self.path.unlink(missing_ok=True)
+        fcntl.flock(self.file, fcntl.LOCK_UN)       # forked workers have the file open too
         os.close(self.file)
 
     def _acquire(self) -> dict | None:

@@ -49,6 +49,7 @@ def training_origin(args: argparse.Namespace, spec: DatasetSpec, digests: Digest
         found['image_labels'] = text_digest([*zip(names, (row.tolist() for row in image_labels))])
     for key, value in inputs.items():
         found[key] = value if isinstance(value, str) else text_digest(digests.of(value))
+    digests.save()
     return {**stage_origin(args, spec), OWN: found}
 
 
