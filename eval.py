@@ -20,19 +20,22 @@ from shlex import quote
 
 from tqdm import tqdm
 
+from lib.data.corrupt import unless_corrupt
 from lib.data.datasets import LabelPair, label_pairs
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
-from lib.run.identity import files_digest, folder_input
-from lib.run.options import add_fresh_flag, base_parser, resolve, run_script, settings
-from lib.run.pool import map_chunks
+from lib.run.digests import Digests, text_digest
+from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve, run_script
+from lib.run.origin import check_labels, stage_origin
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
 from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
-from tool.imageio import read_mask
+from tool.imageio import Corrupt, read_mask
 from tool.progress import bar_style
+from tool.ranges import number
+from tool.workers import map_chunks
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
@@ -44,66 +47,82 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('evaluation')
     group.add_argument('--what', choices=tuple(MADE_BY), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
-    group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the run\'s own')
+    group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the '
+                       'run\'s own').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',
-                       help='the folder holds pickled .npy files, as the reference and infer_cam.py --export-npy write')
+                       help='the folder holds pickled .npy files, as the reference and infer_cam.py '
+                       '--export-npy write').affects = NOTHING
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
-    group.add_argument('--background-score', type=float, default=0.25,
+    group.add_argument('--background-score', type=number(0, 1), default=0.25,
                        help='constant score of background that CAMs compete with')
     add_fresh_flag(group)
     group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], num_classes: int, max_side: int | None, protocol: str,
-                threshold: float | None, curve: bool) -> tuple[Scores, Curve | None]:
-    """Scores of some images, and their curve over thresholds if asked for; label PNGs where threshold is None."""
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None,
+                curve: bool) -> tuple[Scores, Curve | None, list[str]]:
+    """Scores of some images, and their curve over thresholds if asked for; label PNGs where threshold is None.
+
+    The last are names of images that are left out, as their masks are corrupt.
+    """
+    num_classes, left_out = spec.num_classes, []
     scores, curves = Scores(num_classes, protocol), Curve(num_classes, protocol) if curve else None
     for pair in pairs:
-        truth = read_mask(pair.truth, num_classes, max_side)
+        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.truth, num_classes, spec.max_side)
+        if truth is None:
+            left_out.append(pair.name)
+            continue
         try:
             if threshold is None:
                 scores.add(truth, read_mask(pair.prediction, num_classes))
             else:
-                keys, cam = read_any_maps(pair.prediction, truth.shape)
+                keys, cam = read_any_maps(pair.prediction, truth.shape, num_classes - 1)
                 scores.add(truth, cam_label(keys, cam, threshold))
                 if curves:
                     curves.add(truth, keys, cam)
         except ValueError as error:
             raise ValueError(f'{pair.name}: {error}') from error
-    return scores, curves
+    return scores, curves, left_out
 
 
-def score(pairs: Sequence[LabelPair], num_classes: int, max_side: int | None, protocol: str,
-          threshold: float | None, curve: bool, workers: int) -> tuple[Scores, Curve | None]:
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None, curve: bool,
+          workers: int) -> tuple[Scores, Curve | None, list[str]]:
     """score_chunk of all images, shared by worker processes."""
     total = None
-    function = partial(score_chunk, num_classes=num_classes, max_side=max_side, protocol=protocol,
-                       threshold=threshold, curve=curve)
+    function = partial(score_chunk, spec=spec, protocol=protocol, threshold=threshold, curve=curve)
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
         for part in map_chunks(function, pairs, workers):
-            bar.update(part[0].images)
+            bar.update(part[0].images + len(part[2]))
             if total is None:
                 total = part
                 continue
-            for mine, theirs in zip(total, part):
+            for mine, theirs in zip(total[:2], part):
                 if mine:
                     mine.merge(theirs)
+            total[2].extend(part[2])
+    if not total[0].images:
+        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].truth} the first; restore them')
     return total
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
-    """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs."""
-    run = partial(score, pairs, spec.num_classes, spec.max_side, args.protocol, workers=args.workers)
+    """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs.
+
+    'images' is how many were scored, 'left_out' names those with corrupt masks.
+    """
+    run = partial(score, pairs, spec, args.protocol, workers=args.workers)
     if args.what != 'cam':
-        return {'results': [run(None, False)[0].summary()]}
-    given, curve = run(args.background_score, True)
+        scores, _, left_out = run(None, False)
+        return {'results': [scores.summary()], 'images': scores.images, 'left_out': left_out}
+    given, curve, left_out = run(args.background_score, True)
     curve = curve.summary()
     best = run(curve['best_threshold'], False)[0]
     return {'results': [{'threshold': args.background_score, **given.summary()},
                         {'threshold': curve['best_threshold'], 'best': True, **best.summary()}],
-            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}}
+            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}, 'images': given.images,
+            'left_out': left_out}
 
 
 def main(argv=None):
@@ -124,22 +143,33 @@ def main(argv=None):
     remedy = (f'make them with python {MADE_BY[args.what]} --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {split if args.what == "seg" else spec.label_split(split)}'
               f'{" --export-npy" if args.unpickle else ""}')
-    pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
+    pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
+    check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
-    inputs = {'predictions': folder_input(folder, [pair.prediction for pair in pairs]),
-              'masks': files_digest(pair.truth for pair in pairs)}
-    made_with = {'settings': {**settings(args), 'split': split}, 'inputs': inputs}
-    found = [old for old in read_scores(scores) if all(old.get(key) == made_with[key] for key in made_with)]
-    if found and not args.fresh:
-        print(evaluation_text(found[-1]))
-        print(f'\nscored before, {found[-1]["time"]}; --fresh scores again')
+
+    # What the scores are made from: the same was perhaps scored before.
+    digests = Digests(args.folder / '.digests.json')
+    files = {kind: digests.of(getattr(pair, kind) for pair in pairs) for kind in ('prediction', 'truth')}
+    names = [pair.name for pair in pairs]
+    origin = {**stage_origin(args, spec), 'inputs': {f'{kind}s': text_digest([*zip(names, found)])
+                                                     for kind, found in files.items()}}
+    origin['settings']['split'] = split
+    digests.save()
+    before = [old for old in read_scores(scores) if all(old.get(key) == origin[key] for key in ('settings', 'inputs'))
+              and old['classes'] == list(spec.class_names) and (args.on_corrupt == 'skip' or not old.get('left_out'))]
+    if before and not args.fresh:
+        print(f'{evaluation_text(before[-1])}\n\nscored before, {before[-1]["time"]}; --fresh scores again')
         return
+
+    # Score; what is printed is saved already.
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
-              'images': len(pairs), 'classes': list(spec.class_names), **evaluate(args, spec, pairs)}
+              **evaluate(args, spec, pairs)}
+    record['left_out'] = sorted([*corrupt, *record['left_out']])
+    record |= {**environment(), **origin, 'classes': list(spec.class_names)}
+    add_score(scores, record)
     print(evaluation_text(record))
-    add_score(scores, {**record, **environment(), **made_with})
 
 
 if __name__ == '__main__':

@@ -18,24 +18,27 @@ import torch
 from torch.utils.data import Subset
 
 from lib.data.datasets import InferSet
-from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
+from lib.data.labelio import write_maps, write_seeds
 from lib.data.loading import single_images
-from lib.data.npyio import read_npy_maps, write_npy_maps, write_npy_scores
+from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
+from lib.inference import Inference
 from lib.multiscale import multi_scale
 from lib.net.backbones import check_backbone, trained_backbone
-from lib.net.fold import for_inference
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
-from lib.run.identity import data_inputs, file_digest
-from lib.run.options import add_device_flags, add_fresh_flag, base_parser, positive_float, resolve, run_script
-from lib.run.outputs import Output, all_finished, unfinished
-from lib.run.pool import Background
-from lib.run.progress import progress
+from lib.run.digests import Digests
+from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser, resolve, run_script
+from lib.run.origin import stage_origin
+from lib.run.outputs import Output, Work, unfinished
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
+from tool.dataspec import DatasetSpec
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
+from tool.progress import progress
+from tool.ranges import LowHigh, number
+from tool.workers import Background
 
 PRESETS = {
     'voc12': {},
@@ -50,32 +53,36 @@ def make_parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__)
     add_device_flags(parser)
     group = parser.add_argument_group('inference')
-    group.add_argument('--split', help='list of images; the default is the data set\'s training split')
+    group.add_argument('--split', help='list of images; the default is the data set\'s training '
+                       'split').affects = NOTHING
     group.add_argument('--checkpoint', type=Path, metavar='FILE',
-                       help='trained network, ours or a published one; the default is exp/<run>/cam/model.pth')
-    group.add_argument('--scales', type=positive_float, nargs='+', default=(0.5, 1.0, 1.5, 2.0),
+                       help='trained network, ours or a published one; the default is '
+                       'exp/<run>/cam/model.pth').affects = NOTHING
+    group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
                        help='image sizes, each run with its mirror')
     group.add_argument('--seeds', action=argparse.BooleanOptionalAction, default=True,
-                       help='run the CRF too and write seeds')
-    group.add_argument('--seed-alphas', type=positive_float, nargs=2, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
-                       help='powers of the background score of the two seeds: much background, little background')
+                       help='run the CRF too and write seeds').affects = NOTHING
+    group.add_argument('--seed-alphas', type=number(0, 1000, above=True), action=LowHigh,
+                       strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
+                       help='powers of the background score of the two seeds: much background, little '
+                       'background').affects = ('seeds',)
     add_fresh_flag(group)
     group.add_argument('--export-npy', action='store_true',
-                       help='write pickled .npy files to exp/<run>/plabels/<split> too, for related codes')
+                       help='write pickled .npy files to exp/<run>/plabels/<split> too, for other '
+                       'codebases').affects = NOTHING
     return parser
 
 
-def make_outputs(args: argparse.Namespace, split: str) -> list[Output]:
-    """The folders that this run fills. CAMs do not depend on what is asked of the seeds."""
-    check_npy = partial(read_npy_maps, size=(1, 1))         # of an image without classes, which tells no size
+def make_outputs(args: argparse.Namespace, spec: DatasetSpec, split: str, network: str) -> list[Output]:
+    """The folders that this run fills, in the order in which write_labels() takes them."""
+    cams, seeds = (stage_origin(args, spec, kind, network=network) for kind in ('cam', 'seeds'))
     labels, export = args.folder / 'labels' / split, args.folder / 'plabels' / split
-    about_seeds = ('seeds', 'seed_alphas', 'export_npy')
-    outputs = [Output(labels / 'cam', '.npz', read_maps, about_seeds)]
+    outputs = [Output(labels / 'cam', '.npz', cams)]
     if args.seeds:
-        outputs.append(Output(labels / 'seeds', '.npz', read_seeds, about_seeds[::2]))
+        outputs.append(Output(labels / 'seeds', '.npz', seeds))
     if args.export_npy:
-        outputs.append(Output(export / 'cam', '.npy', check_npy, about_seeds))
-        outputs += [Output(export / 'crf' / f'alpha_{alpha}', '.npy', check_npy, about_seeds[::2])
+        outputs.append(Output(export / 'cam', '.npy', cams))
+        outputs += [Output(export / 'crf' / f'alpha_{alpha}', '.npy', seeds)
                     for alpha in args.seed_alphas if args.seeds]
     return outputs
 
@@ -105,62 +112,84 @@ def infer_cams(views: Sequence[torch.Tensor], size: tuple[int, int], present: np
     """
     if not len(present):
         return np.zeros((0, *size), np.float32)
-    index = torch.from_numpy(present).to(device)
+    index = torch.from_numpy(present).to(device, non_blocking=True)
     maps = multi_scale(views, size, lambda pair: forward(pair)[:, index], device, align_corners=False)
     return fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
-def write_labels(folder: Path, name: str, image: np.ndarray, present: np.ndarray, cam: np.ndarray,
-                 alphas: tuple[float, ...], export: Path | None = None) -> None:
-    """Write the CAM file of one image and, for the alphas given, its seeds; to the folder `export` as .npy too."""
+def refined_cams(sample: dict, present: np.ndarray, device: torch.device, network: Callable) -> np.ndarray:
+    """CAMs of a sample of resized(), by the network's refined maps."""
+    return infer_cams(sample['views'], sample['image'].shape[:2], present, lambda pair: network(pair).refined[:, 1:],
+                      device)
+
+
+def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
+                 alphas: tuple[float, ...], export: bool) -> None:
+    """Write the CAM file of one image and, for the alphas given, its seeds; with `export` as .npy too.
+
+    `files` are paths and origins in the order of make_outputs().
+    """
+    files = iter(files)
     seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
-    write_maps(folder / 'cam' / f'{name}.npz', present, cam)
+    path, origin = next(files)
+    write_maps(path, present, cam, origin)
     if seeds:
-        write_seeds(folder / 'seeds' / f'{name}.npz', present, seeds)
+        path, origin = next(files)
+        write_seeds(path, present, seeds, origin)
     if export:
-        write_npy_maps(export / 'cam' / f'{name}.npy', present, cam)
-        for alpha, scores in seeds.items():
-            write_npy_scores(export / 'crf' / f'alpha_{alpha}' / f'{name}.npy', present, scores)
+        path, origin = next(files)
+        write_npy_maps(path, present, cam, origin)
+        for scores in seeds.values():
+            path, origin = next(files)
+            write_npy_scores(path, present, scores, origin)
 
 
 def main(argv=None):
     """Infer one split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split = args.split or spec.train_split
-    dataset = InferSet(spec, split, args.limit)
     checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
-    names = [sample.name for sample in dataset.samples]
-    outputs = make_outputs(args, split)
-    inputs = data_inputs(spec, split) | {'network': file_digest(checkpoint)}
+    dataset = InferSet(spec, split, args.limit)
     check_backbone(checkpoint, args.backbone)
-    if not args.dry_run and all_finished(args, names, outputs, inputs):
-        return
-    dataset.check()
     device = devices.pick_device(args.device)
-    amp = devices.pick_amp(args.amp, device)
-    network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
-    load_network(network, checkpoint)
-    network = for_inference(network.to(device), amp)
-    folder = args.folder / 'labels' / split
-    export = args.folder / 'plabels' / split if args.export_npy else None
-    alphas = tuple(args.seed_alphas) if args.seeds else ()
-    print(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to {folder}')
+    args.amp = devices.resolve_amp(args.amp, device)
+
+    # What each file is made from.
+    digests = Digests(args.folder / '.digests.json')
+    outputs = make_outputs(args, spec, split, network=digests(checkpoint))
+    labels = [[spec.classes[index] for index in np.flatnonzero(row)] for row in dataset.labels]
+    sources = [{'image': sample.image, 'image_labels': names} for sample, names in zip(dataset.samples, labels)]
+    print(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to '
+          f'{args.folder / "labels" / split}')
+
+    # Infer what is not up to date.
+    with unfinished(args, dataset.names, outputs, sources, digests, device) as work:
+        if work.todo:
+            dataset.check()
+            infer(args, spec, dataset, checkpoint, device, work)
+
+
+def infer(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, checkpoint: Path, device: torch.device,
+          work: Work) -> None:
+    """Write the files of the images that are left to do."""
+    def trained_network() -> Seam:
+        network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
+        load_network(network, checkpoint, {'classes': spec.classes})
+        return network
+
+    inference = Inference(trained_network, device, devices.pick_amp(args.amp, device), checkpoint)
     if args.dry_run:
         return
-
-    def forward(views: torch.Tensor) -> torch.Tensor:
-        with devices.autocast(device, amp):
-            return network(views).refined[:, 1:]
-
-    backbone = network.backbone
+    backbone = inference.network.backbone
     prepare = partial(resized, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
-    with (unfinished(args, names, outputs, inputs, device) as share, Background(args.workers) as background):
-        images = single_images(Subset(dataset, share.left), min(args.workers, 1), prepare, args.damaged)
-        for sample in share.watch(progress(images, 'infer_cam')):
+    alphas = tuple(args.seed_alphas) if args.seeds else ()
+    images = single_images(Subset(dataset, work.todo), min(args.workers, 1), prepare, args.on_corrupt)
+    with Background(args.workers) as background:
+        for sample in work.watch(progress(images, 'infer_cam')):
             present = np.flatnonzero(sample['image_labels'])
-            cam = infer_cams(sample['views'], sample['image'].shape[:2], present, forward, device)
-            background.submit(write_labels, folder, sample['name'], sample['image'], present, cam,
-                              alphas, export)
+            cam = inference(sample['name'], partial(refined_cams, sample, present, device))
+            background.submit(write_labels, work.files(sample['name']), sample['image'], present, cam, alphas,
+                              args.export_npy)
 
 
 if __name__ == '__main__':

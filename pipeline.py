@@ -17,8 +17,9 @@ from lib.data.registry import get_spec
 from lib.data.toy_draw import CLASSES
 from lib.routing import Command, Flag, Tool, add_help, give, give_all, read_flags, settings_text
 from lib.run.launch import Runner, check_batch
-from lib.run.options import non_negative_int, positive_int, run_script
+from lib.run.options import run_script
 from tool.dataspec import DatasetSpec
+from tool.ranges import LARGEST_SEED, integer
 
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {'voc12': 'run_voc.sh', 'coco': 'run_coco.sh', 'demo': 'run_demo.sh', 'own': 'run_own.sh DATA.json'}
@@ -52,7 +53,7 @@ def make_parser(driver: str = 'voc12') -> argparse.ArgumentParser:
     parser.add_argument('--run', metavar='NAME', help='name of the run, a folder in --exp')
     parser.add_argument('--stages', default=','.join(stages), metavar='LIST',
                         help=f'some of {", ".join(stages)}, separated by commas; the default is all')
-    parser.add_argument('--gpus', type=positive_int, metavar='N',
+    parser.add_argument('--gpus', type=integer(1, 1024), metavar='N',
                         help='one process per GPU, by torchrun: N share each batch in training and the images in '
                         'inference, and the results are those of one; with --device cpu N processes on the CPU')
     parser.add_argument('--launcher', metavar='WORDS',
@@ -69,7 +70,7 @@ def make_parser(driver: str = 'voc12') -> argparse.ArgumentParser:
                             help='for a laptop: EfficientNet-Lite0 (requirements-timm.txt) with its ImageNet features '
                             'as they are; only heads are trained')
     if driver == 'demo':
-        parser.add_argument('--seed', type=non_negative_int, default=0, metavar='N',
+        parser.add_argument('--seed', type=integer(0, LARGEST_SEED - 1), default=0, metavar='N',
                             help='of the synthetic set and its backbone; another one is another set')
     return parser
 

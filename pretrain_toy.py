@@ -24,10 +24,13 @@ from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
 from lib.run import device as devices
 from lib.run import ranks
-from lib.run.identity import data_inputs
+from lib.run.checkpoint import is_trained, remove_training
+from lib.run.digests import Digests
 from lib.run.loop import say, train
-from lib.run.options import add_device_flags, add_loop_flags, base_parser, positive_int, resolve, run_script
+from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve, run_script
+from lib.run.origin import training_origin
 from tool.imutils import normalise
+from tool.ranges import integer
 
 PRESETS = {'toy': {'width': 0.125, 'amp': 'auto'}}
 
@@ -39,12 +42,13 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_flags(parser, backbone='resnet38d')
     add_loop_flags(parser, batch_size=32, lr=2e-3, lr_help='highest learning rate of AdamW')
     group = parser.add_argument_group('stand-in for ImageNet')
-    group.add_argument('--close-ups', type=positive_int, default=2800, help='number of close-ups')
-    group.add_argument('--close-up-size', type=positive_int, default=48, help='their side, pixels')
-    group.add_argument('--close-up-epochs', type=positive_int, default=5, help='passes over the close-ups')
-    group.add_argument('--whole-epochs', type=positive_int, default=14, help='passes over the whole training images')
-    group.add_argument('--whole-batch-size', type=positive_int, default=16, help='whole images a step')
-    group.add_argument('--crop-size', type=positive_int, default=128, help='crop of whole images, pixels')
+    group.add_argument('--close-ups', type=integer(1, 1_000_000), default=2800, help='number of close-ups')
+    group.add_argument('--close-up-size', type=integer(8, 512), default=48, help='their side, pixels')
+    group.add_argument('--close-up-epochs', type=integer(1, 100_000), default=5, help='passes over the close-ups')
+    group.add_argument('--whole-epochs', type=integer(1, 100_000), default=14,
+                       help='passes over the whole training images')
+    group.add_argument('--whole-batch-size', type=integer(1, 65536), default=16, help='whole images a step')
+    group.add_argument('--crop-size', type=integer(8, 8192), default=128, help='crop of whole images, pixels')
     return parser
 
 
@@ -84,15 +88,11 @@ def one_cycle(step: int, total: int, warm_up: float = 0.3) -> float:
     return (1 + math.cos(math.pi * (place - warm_up) / (1 - warm_up))) / 2
 
 
-def make_step(args: argparse.Namespace, network: nn.Module, device: torch.device, target: str,
-              loss: Callable) -> Callable:
+def make_step(network: Callable, target: str, loss: Callable) -> Callable:
     """The training step: logits of the batch's images against batch[target]."""
-    amp = devices.pick_amp(args.amp, device)
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
-        with devices.autocast(device, amp):
-            logits = network(batch['image'])
-        return {'loss': loss(logits, batch[target])}
+        return {'loss': loss(network(batch['image']), batch[target])}
 
     return step
 
@@ -101,6 +101,9 @@ def main(argv=None):
     """Train on close-ups, then on whole images."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
+    args.amp = devices.resolve_amp(args.amp, device)
+
+    # Data and network.
     torch.manual_seed(args.seed)
     network = Classifier(make_backbone(args.backbone, args.width, dropouts=(0, 0)), spec.num_fg)
     norm = network.backbone.norm
@@ -112,12 +115,25 @@ def main(argv=None):
         raise ValueError(f'--whole-batch-size {args.whole_batch_size} is larger than the {len(whole)} images of '
                          f'{spec.train_split}; use at most {len(whole)}')
     folder = args.folder / 'backbone'
-    say(f'Stand-in for ImageNet weights: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
+    say(f'Toy pretraining: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
     if args.dry_run:
         return
+
+    # What the network is made from.
+    digests = Digests(args.folder / '.digests.json')
+    origin = training_origin(args, spec, digests, whole.samples, whole.labels)
+    model = folder / 'model.pth'
+    if not args.fresh and is_trained(model, origin):
+        say(f'{model} is trained: nothing left to do (--fresh starts over)')
+        return
+
+    # Train on the two sets in turn.
     ranks.connect(device)
-    network = share_batch_norm(devices.place(network, device, devices.pick_amp(args.amp, device)), device).train()
-    spread = devices.parallel(network, device, whole_batch=True)
+    if args.fresh and not ranks.was_restarted():
+        ranks.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
+    amp = devices.pick_amp(args.amp, device)
+    network = share_batch_norm(devices.place(network, device, amp), device).train()
+    wrapped = devices.parallel(network, device, amp=amp, whole_batch=True)
     heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
     parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
              ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
@@ -125,14 +141,13 @@ def main(argv=None):
         part = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
         steps = len(data) // batch_size * epochs
         optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
-        train(part, folder / name, network, optimizer, make_step(args, spread, device, target, loss),
+        train(part, folder / name, network, optimizer, make_step(wrapped, target, loss),
               training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
-                               args.damaged),
-              lambda step, steps=steps: one_cycle(step, steps), steps, device,
-              inputs=data_inputs(spec, spec.train_split))
-    if ranks.is_first():
-        save_network(folder / 'model.pth', network.backbone,
-                     {'network': 'backbone', 'backbone': args.backbone, 'width': args.width})
+                               args.on_corrupt),
+              lambda step, steps=steps: one_cycle(step, steps), steps, device, origin=origin)
+    ranks.by_the_first(lambda: save_network(
+        model, network.backbone,
+        {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}))
 
 
 if __name__ == '__main__':

@@ -20,14 +20,17 @@ if has_all "$python"; then
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { echo "error: $("$python" --version) is too old; install Python 3.11 or later" >&2; exit 2; }
-if [ ! -x .venv/bin/python ] || ! has_all .venv/bin/python; then
+if [ ! -x .venv/bin/python ] || [ -e .venv/incomplete ] || ! has_all .venv/bin/python; then
     echo 'Setting up .venv from requirements.txt: about 6 GB, a few minutes' >&2
     command -v c++ >/dev/null || command -v g++ >/dev/null ||
         { echo 'error: no C++ compiler found, pydensecrf needs one; install g++' >&2; exit 2; }
-    "$python" -m venv .venv >&2
+    # A package that was being unpacked when this was killed looks installed: then everything is installed anew.
+    if [ -e .venv/incomplete ]; then "$python" -m venv --clear .venv >&2; else "$python" -m venv .venv >&2; fi
+    touch .venv/incomplete
     for file in "${files[@]}"; do
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" >&2 ||
             { echo "error: pip could not install $file; see above, then run the same command again" >&2; exit 2; }
     done
+    rm .venv/incomplete
 fi
 echo "$PWD/.venv/bin/python"

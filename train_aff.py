@@ -24,21 +24,23 @@ from lib.net.optimizer import make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run import ranks
-from lib.run.identity import data_inputs, file_digest, folder_input
+from lib.run.digests import Digests
+from lib.run.labelled import Labelled
 from lib.run.loop import say, train
 from lib.run.options import (
+    NOTHING,
     add_device_flags,
     add_training_flags,
     base_parser,
-    non_negative_int,
-    positive_int,
     resolve,
     run_script,
 )
+from lib.run.origin import check_labels, training_origin, weights_digest
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified, side_by_side, stacked
 from tool.imageio import voc_palette
 from tool.imutils import denormalise
+from tool.ranges import COUNT, integer
 from tool.torchutils import poly_factor
 
 PRESETS = {
@@ -57,16 +59,16 @@ def make_parser() -> argparse.ArgumentParser:
     # As in CAM training, the published runs passed weight decay in momentum's place.
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('affinity objective')
-    group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
-    group.add_argument('--min-steps', type=non_negative_int, default=0, metavar='N',
+    group.add_argument('--epochs', type=integer(1, 100_000), default=8, help='passes over the training split')
+    group.add_argument('--min-steps', type=integer(0, COUNT), default=0, metavar='N',
                        help='pass over a small split more often than --epochs says, until N steps are done')
-    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
-    group.add_argument('--radius', type=positive_int, default=5, help='pairs are nearer than this, in feature pixels')
+    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
+    group.add_argument('--radius', type=integer(2, 32), default=5, help='pairs are nearer than this, in feature pixels')
     group.add_argument('--seed-dir', type=Path, metavar='DIR',
-                       help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds')
+                       help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',
                        help='the folder holds two folders alpha_<strength> of pickled .npy files, as the reference and '
-                       'infer_cam.py --export-npy write')
+                       'infer_cam.py --export-npy write').affects = NOTHING
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the backbone')
     group.add_argument('--freeze', choices=tuple(FREEZE), default='early',
                        help='what keeps its ImageNet weights: the first layers, or the whole backbone')
@@ -85,13 +87,11 @@ def make_network(args: argparse.Namespace) -> AffinityNet:
     return network
 
 
-def make_step(args: argparse.Namespace, network: Callable, device: torch.device) -> Callable:
+def make_step(args: argparse.Namespace, network: Callable) -> Callable:
     """The training step: affinities of near pixels against the pairs that the seeds are sure of."""
-    amp = devices.pick_amp(args.amp, device)
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
-        with devices.autocast(device, amp):
-            features = network(batch['image'])
+        features = network(batch['image'])
         affinity = pair_affinity(features, args.radius)                     # [N, offsets, positions] in (0, 1]
         terms = affinity_loss(affinity, pair_labels(batch['label'], args.radius), batch['counts'])
         terms['loss'] = terms['bg'] / 4 + terms['fg'] / 4 + terms['neg'] / 2
@@ -112,7 +112,7 @@ def make_pictures(args: argparse.Namespace, dataset: AffTrainSet, network: Affin
     Affinity to the neighbours is a grey map, dark at the edges that the network sees. Pale yellow is ignored.
     """
     stride, norm = network.backbone.stride, network.backbone.norm
-    samples = [dataset[0, index] for index in range(min(4, len(dataset)))]      # as the first epoch shows them
+    samples = dataset.first(4)
 
     def draw() -> dict[str, np.ndarray]:
         network.eval()
@@ -135,6 +135,9 @@ def main(argv=None):
     """Train on the data set's training split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
+    args.amp = devices.resolve_amp(args.amp, device)
+
+    # Data and network.
     network = make_network(args)
     own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
     seeds, _ = label_place(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
@@ -143,24 +146,33 @@ def main(argv=None):
     dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
-    inputs = data_inputs(spec, spec.train_split, with_labels=False) | {
-        'weights': file_digest(args.weights), 'seeds': folder_input(seeds, dataset.label_files())}
     folder = args.folder / 'aff'
     say(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+
+    # What the network is made from.
+    digests = Digests(args.folder / '.digests.json')
+    check_labels(dataset.label_files(), spec, digests.of(dataset.label_images()), dataset.remedy())
     if args.dry_run:
         return
-    network = devices.place(network, device, devices.pick_amp(args.amp, device))
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.compile), device),
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part,
-                           args.damaged),
+    origin = training_origin(args, spec, digests, dataset.samples, weights=weights_digest(args.weights, digests),
+                             seeds=dataset.label_files())
+
+    def save(path: Path, origin: Mapping) -> None:
+        save_network(path, network, {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
+                                     'output_stride': args.output_stride, 'classes': list(spec.classes),
+                                     'origin': origin})
+
+    # Train.
+    amp = devices.pick_amp(args.amp, device)
+    network = devices.place(network, device, amp)
+    step = make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile))
+    counts = Labelled(make_counts(args), steps, f'the seeds in {seeds} are sure of no two pixels in the first batches: '
+                      'nothing to learn from; give infer_cam.py other --seed-alphas')
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr), step,
+          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part, args.on_corrupt),
           lambda step: poly_factor(step, steps, args.poly_power), steps, device,
           make_pictures(args, dataset, network, device) if args.picture_every else None,
-          inputs=inputs, counts=make_counts(args))
-    if ranks.is_first():
-        save_network(folder / 'model.pth', network,
-                     {'network': 'aff', 'backbone': args.backbone, 'width': args.width,
-                      'output_stride': args.output_stride})
+          origin=origin, save=save, counts=counts)
 
 
 if __name__ == '__main__':

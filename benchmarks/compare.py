@@ -98,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the parts; 1 if results disagree."""
     args = make_parser().parse_args(argv)
     device = pick_device(args.device)
+    if args.json and args.json.exists() and '"agreement"' not in args.json.read_text(errors='replace'):
+        print(f'error: {args.json} exists and is no report of this command; name another file', file=sys.stderr)
+        return 2
     reports = {}
     for part in args.parts or (*PARTS, *(('cam_step_large',) if device == 'cuda' else ())):
         print(f'{part} ...', file=sys.stderr, flush=True)

@@ -1,5 +1,7 @@
 """The comparisons that run the network: published-size SEAM with random weights, for inference and for training."""
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -7,10 +9,10 @@ import torch
 from benchmarks import textbook_stages
 from benchmarks.measure import alternate, peak_memory
 from benchmarks.real_looking import photo_like
-from infer_cam import infer_cams, resized
+from infer_cam import refined_cams, resized
 from lib.cam_stage import make_parser, make_step
 from lib.data.registry import get_spec
-from lib.net.fold import for_inference
+from lib.inference import Inference
 from lib.net.freeze import freeze_early, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.resnet38d import ResNet38d
@@ -34,8 +36,7 @@ def cam_infer(device: torch.device) -> dict:
     forms, plain = {}, make_seam(device).eval()
     forms['textbook'] = lambda image=image: textbook_stages.infer_cams(plain, image, present, SCALES, device)
     for name, amp in (('fp32', None), ('bf16', torch.bfloat16)):
-        forms[name] = inference(for_inference(make_seam(device), amp), image, present, amp,
-                                device)
+        forms[name] = inference(make_seam, image, present, amp, device)
     for form in forms.values():
         form(image[::4, ::4])                                               # loads what the first call loads
     seconds, results = alternate(forms, device)
@@ -46,16 +47,15 @@ def cam_infer(device: torch.device) -> dict:
                           'CAM, bf16, mean': (float(gap['bf16'].mean()), 0.02)}}
 
 
-def inference(network: Seam, image: np.ndarray, present: np.ndarray, amp: torch.dtype | None,
+def inference(make: Callable, image: np.ndarray, present: np.ndarray, amp: torch.dtype | None,
               device: torch.device) -> Callable[..., np.ndarray]:
     """Function that infers the CAMs of an image as infer_cam.py does."""
-    def forward(views: torch.Tensor) -> torch.Tensor:
-        with devices.autocast(device, amp):
-            return network(views).refined[:, 1:]
+    run = Inference(lambda: make(device), device, amp, Path('random weights'))
+    backbone = run.network.backbone
 
     def infer(image: np.ndarray = image) -> np.ndarray:
-        views = resized({'image': image}, SCALES, network.backbone.norm, network.backbone.size_step)['views']
-        return infer_cams(views, image.shape[:2], present, forward, device)
+        sample = resized({'image': image}, SCALES, backbone.norm, backbone.size_step)
+        return run('photo', partial(refined_cams, sample, present, device))
 
     return infer
 
@@ -69,14 +69,16 @@ class Trainer:
         network = make_seam(device)
         freeze_early(network)
         set_train_mode(network, batch_norm='running')
-        self.network = network if form == 'textbook' else devices.place(network, device, devices.pick_amp(amp, device))
+        dtype = devices.pick_amp(amp, device)
+        self.network = network if form == 'textbook' else devices.place(network, device, dtype)
         self.optimizer = make_optimizer(self.network, 1e-6, args.momentum, args.weight_decay)
         norm, num_fg = network.backbone.norm, get_spec('voc12').num_fg
         images = np.stack([photo_like(seed, crop, crop)[0] for seed in range(batch)])
         self.images = torch.from_numpy(np.stack([normalise(image, norm) for image in images])).to(device)
         self.image_labels = torch.zeros(batch, num_fg, device=device)
         self.image_labels[:, :2] = 1
-        self.step = make_step(args, self.network, norm, device) if form != 'textbook' else (
+        wrapped = devices.parallel(self.network, device, amp=dtype)
+        self.step = make_step(args, wrapped, norm) if form != 'textbook' else (
             lambda batch: textbook_stages.cam_terms(network, batch['image'], batch['image_labels'], norm))
 
     def __call__(self) -> dict[str, torch.Tensor]:

@@ -9,13 +9,13 @@ archives: the same ones as of 2014, without the split in their names.
 """
 import argparse
 import re
-import sys
 from pathlib import Path
 
 from coco.dataset import LIST_SIZES, LISTS, ROOT, spec
 from coco.prepare import add_mask_flag, is_official, prepare, report
 from tool.datasetup import Setup, make_parser, run_setup
 from tool.download import Archive
+from tool.ending import run_script
 from tool.verify import check_samples, count_files
 
 HOME = 'http://images.cocodataset.org'
@@ -81,4 +81,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

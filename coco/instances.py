@@ -9,10 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from tool.jsonfile import misfit
 from tool.progress import bar_style
 
 PIECE = 1 << 22             # bytes read at a time
 LARGEST_ITEM = 1 << 27      # a larger annotation means that the file is damaged
+LARGEST_SIDE = 1 << 16      # pixels
+SHAPES = {'images': {'id': int, 'height': int, 'width': int}, 'annotations': {'image_id': int},
+          'categories': {'id': int, 'name': str}}
 SPACE = re.compile(r'[\s,]*')
 
 
@@ -45,7 +49,7 @@ def index_instances(path: Path) -> Instances:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is no JSON, ends early, lacks a part, or annotates an image that it does not list.
+        ValueError: if it is not valid JSON, ends early, lacks a part, or annotates an image that it does not list.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,6 +58,9 @@ def index_instances(path: Path) -> Instances:
     with tqdm(total=path.stat().st_size, unit_scale=True, **bar_style(path.name, 'B')) as bar:
         for key, first, end, item in top_level_items(path):
             bar.update(end - bar.n)
+            if problem := key in SHAPES and misfit(item, SHAPES[key]):
+                raise ValueError(f'{path} is no instances file: the entry of {key!r} at byte {first}: {problem}; '
+                                 'unpack it again')
             try:
                 if key == 'images':
                     images.extend((item['id'], item['height'], item['width']))
@@ -61,12 +68,15 @@ def index_instances(path: Path) -> Instances:
                     annotations.extend((item['image_id'], first, end))
                 elif key == 'categories':
                     categories[item['id']] = item['name']
-            except (KeyError, TypeError) as error:
-                raise ValueError(f'{path} is no instances file: an entry of {key!r} at byte {first} lacks {error}; '
-                                 'unpack it again') from error
+            except OverflowError:
+                raise ValueError(f'{path} is no instances file: a number at byte {first} is too large; unpack it '
+                                 'again') from None
     if not images or not categories:
         raise ValueError(f'{path} is no instances file: it lists {len(images) // 3} images and {len(categories)} '
                          'categories; unpack it again')
+    if not all(0 < side <= LARGEST_SIDE for side in (*images[1::3], *images[2::3])):
+        raise ValueError(f'{path} is no instances file: images have 1 to {LARGEST_SIDE} rows and columns; '
+                         'unpack it again')
     images, annotations = (np.array(numbers, np.int64).reshape(-1, 3) for numbers in (images, annotations))
     order = np.argsort(annotations[:, 0], kind='stable')
     strange = np.setdiff1d(annotations[:, 0], images[:, 0])
@@ -82,7 +92,10 @@ def read_annotations(path: Path, spans: list[list[int]]) -> list[dict]:
         annotations = []
         for first, end in spans:
             file.seek(first)
-            annotations.append(json.loads(file.read(end - first)))
+            try:
+                annotations.append(json.loads(file.read(end - first)))
+            except ValueError as error:
+                raise ValueError(f'{path} is not valid JSON near byte {first} ({error}); unpack it again') from None
     return annotations
 
 
@@ -100,6 +113,8 @@ def top_level_items(path: Path) -> Iterator[tuple[str, int, int, object]]:
         text.expect('{')
         while not text.skip('}'):
             _, _, key = text.value()
+            if not isinstance(key, str):
+                raise text._error('has a key that is no text')
             text.expect(':')
             if not text.skip('['):
                 text.value()
@@ -140,11 +155,13 @@ class _Text:
                 value, end = self.decode(self.window, self.place)
                 if end < len(self.window):                  # else a number may go on
                     break
-            except json.JSONDecodeError as error:
+            except RecursionError:
+                raise self._error('is nested too deeply') from None
+            except ValueError as error:
                 if len(self.window) - self.place > LARGEST_ITEM:
-                    raise self._error(error.msg) from None
+                    raise self._error(f'is not valid JSON ({error})') from None
             if not self._read_on():
-                raise self._error('is no JSON or ends early')
+                raise self._error('is not valid JSON or ends early')
         first, self.place = self.place, end
         return self.start + first, self.start + end, value
 

@@ -12,7 +12,6 @@ The image-level labels are the classes in the mask; an image may have none. The 
 An interrupted call goes on where it stopped: a mask that is there is read, not painted again.
 """
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,11 +25,16 @@ from coco.dataset import COCO_CLASSES, LIST_SIZES, LISTS, ROOT, VAL_SHA256
 from coco.instances import Instances, index_instances, read_annotations
 from coco.masks import RULES
 from tool.dataspec import list_sha256
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers
 from tool.imageio import read_mask, write_label_png
-from tool.parallel import map_files
+from tool.jsonfile import read_json, write_json
+from tool.outpaths import check_lists, write_lists
+from tool.progress import progress
+from tool.ranges import integer
+from tool.workers import map_in_workers
 
-MASK_YEAR = '2017'
+MASK_YEAR, MAKER = '2017', 'coco.prepare'
 
 
 class Job(NamedTuple):
@@ -61,16 +65,19 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     files = [index_instances(_file(root, f'{part}{MASK_YEAR}')) for part in ('train', 'val')]
     for file in files:
         _check_categories(file)
+    for folder in (root / 'Masks', lists):
+        remove_leftovers(folder)
+    texts = {f'{split}.txt': ''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in members)
+             for split, members in splits.items()}
+    check_lists(lists, texts, MAKER)
     _claim(root / 'Masks', rule, files)
     names = [name for split in splits.values() for name in split]
     jobs = find_jobs(root, names, files)
     work = partial(present_classes, rule=rule, category_ids=tuple(files[0].categories))
-    with replacing(lists / 'labels.txt') as temporary, open(temporary, 'w') as file:
-        for name, present in zip(names, map_files(work, jobs, workers, 'masks', len(names))):
-            file.write('\t'.join([name, *(COCO_CLASSES[value - 1] for value in present)]) + '\n')
-    for split, members in splits.items():
-        with replacing(lists / f'{split}.txt') as temporary:
-            temporary.write_text(''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in members))
+    present = progress(map_in_workers(work, jobs, workers, chunk=32), 'masks', 'file', len(names))
+    texts['labels.txt'] = ''.join('\t'.join([name, *(COCO_CLASSES[value - 1] for value in values)]) + '\n'
+                                  for name, values in zip(names, present))
+    write_lists(lists, texts, MAKER)
     return splits
 
 
@@ -133,16 +140,15 @@ def _claim(folder: Path, rule: str, files: list[Instances]) -> None:
     note = {'masks': rule, 'instances': {file.path.name: file.path.stat().st_size for file in files}}
     path = folder / 'made_by.json'
     if path.exists():
-        earlier = json.loads(path.read_text())
+        earlier = read_json(path, {}, 'move the folder away')
         if earlier != note:
-            differing = next(key for key in note if earlier.get(key) != note[key])
+            differing = next((key for key in note if earlier.get(key) != note[key]), 'entries')
             raise ValueError(f'{folder} holds masks with {differing} {earlier.get(differing)}, this call asks for '
-                             f'{note[differing]}; delete the folder, or give another --data-root')
-    elif next(folder.glob('*.png'), None):
+                             f'{note.get(differing)}; delete the folder, or give another --data-root')
+    elif next(folder.glob('[!.]*.png'), None):
         raise ValueError(f'{folder} holds masks that this command did not make; move them away')
     else:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(note, indent=1) + '\n')
+        write_json(path, note)
 
 
 def add_mask_flag(parser: argparse.ArgumentParser) -> None:
@@ -158,14 +164,11 @@ def main(argv: list[str] | None = None) -> int:
                         metavar='DIR', help='the folder with annotations/ and Images/ in it')
     parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder to write the lists to')
     add_mask_flag(parser)
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, metavar='N',
+    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
                         help='helper processes; 0 does all in this one')
     args = parser.parse_args(argv)
     try:
         splits = prepare(args.data_root, args.lists, args.masks, args.workers)
-    except KeyboardInterrupt:
-        print('interrupted; the same command goes on where it stopped', file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
@@ -174,4 +177,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

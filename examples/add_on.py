@@ -30,13 +30,14 @@ if __name__ == '__main__' and not __package__:      # run as a file: start anew 
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
-from lib.run.options import positive_int, run_script
+from lib.run.options import run_script
 from tool.camloss import cam_fsl  # 1: the two losses
 from tool.camutils import fuse_scales
 from tool.evalutils import Curve
 from tool.imageio import read_mask
 from tool.imutils import IMAGENET_NORM, normalise
 from tool.probutils import isl_loss  # 1
+from tool.ranges import COUNT, LARGEST_SEED, integer
 
 
 def maps_of_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -105,8 +106,9 @@ def main(argv: list[str] | None = None) -> None:
     """Train without and with the losses and print both scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', default='data/toy-0/dataset.json', help='a dataset.json with masks for val')
-    parser.add_argument('--steps', type=positive_int, default=200, help='training steps of 8 images')
-    parser.add_argument('--seed', type=int, default=1, help='of weights, data order and augmentation')
+    parser.add_argument('--steps', type=integer(1, COUNT), default=200, help='training steps of 8 images')
+    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1,
+                        help='of weights, data order and augmentation')
     args = parser.parse_args(argv)
     spec = get_spec(args.data)
     spec.check(spec.val_split, need_masks=True)

@@ -1,6 +1,7 @@
 """Body of the two CAM training scripts: SEAM with the importance-sampling and the feature-similarity loss."""
 import argparse
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,24 +16,22 @@ from lib.net.seam import Seam
 from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run import ranks
-from lib.run.identity import data_inputs, file_digest
+from lib.run.digests import Digests
 from lib.run.loop import say, train
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
     base_parser,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_int,
     resolve,
 )
+from lib.run.origin import training_origin, weights_digest
 from tool.camloss import cam_objective, second_view
 from tool.camutils import cam_label, fuse_scales
 from tool.dataspec import DatasetSpec
 from tool.drawing import blend, heat, side_by_side, stacked
 from tool.imageio import voc_palette
 from tool.imutils import normalise, resize_bicubic, scaled_size
+from tool.ranges import COUNT, LowHigh, integer, number
 from tool.torchutils import poly_factor
 
 PRESETS = {
@@ -44,6 +43,7 @@ PRESETS = {
             'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)),
             'view2_scale': lambda spec: min(0.6, 0.3 * spec.enlargement), 'amp': 'auto'},
 }
+LENGTH = number(0, 1000, above=True)
 
 
 def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
@@ -54,47 +54,37 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     # The published runs passed weight decay in momentum's place, so their SGD has momentum 0.0005.
     add_training_flags(parser, batch_size=8, lr=0.01, momentum=5e-4)
     group = parser.add_argument_group('CAM objective')
-    group.add_argument('--epochs', type=positive_int, default=8, help='passes over the training split')
-    group.add_argument('--min-steps', type=non_negative_int, default=0, metavar='N',
+    group.add_argument('--epochs', type=integer(1, 100_000), default=8, help='passes over the training split')
+    group.add_argument('--min-steps', type=integer(0, COUNT), default=0, metavar='N',
                        help='pass over a small split more often than --epochs says, until N steps are done')
     group.add_argument('--empty-classes', choices=('refuse', 'allow'), default='refuse',
                        help='what to do about a class that no training image shows')
-    group.add_argument('--crop-size', type=positive_int, default=448, help='side of the training crop, pixels')
-    group.add_argument('--long-side', type=positive_int, nargs=2, default=(448, 768), metavar=('LOW', 'HIGH'),
+    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
+    group.add_argument('--long-side', type=integer(8, 8192), action=LowHigh, default=(448, 768),
+                       metavar=('LOW', 'HIGH'),
                        help='range from which the long side of a training image is drawn, pixels')
-    group.add_argument('--view2-scale', type=positive_float, default=0.3, help='size of the second view over the first')
+    group.add_argument('--view2-scale', type=number(0.05, 2), default=0.3,
+                       help='size of the second view over the first')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
     group.add_argument('--freeze', choices=tuple(FREEZE), default='early',
                        help='what keeps its ImageNet weights: the first layers, or the whole backbone')
-    group.add_argument('--isl-weight', type=share, default=0.2, metavar='LAMBDA',
+    group.add_argument('--isl-weight', type=number(0, 1), default=0.2, metavar='LAMBDA',
                        help='share of the importance-sampling loss in the first view\'s classification loss; 0 is off')
-    group.add_argument('--isl-samples', type=positive_int, default=10, help='pixels drawn for an image and class')
+    group.add_argument('--isl-samples', type=integer(1, 100_000), default=10,
+                       help='pixels drawn for an image and class')
     group.add_argument('--fsl', action=argparse.BooleanOptionalAction, default=True, help='feature-similarity loss')
-    group.add_argument('--fsl-weight', type=non_negative_float, default=1.0,
+    group.add_argument('--fsl-weight', type=number(0, 1000), default=1.0,
                        help='weight of the feature-similarity loss')
-    group.add_argument('--fsl-mu', type=float, default=2.5,
+    group.add_argument('--fsl-mu', type=number(0, 1000), default=2.5,
                        help='colour difference at which similarity changes sign: larger is less tolerant')
     group.add_argument('--fsl-sigma', type=sigma, default=5.0,
                        help='reach of the feature-similarity loss in pixels of the logits; none is unlimited')
     return parser
 
 
-def share(word: str) -> float:
-    """Value of --isl-weight: from 0 to 1."""
-    value = float(word)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'{word} must lie between 0 and 1')
-    return value
-
-
 def sigma(word: str) -> float | None:
     """Value of --fsl-sigma: a length above 0, or none."""
-    if word == 'none':
-        return None
-    value = float(word)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f'{word} must be above 0, or none')
-    return value
+    return None if word == 'none' else LENGTH(word)
 
 
 def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
@@ -109,16 +99,14 @@ def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
     return network
 
 
-def make_step(args: argparse.Namespace, network: Callable, norm, device: torch.device) -> Callable:
+def make_step(args: argparse.Namespace, network: Callable, norm) -> Callable:
     """The training step: two views of a batch -> every term of the objective by name."""
-    amp = devices.pick_amp(args.amp, device)
     fsl_weight = args.fsl_weight if args.fsl else 0
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         images = batch['image']
-        with devices.autocast(device, amp):
-            view1 = network(images)
-            view2 = network(second_view(images, args.view2_scale))
+        view1 = network(images)
+        view2 = network(second_view(images, args.view2_scale))
         return cam_objective(view1, view2, images, batch['image_labels'], norm=norm,
                              isl_weight=args.isl_weight, isl_samples=args.isl_samples, fsl_weight=fsl_weight,
                              fsl_mu=args.fsl_mu, fsl_sigma=args.fsl_sigma)
@@ -129,8 +117,7 @@ def make_step(args: argparse.Namespace, network: Callable, norm, device: torch.d
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: Seam, device: torch.device) -> Callable:
     """Function that draws, for some validation images: the image, its strongest class map, and the labels at 0.25."""
     try:
-        samples = InferSet(spec, spec.val_split, limit=4)
-        samples.check()
+        samples = InferSet(spec, spec.val_split).first(4)
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
     norm = network.backbone.norm
@@ -138,8 +125,8 @@ def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: Seam, de
     def draw() -> dict[str, np.ndarray]:
         network.eval()
         rows = []
-        for index in range(len(samples)):
-            image, present = samples[index]['image'], np.flatnonzero(samples[index]['image_labels'])
+        for _, sample in samples:
+            image, present = sample['image'], np.flatnonzero(sample['image_labels'])
             factor = args.crop_size / max(image.shape[:2])
             image = resize_bicubic(image, *scaled_size(*image.shape[:2], factor))
             view = torch.from_numpy(normalise(image, norm))[None].to(device)
@@ -157,30 +144,37 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     """Train on the data set's training split; what the two scripts share."""
     args, spec = resolve(make_parser(doc, dataset), argv, PRESETS, get_spec)
     device = devices.pick_device(args.device)
-    amp = devices.pick_amp(args.amp, device)
+    args.amp = devices.resolve_amp(args.amp, device)
+
+    # Data and network.
     network = make_network(args, spec)
     data = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, tuple(args.long_side),
                        seed=args.seed, limit=args.limit)
     data.check()
-    empty = spec.classes_without_images(spec.train_split)
-    if empty and args.empty_classes == 'refuse':
-        raise ValueError(f'no image of {spec.name} {spec.train_split} shows {", ".join(empty)}: such a class cannot be '
-                         'learnt; correct labels.txt, or accept it with --empty-classes allow')
+    if warning := spec.check_labels(spec.train_split, args.empty_classes == 'allow'):
+        say(warning)
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
-    inputs = data_inputs(spec, spec.train_split) | {'weights': file_digest(args.weights)}
     folder = args.folder / 'cam'
     say(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
     if args.dry_run:
         return
+
+    # What the network is made from.
+    digests = Digests(args.folder / '.digests.json')
+    origin = training_origin(args, spec, digests, data.samples, data.labels,
+                             weights=weights_digest(args.weights, digests))
+
+    def save(path: Path, origin: Mapping) -> None:
+        save_network(path, network, {'network': 'seam', 'backbone': args.backbone, 'width': args.width,
+                                     'output_stride': args.output_stride, 'classes': list(spec.classes),
+                                     'origin': origin})
+
+    # Train.
+    amp = devices.pick_amp(args.amp, device)
     network = devices.place(network, device, amp)
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr),
-          make_step(args, devices.parallel(network, device, args.compile), network.backbone.norm, device),
-          training_batches(data, args.batch_size, steps, args.seed, args.workers, part,
-                           args.damaged),
-          lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, inputs=inputs)
-    if ranks.is_first():
-        save_network(folder / 'model.pth', network,
-                     {'network': 'seam', 'backbone': args.backbone, 'width': args.width,
-                      'output_stride': args.output_stride, 'classes': list(spec.classes)})
+    step = make_step(args, devices.parallel(network, device, amp=amp, compiled=args.compile), network.backbone.norm)
+    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr), step,
+          training_batches(data, args.batch_size, steps, args.seed, args.workers, part, args.on_corrupt),
+          lambda step: poly_factor(step, steps, args.poly_power), steps, device, pictures, origin=origin, save=save)

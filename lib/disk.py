@@ -23,8 +23,9 @@ from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_early, freeze_norm_affine
 from lib.net.seam import Seam
-from lib.run.options import positive_float, positive_int, run_script
+from lib.run.options import run_script
 from tool.dataspec import DatasetSpec
+from tool.ranges import integer, number
 
 PRESETS = {
     'voc12': {'width': 1.0, 'fov_channels': 512},
@@ -110,8 +111,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--lists', type=Path, metavar='DIR', help='folder with the lists')
     parser.add_argument('--stages', default=','.join(STAGES), help='stages to count, separated by commas')
     parser.add_argument('--backbone', default='resnet38d', metavar='NAME', help='resnet38d or timm:NAME')
-    parser.add_argument('--width', type=positive_float, help='multiple of the published channel counts')
-    parser.add_argument('--fov-channels', type=positive_int, help='channels of the head of the segmentation network')
+    parser.add_argument('--width', type=number(0.01, 4), help='multiple of the published channel counts')
+    parser.add_argument('--fov-channels', type=integer(1, 8192),
+                        help='channels of the head of the segmentation network')
     return parser
 
 

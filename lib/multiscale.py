@@ -22,7 +22,7 @@ def multi_scale(views: Iterable[np.ndarray], size: tuple[int, int], forward: Cal
         Per view float32 [2, k, *size]: the maps, and the maps of the mirror, un-mirrored.
     """
     for view in views:
-        view = torch.as_tensor(view).to(device)
+        view = torch.as_tensor(view).to(device, non_blocking=True)      # the GPU may still be at the view before
         maps = forward(torch.stack([view, view.flip(-1)])).float()
         maps = F.interpolate(maps, size, mode='bilinear', align_corners=align_corners)
         yield torch.stack([maps[0], maps[1].flip(-1)])

@@ -15,18 +15,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
-from lib.run.options import base_parser, positive_float, positive_int, resolve, run_script
+from lib.run.options import base_parser, resolve, run_script
 from lib.run.record import read_scores
 from tool.camutils import cam_label, labels_of
 from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titled
 from tool.fileio import replacing
 from tool.imageio import IGNORED, read_image, read_mask, voc_palette
+from tool.outpaths import image_mark, refuse_foreign
+from tool.ranges import integer, number
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
-DEFAULT_THRESHOLD = 0.25
+DEFAULT_THRESHOLD, MAKER = 0.25, 'lib.panel'
 COLUMNS = ('image', 'CAM', 'CAM label', 'seeds', 'random walk', 'segmentation', 'truth')
 THINNED_OUT = ('CAM', 'seeds')          # what --thin-out leaves out
 
@@ -37,10 +40,10 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('panel')
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, required=True, metavar='FILE', help='picture to write: .png or .jpg')
-    group.add_argument('--count', type=positive_int, default=6, help='images, spread evenly over the list')
-    group.add_argument('--background-score', type=positive_float, metavar='SCORE',
+    group.add_argument('--count', type=integer(1, 1000), default=6, help='images, spread evenly over the list')
+    group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
                        help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
-    group.add_argument('--cell', type=positive_int, default=160, help='long side of every picture, pixels')
+    group.add_argument('--cell', type=integer(16, 2048), default=160, help='long side of every picture, pixels')
     group.add_argument('--thin-out', action='store_true', help=f'leave out the columns {" and ".join(THINNED_OUT)}')
     return parser
 
@@ -58,9 +61,9 @@ def best_threshold(scores: Sequence[Mapping], split: str) -> float:
     return found[-1] if found else DEFAULT_THRESHOLD
 
 
-def seeds_label(path: Path) -> np.ndarray:
+def seeds_label(path: Path, num_fg: int) -> np.ndarray:
     """What the two seeds of a file are sure of, uint8 [H, W]: objects by the low one, background by the high one."""
-    keys, scores = read_seeds(path)
+    keys, scores = read_seeds(path, num_fg)
     label = labels_of(keys)[scores[min(scores)].argmax(0)]
     label[label == 0] = IGNORED
     label[scores[max(scores)].argmax(0) == 0] = 0
@@ -74,14 +77,15 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
     cams, seeds = labels / 'cam' / f'{sample.name}.npz', labels / 'seeds' / f'{sample.name}.npz'
     found = {}
     if cams.is_file():
-        keys, cam = read_maps(cams)
+        keys, cam = read_maps(cams, spec.num_fg)
         found = {'CAM': cam.max(0, initial=0), 'CAM label': cam_label(keys, cam, threshold)}
     if seeds.is_file():
-        found['seeds'] = seeds_label(seeds)
+        found['seeds'] = seeds_label(seeds, spec.num_fg)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
-             'segmentation': folder / 'results' / split / f'{sample.name}.png', 'truth': sample.mask}
-    return found | {column: read_mask(path, spec.num_classes, spec.max_side) for column, path in masks.items()
-                    if path and path.is_file()}
+             'segmentation': folder / 'results' / split / f'{sample.name}.png'}
+    found |= {column: read_mask(path, spec.num_classes) for column, path in masks.items() if path.is_file()}
+    truth = read_truth(spec, sample)
+    return found if truth is None else found | {'truth': truth}
 
 
 def draw_row(sample: Sample, outputs: Mapping[str, np.ndarray], spec: DatasetSpec) -> dict[str, np.ndarray]:
@@ -113,8 +117,11 @@ def main(argv: list[str] | None = None) -> None:
     """Draw some images of one split."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split = args.split or spec.val_split
+    if args.out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
+        raise ValueError(f'--out {args.out} must end in .png or .jpg')
+    refuse_foreign(args.out, MAKER)
     threshold = args.background_score or best_threshold(read_scores(args.folder / 'scores.json'), split)
-    samples = spread(spec.samples(split)[:args.limit], args.count)
+    samples = keep_readable(spec, spread(spec.samples(split)[:args.limit], args.count))
     outputs = [read_outputs(sample, spec, split, args.folder, threshold) for sample in samples]
     shown = [column for column in COLUMNS if column == 'image' or any(column in found for found in outputs)
              and not (args.thin_out and column in THINNED_OUT)]
@@ -131,7 +138,8 @@ def main(argv: list[str] | None = None) -> None:
     sheet = arrange([draw_row(*pair, spec) for pair in zip(samples, outputs)], titles, args.cell)
     colours = {names[label]: voc_palette()[label] for label in sorted(labels - {0})}
     with replacing(args.out) as temporary:
-        Image.fromarray(stacked([sheet, legend(colours, sheet.shape[1])], gap=8)).save(temporary)
+        Image.fromarray(stacked([sheet, legend(colours, sheet.shape[1])], gap=8)).save(
+            temporary, format='PNG' if args.out.suffix.lower() == '.png' else 'JPEG', **image_mark(MAKER))
 
 
 if __name__ == '__main__':

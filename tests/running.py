@@ -42,6 +42,13 @@ def outcome(main: Callable, words: tuple, monkeypatch: pytest.MonkeyPatch, capsy
     return f'{stop.value.code}\n{printed.out}{printed.err}'
 
 
+def score_record(**changes) -> dict:
+    """One evaluation as eval.py writes it, of two classes and background."""
+    result = {'miou': 50.0, 'iou': [90.0, 10.0, 50.0], 'contour_f': 30.5, 'f': [None, 30.5]}
+    return {'what': 'seg', 'protocol': 'strict', 'dataset': 'toy', 'split': 'val', 'images': 3, 'results': [result],
+            'classes': ['background', 'a', 'b'], 'time': '2026-01-01T10:00:00+0000', **changes}
+
+
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a model.pth."""
     return torch.load(path, weights_only=True)['state_dict']

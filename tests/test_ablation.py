@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ablation import collect, main, table
+from tests.running import score_record
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {'seam': '--isl-weight 0 --no-fsl', 'isl': '--no-fsl', 'fsl': '--isl-weight 0', 'both': ''}
@@ -81,9 +82,10 @@ def write_run(exp, variant, seed, best, fixed, contour, threshold=0.25):
     folder = exp / f'ablation-{variant}-{seed}'
     folder.mkdir(parents=True)
     (folder / 'ablation.txt').write_text('commands\n')
-    record = {'what': 'cam', 'split': 'val', 'results': [{'threshold': threshold, 'miou': fixed, 'contour_f': contour},
-                                                         {'threshold': 0.4, 'miou': best, 'contour_f': 0}]}
-    (folder / 'scores.json').write_text(json.dumps([{'what': 'cam', 'split': 'train'}, record]))
+    results = [{'threshold': at, 'miou': miou, 'contour_f': f, 'iou': [miou] * 3, 'f': [f, f]}
+               for at, miou, f in ((threshold, fixed, contour), (0.4, best, 0))]
+    (folder / 'scores.json').write_text(json.dumps([score_record(what='cam', split='train'),
+                                                    score_record(what='cam', results=results)]))
 
 
 def test_the_table_has_means_sample_deviations_and_gains_by_seed(tmp_path):

@@ -24,7 +24,7 @@ def last(tmp_path):
 @pytest.mark.parametrize('content', [b'', b'no checkpoint', b'PK\x03\x04 half a zip'])
 def test_a_damaged_checkpoint_is_refused_with_the_remedy(last, content):
     last.write_bytes(content)
-    with pytest.raises(ValueError, match=r'last\.pth is damaged; remove it, or start over with --fresh'):
+    with pytest.raises(ValueError, match=r'last\.pth is corrupt .*; remove it, or start over with --fresh'):
         load_checkpoint(last, MADE_WITH)
 
 
@@ -37,7 +37,7 @@ def test_a_file_of_something_else_is_refused_as_a_checkpoint(last, content):
 
 def test_a_checkpoint_with_pickled_objects_is_never_unpickled(last):
     torch.save({'made_with': MADE_WITH, 'object': test_a_damaged_checkpoint_is_refused_with_the_remedy}, last)
-    with pytest.raises(ValueError, match='holds pickled Python objects, which could run code'):
+    with pytest.raises(ValueError, match='holds pickled Python objects besides tensors, which could run code'):
         load_checkpoint(last, MADE_WITH)
 
 
@@ -59,9 +59,9 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_with_a_warning(l
     assert load_checkpoint(last, MADE_WITH)['step'] == 2 and not capsys.readouterr().out
     spoil(last)
     assert load_checkpoint(last, MADE_WITH)['step'] == 1
-    assert 'last.pth is damaged; going on from' in capsys.readouterr().out
+    assert 'last.pth is corrupt or not a PyTorch file; going on from' in capsys.readouterr().out
     spoil(last.with_name('previous.pth'))
-    with pytest.raises(ValueError, match=r'last\.pth is damaged; remove it'):
+    with pytest.raises(ValueError, match=r'last\.pth is corrupt or not a PyTorch file; remove it'):
         load_checkpoint(last, MADE_WITH)
 
 

@@ -99,7 +99,9 @@ def test_an_interrupted_call_goes_on_where_it_stopped(root, tmp_path, monkeypatc
 
     monkeypatch.setitem(RULES, 'reference', stop_after_five)
     words = ['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']
-    assert main(words) == 2 and not (tmp_path / 'lists/labels.txt').exists()
+    with pytest.raises(KeyboardInterrupt):
+        main(words)
+    assert not (tmp_path / 'lists/labels.txt').exists()
     assert len(list((root / 'Masks').glob('*.png'))) == 5 and not list((root / 'Masks').glob('.*'))
     painted[:] = [None] * 6
     assert main(words) == 0
@@ -152,11 +154,11 @@ def test_arrays_of_anything_are_gone_through_and_other_values_passed(tmp_path):
 
 @pytest.mark.parametrize('change, message', [
     (lambda text: text[:len(text) // 2], 'ends early'),
-    (lambda text: text.replace('"category_id"', '"category_id', 1), 'is no JSON'),
+    (lambda text: text.replace('"category_id"', '"category_id', 1), 'is not valid JSON'),
     (lambda text: '[]', "where '{' is expected"),
     (lambda text: '', 'ends early'),
     (lambda text: '{"images": [], "annotations": []}', 'lists 0 images and 0 categories'),
-    (lambda text: text.replace('"height"', '"tall"', 1), "an entry of 'images' at byte .* lacks 'height'"),
+    (lambda text: text.replace('"height"', '"tall"', 1), 'the entry of .images. at byte .*: it lacks "height"'),
     (lambda text: text.replace('"image_id": ', '"image_id": 9', 1), 'annotates image 9.*, which it does not list'),
 ])
 def test_a_damaged_instances_file_is_named(source, tmp_path, change, message):
@@ -181,3 +183,27 @@ def test_a_mask_of_another_size_is_refused(root, source, tmp_path):
     Image.new('L', (3, 3)).save(root / f'Masks/{name}.png')
     with pytest.raises(ValueError, match=f'{name}.png is .*, its image .*; delete the mask'):
         prepare(root, tmp_path / 'lists')
+
+
+@pytest.mark.parametrize('name, masks', [('val2014.txt', 0), ('labels.txt', TRAIN + VAL)])
+def test_lists_that_this_command_did_not_write_stay(root, tmp_path, capsys, name, masks):
+    words = ['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']
+    (tmp_path / 'lists').mkdir()
+    (tmp_path / 'lists' / name).write_text('mine\n')
+    assert main(words) == 2
+    assert f'{name} exists and was not written by python -m coco.prepare' in capsys.readouterr().err
+    assert len(list(root.glob('Masks/*.png'))) == masks         # 0: refused before any is painted
+    assert [path.name for path in (tmp_path / 'lists').iterdir()] == [name]
+    (tmp_path / 'lists' / name).unlink()
+    assert main(words) == 0
+    (tmp_path / 'lists/made_by.json').unlink()                  # as earlier versions left them
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize('content', ['', '[1]', '{}', '{"masks": "reference"}'])
+def test_a_note_on_masks_of_another_shape_is_named(root, tmp_path, capsys, content):
+    (root / 'Masks').mkdir()
+    (root / 'Masks/made_by.json').write_text(content)
+    assert main(['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']) == 2
+    error = capsys.readouterr().err.splitlines()[-1]                # below progress bars
+    assert error.startswith('error: ') and str(root / 'Masks') in error

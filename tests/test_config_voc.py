@@ -1,4 +1,5 @@
 """config_voc.sh on a small tree of VOC's layout, with SBD's masks in their own format."""
+import argparse
 import io
 import os
 import re
@@ -15,6 +16,7 @@ from scipy.io import savemat
 
 from lib.data.registry import get_spec
 from tests.serving import serving
+from tool.datasetup import Setup
 from tool.imageio import read_mask, voc_palette
 from voc12 import config
 from voc12.config import AUG, SBD, TEST, TRAINVAL, main
@@ -68,16 +70,14 @@ def tar(path, files):
             archive.addfile(info, io.BytesIO(content))
 
 
-def sbd_files():
-    return {f'benchmark_RELEASE/dataset/cls/{name}.mat': matrix(sbd_mask(name)) for name in (*SBD_ONLY, TRAIN[0])}
+def sbd_files(only=SBD_ONLY):
+    return {f'benchmark_RELEASE/dataset/cls/{name}.mat': matrix(sbd_mask(name)) for name in (*only, TRAIN[0])}
 
 
-@pytest.fixture
-def served(tmp_path):
-    """A folder with the two archives that are fetched."""
-    folder = tmp_path / 'served'
+def write_archives(folder, only=SBD_ONLY):
+    """Write the two archives that are fetched; `only` are images with a mask of SBD's alone."""
     folder.mkdir()
-    top, names = 'VOCdevkit/VOC2012', (*TRAIN, *VAL, *SBD_ONLY)
+    top, names = 'VOCdevkit/VOC2012', (*TRAIN, *VAL, *only)
     xml = b'<annotation><object><name>cat</name></object></annotation>'
     files = {f'{top}/JPEGImages/{name}.jpg': jpeg() for name in names}
     files |= {f'{top}/Annotations/{name}.xml': xml for name in names}
@@ -86,8 +86,13 @@ def served(tmp_path):
     for split, members in (('train', TRAIN), ('val', VAL)):
         files[f'{top}/ImageSets/Segmentation/{split}.txt'] = ''.join(f'{name}\n' for name in members).encode()
     tar(folder / TRAINVAL.name, files)
-    tar(folder / SBD.name, {'benchmark_RELEASE/README': b'', **sbd_files()})
+    tar(folder / SBD.name, {'benchmark_RELEASE/README': b'', **sbd_files(only)})
     return folder
+
+
+@pytest.fixture
+def served(tmp_path):
+    return write_archives(tmp_path / 'served')
 
 
 def words(tmp_path, url, *more):
@@ -186,3 +191,12 @@ def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch, roomy_d
     error = capsys.readouterr().err.splitlines()[-1]
     assert f'fetch http://127.0.0.1:9/{TRAINVAL.name}, http://127.0.0.1:9/{SBD.name} on another machine' in error
     assert f'put them into {tmp_path}/archives' in error
+
+
+@pytest.mark.parametrize('content', ['', '[]', '3', '{"steps": []}', '{"archives": {"a.tar": 3}}',
+                                     '{"steps": {"x": {"f": "1"}}}'])
+def test_a_setup_json_of_another_shape_is_named(tmp_path, content):
+    (tmp_path / 'setup.json').write_text(content)
+    setup = Setup(argparse.Namespace(data_root=tmp_path, archives=tmp_path, mirror=None))
+    with pytest.raises(ValueError, match='setup.json is not as this command writes it'):
+        setup.done('x')

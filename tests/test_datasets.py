@@ -97,7 +97,7 @@ def test_affinity_label_stays_on_its_image(spec, flipped, monkeypatch):
     monkeypatch.setattr('lib.data.augment.random_flip', lambda rng: slice(None, None, -1 if flipped else 1))
     monkeypatch.setattr('lib.data.augment.colour_jitter', lambda image, rng: image)
     monkeypatch.setattr('lib.data.datasets.read_image', lambda path, **_: two_halves((128, 128, 3)))
-    monkeypatch.setattr('lib.data.datasets.read_seeds', lambda path: (np.array([3]), two_seeds(128)))
+    monkeypatch.setattr('lib.data.datasets.read_seeds', lambda path, num_fg: (np.array([3]), two_seeds(128)))
     sample = aff_set(spec, crop=160)[0, 0]
     cells = sample['image'][0].reshape(20, 8, 20, 8).permute(0, 2, 1, 3).flatten(2)
     white, black = normalise(np.array([[[255] * 3, [0] * 3]], np.uint8))[0, 0].tolist()
@@ -139,7 +139,8 @@ def test_inference_sample_is_the_picture_itself(spec):
 
 
 def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
-    pairs = label_pairs(spec, 'val', spec.root / 'walk')
+    pairs, left_out = label_pairs(spec, 'val', spec.root / 'walk')
+    assert not left_out
     assert [pair.name for pair in pairs] == [sample.name for sample in spec.samples('val')]
     for pair in pairs:
         np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (pair.prediction, pair.truth)))
@@ -149,7 +150,7 @@ def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
 
 def test_limit_takes_the_first_images(spec):
     assert [len(make(spec, limit=4)) for make in (cam_set, aff_set, seg_set)] == [4, 4, 4]
-    assert len(label_pairs(spec, 'val', spec.root / 'walk', limit=1)) == 1
+    assert len(label_pairs(spec, 'val', spec.root / 'walk', limit=1)[0]) == 1
 
 
 def test_single_files_are_read_and_may_not_share_a_name(spec, tmp_path):
@@ -201,7 +202,7 @@ def test_seeds_of_one_strength_or_other_classes_are_refused(spec, tmp_path):
     with pytest.raises(ValueError, match='has seeds for 1 strengths of background, not for 2; make them'):
         aff_set(spec, tmp_path)[0, 0]
     write_seeds(tmp_path / 'train_00000.npz', [9], {alpha: np.ones((2, *size)) for alpha in (1, 24)})
-    with pytest.raises(ValueError, match='has class index 9, toy has 6 classes'):
+    with pytest.raises(ValueError, match='has class index 9, the data set has 6 classes'):
         aff_set(spec, tmp_path)[0, 0]
     with pytest.raises(ValueError, match='must be a multiple of 8; use 64'):
         aff_set(spec, crop=70)

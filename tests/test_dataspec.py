@@ -63,7 +63,25 @@ def test_image_labels_are_rows_in_the_asked_order(spec):
     labels = spec.image_labels(['my photo', 'b', 'a'])
     assert labels.dtype == np.uint8
     assert labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 0]]
-    assert spec.classes_without_images('train') == ['owl']
+
+
+@pytest.mark.parametrize('labels, allow_empty, problem', [
+    ('a\twren\towl\nb\twren\nmy photo\twren', False, 'no image of birds train shows red kite: .*.txt, or'),
+    ('a\nb\nmy photo', True, 'no image of birds train shows wren, red kite, owl: .* correct labels.txt$'),
+    ('a\twren\towl\nb\twren\nmy photo\twren', True, ''),
+    ('a\twren\towl\nb\twren\nmy photo\twren\tred kite', False, '')])
+def test_classes_that_no_image_or_every_image_shows_are_named(spec, labels, allow_empty, problem):
+    (spec.lists / 'labels.txt').write_text(labels)
+    if problem:
+        with pytest.raises(ValueError, match=problem):
+            spec.check_labels('train', allow_empty)
+    else:
+        assert spec.check_labels('train', allow_empty).startswith('warning: every image of birds train shows wren: ')
+
+
+def test_labels_that_can_teach_all_classes_need_no_word(spec):
+    (spec.lists / 'labels.txt').write_text('a\twren\nb\tred kite\nmy photo\towl')
+    assert spec.check_labels('train') == ''
 
 
 def test_faulty_labels_are_named(spec):
@@ -108,15 +126,20 @@ def test_folder_file_describes_a_set(tmp_path):
 
 
 @pytest.mark.parametrize('change, message', [
-    ({'classes': None}, '"classes" must be a list'),
+    ({'classes': None}, '"classes" is None, expected a list'),
     ({'classes': []}, 'at least one class'),
     ({'classes': ['a', 'a']}, 'none twice'),
     ({'classes': ['background', 'a']}, 'leave "background" out'),
     ({'classes': ['a\tb']}, 'is no plain name'),
+    ({'classes': [f'c{number}' for number in range(255)]}, 'has 255 classes; at most 254'),
+    ({'classes': ['a\0b']}, 'is no plain name'),
+    ({'lists': 'a\0b'}, 'cannot be printed'),
+    ({'max_side': 0}, '"max_side" is 0, expected 1 to 16384'),
+    ({'max_side': 10 ** 30}, 'expected 1 to 16384'),
     ({'images': 'photos'}, "'photos' must be a path with one {}"),
-    ({'masks': [1]}, '1 must be a path'),
+    ({'masks': [1]}, 'item 1 of "masks" is 1, expected text'),
     ({'name': '../x'}, '"name" must be a plain name'),
-    ({'colour': 1}, 'unknown entry "colour"; known ones: name, '),
+    ({'colour': 1}, 'unknown entry \'colour\'; known ones: name, '),
 ])
 def test_faulty_folder_files_are_explained(tmp_path, change, message):
     path = tmp_path / 'dataset.json'
@@ -130,10 +153,10 @@ def test_folder_file_that_is_absent_or_no_json_is_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match='dataset.json is not there'):
         read_spec(path)
     path.write_text('{')
-    with pytest.raises(ValueError, match='is no JSON file'):
+    with pytest.raises(ValueError, match='is not valid JSON'):
         read_spec(path)
     path.write_text('{"name": "x"}')
-    with pytest.raises(ValueError, match='lacks "classes"; it needs name, classes, images'):
+    with pytest.raises(ValueError, match='it lacks "classes"; it describes a data set'):
         read_spec(path)
 
 

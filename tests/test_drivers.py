@@ -109,7 +109,7 @@ def test_a_named_run_and_folder_of_the_demo_has_its_own_backbone(drive):
 
 
 @pytest.mark.parametrize('flag', [['--limit', '5'], ['--workers', '0'], ['--fresh'], ['--device', 'cpu'], ['--lr', '1'],
-                                  ['--scales', '0.5', '1'], ['--no-crf'], ['--no-fsl'], ['--fsl-mu', '-1'],
+                                  ['--scales', '0.5', '1'], ['--no-crf'], ['--no-fsl'], ['--fsl-mu', '1'],
                                   ['--protocol', 'strict'], ['--background-score', '0.3'], ['--count', '3'],
                                   ['--close-ups', '40'], ['--train', '9'], ['--picture-every', '0']])
 def test_a_flag_goes_to_every_command_that_has_it_and_to_no_other(drive, flag):
@@ -148,7 +148,7 @@ def test_what_is_given_wins_over_what_the_driver_would_give(drive):
     (['--train_cam:crf'], ['--train_cam:crf', 'train_cam']), (['--cook:lr', '1'], ['cook is not one of train_cam']),
     (['--stages', 'table', '--train_cam:lr', '1'], ['train_cam is not among what runs: eval']),
     (['lr', '1'], ["'lr' is no flag"]), (['--fresh', 'yes'], ['unrecognized arguments: yes']),
-    (['--', '--lr'], ["'--'"]),
+    (['--', '--lr'], ["'--'"]), (['--fsl-mu', '-1'], ["argument --fsl-mu: '-1'"]),
     (['--lr', '-1'], ['train_cam: argument --lr', '--train_cam:lr is for this stage alone']), (['--lr'], ['--lr']),
     (['--freeze', 'early'], ['train_seg: argument --freeze']), (['--protocol', 'lax'], ['eval: argument --protocol']),
     (['--scale', '2'], ['train_seg: argument --scale', 'expected 2']), (['--split', 'val'], ['--split']),

@@ -10,23 +10,25 @@ from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAI
 from tool.imageio import read_mask, write_label_png
 
 NAMES = [f'{number:012d}' for number in (9, 391895, 581921, 42)]
+WITH_ANOTHER = [*NAMES, 'shows_a_cat']      # not among the first four, which are used
 STEPS = ('--max-steps', '1', '--picture-every', '0', '--weights', 'none')
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """(folder of the run, losses by stage) after all stages on four grey pictures without any class."""
+    """(folder of the run, losses by stage) after all stages on the four grey images without any class."""
     folder = tmp_path_factory.mktemp('empty')
     rng = np.random.default_rng(0)
     (folder / 'data/Images').mkdir(parents=True)
     (folder / 'lists').mkdir()
-    for name in NAMES:
+    for name in WITH_ANOTHER:
         Image.fromarray(rng.integers(256, size=(70, 90), dtype=np.uint8)).save(folder / f'data/Images/{name}.jpg')
         write_label_png(folder / f'data/Masks/{name}.png', np.zeros((70, 90), np.uint8))
-    for split in ('train2014', 'val2014', 'labels'):
-        (folder / f'lists/{split}.txt').write_text(''.join(f'{name}\n' for name in NAMES))
+    for split in ('train2014', 'val2014'):
+        (folder / f'lists/{split}.txt').write_text(''.join(f'{name}\n' for name in WITH_ANOTHER))
+    (folder / 'lists/labels.txt').write_text('\n'.join(WITH_ANOTHER) + '\tcat\n')
     places = ('--dataset', 'coco', '--data-root', str(folder / 'data'), '--lists', str(folder / 'lists'), '--exp',
-              str(folder / 'exp'), *LOADED_HERE)
+              str(folder / 'exp'), '--limit', '4', *LOADED_HERE)
     for script, *words in (
             ('train_cam_coco', *CAM_TRAINING, *STEPS, '--empty-classes', 'allow'),
             ('infer_cam', *NETWORK, *SCALES), ('eval', '--what', 'cam', '--split', 'train2014'),

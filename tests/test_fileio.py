@@ -11,7 +11,7 @@ import infer_seg
 import train_aff
 from lib.data.labelio import read_maps, write_maps
 from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
-from tool.fileio import CannotWrite, replacing
+from tool.fileio import CannotWrite, host_code, remove_leftovers, replacing
 from tool.torchfile import read_torch, write_torch
 
 
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_the_former_file_and_says_what_is_needed(small_disk):
         write_torch(small_disk / 'last.pth', tensors)
     with pytest.raises(CannotWrite, match=r'no space left for \S+a\.npz'):
         write_maps(small_disk / 'a.npz', [1], np.random.default_rng(0).random((1, 400, 400), np.float32))
-    assert torch.equal(read_torch(small_disk / 'last.pth')['a'], tensors['a'])
+    assert torch.equal(read_torch(small_disk / 'last.pth', '')['a'], tensors['a'])
     assert read_maps(small_disk / 'a.npz')[1].shape == (1, 8, 8)
     assert sorted(path.name for path in small_disk.iterdir()) == ['a.npz', 'filler', 'last.pth']
 
@@ -97,6 +97,19 @@ def test_errors_of_the_block_itself_stay_as_they_are(tmp_path):
         temporary.write_text('half')
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_temporary_files_are_never_taken_for_others_and_those_of_killed_processes_go(tmp_path):
+    with replacing(tmp_path / 'a.png') as temporary:
+        temporary.write_text('new')
+        assert temporary.exists() and not list(tmp_path.glob('*.png'))
+    ended = subprocess.Popen(['true'])
+    ended.wait()
+    mine, theirs = (f'{host_code()}-{number}' for number in (os.getpid(), ended.pid))
+    for name in (f'.b.png.{mine}.tmp', f'.b.png.{theirs}.tmp', f'.b.{theirs}.png', f'.c.{theirs}.pth', '.hidden.png'):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {'a.png', '.hidden.png', f'.b.png.{mine}.tmp'}
 
 
 def test_writers_of_one_file_never_mix(tmp_path):

@@ -152,7 +152,7 @@ def test_damaged_or_foreign_file_gives_one_line_with_name_and_remedy(tmp_path, k
 
 def test_cam_file_is_no_seed_file(tmp_path):
     write_maps(tmp_path / 'a.npz', [1], np.zeros((1, 2, 2)))
-    with pytest.raises(ValueError, match='no seed file'):
+    with pytest.raises(ValueError, match='not a seed file'):
         read_seeds(tmp_path / 'a.npz')
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from lib.net.dropout import BatchDropout
 from lib.run.loop import due, step_seed, train
-from lib.run.stopping import Stopped
 from lib.run.terms import Terms
+from tool.ending import Stopped
 
 STEPS = 10
 LR = 0.1

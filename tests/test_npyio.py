@@ -250,7 +250,7 @@ def test_walk_of_both_kinds_of_cams_is_the_same(toy, both, tmp_path):
     affinity = np.random.default_rng(2).random((34, positions)).astype(np.float32)
     for kind, suffix in (('labels', 'npz'), ('plabels', 'npy')):
         infer_aff.write_walk(tmp_path / f'{kind}.png', both / kind / f'val/cam/{name}.{suffix}', affinity, grid, args,
-                             size, stride=8)
+                             size, stride=8, num_fg=6)
     assert (tmp_path / 'labels.png').read_bytes() == (tmp_path / 'plabels.png').read_bytes()
 
 

@@ -2,23 +2,15 @@ import argparse
 from pathlib import Path
 
 import pytest
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
     base_parser,
-    non_negative_float,
-    non_negative_int,
     plain_flag,
-    positive_float,
-    positive_int,
     resolve,
-    run_script,
     settings,
 )
-from lib.run.stopping import Stopped
 from tool.dataspec import DatasetSpec
 
 PRESETS = {'one': {'lr': 0.5, 'width': 0.25}, 'other': {}}
@@ -93,79 +85,6 @@ def test_settings_leave_out_places_and_hold_plain_values_only():
     assert made == {'labels': 'a/b', 'scale': [0.5, 1.5], 'given': [0.5, 1.5], 'lr': 0.1, 'none': None}
 
 
-@pytest.mark.parametrize('kind, good, bad', [
-    (positive_int, '1', ('0', '-1', '1.5', 'x')), (non_negative_int, '0', ('-1', '0.5')),
-    (positive_float, '0.1', ('0', '-0.1', 'nan', 'x')), (non_negative_float, '0', ('-0.1', 'nan'))])
-def test_numbers_out_of_range_are_refused(kind, good, bad, capsys):
-    one = argparse.ArgumentParser()
-    one.add_argument('--n', type=kind)
-    assert one.parse_args(['--n', good]).n == float(good)
-    for word in bad:
-        with pytest.raises(SystemExit):
-            one.parse_args([f'--n={word}'])
-        assert word in capsys.readouterr().err
-
-
-def ended(main, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_script(main)
-    return stop.value.code, capsys.readouterr().err
-
-
-def failing(error):
-    def main():
-        raise error
-    return main
-
-
-@pytest.mark.parametrize('error', [ValueError('no such thing'), FileNotFoundError('no such thing'),
-                                   ImportError('no such thing'), ValueError('no\n  such\nthing')])
-def test_what_the_user_can_mend_is_one_line_and_status_2(error, capsys):
-    assert ended(failing(error), capsys) == (2, 'error: no such thing\n')
-
-
-def test_an_error_of_ours_keeps_its_traceback():
-    for error in (RuntimeError('a slip'), AssertionError('a slip'), KeyError('a slip')):
-        with pytest.raises(type(error)):
-            run_script(failing(error))
-
-
-def test_the_traceback_is_shown_on_demand(monkeypatch):
-    monkeypatch.setenv('HFPL_DEBUG', '1')
-    with pytest.raises(ValueError, match='no such thing'):
-        run_script(failing(ValueError('no such thing')))
-
-
-def test_a_script_that_ends_well_has_status_0_and_an_interrupted_one_says_how_to_go_on(capsys):
-    assert ended(lambda: None, capsys) == (None, '')
-    code, _ = ended(failing(KeyboardInterrupt()), capsys)
-    assert 'the same command continues' in code
-
-
-class Broken(Dataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        try:
-            raise OSError('behind it')
-        except OSError as error:
-            raise ValueError('a.jpg is no picture; restore it') from error
-
-
-def test_an_error_in_a_loader_process_is_one_line_too(capsys):
-    def main():
-        list(DataLoader(Broken(), num_workers=1))
-    assert ended(main, capsys) == (2, 'error: a.jpg is no picture; restore it\n')
-
-
-def test_a_gpu_out_of_memory_names_the_flags_that_help(capsys):
-    code, text = ended(failing(torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')), capsys)
-    assert code == 2 and 'in training, --accumulate 2 halves the need at the same result' in text
-
-
-def test_a_run_stopped_by_a_signal_has_its_own_status(capsys):
-    assert ended(failing(Stopped('stopped after step 3')), capsys) == (75, 'stopped after step 3\n')
 
 
 def test_help_shows_the_defaults_that_say_something():

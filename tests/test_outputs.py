@@ -11,8 +11,8 @@ import infer_cam
 import infer_seg
 from lib.run import outputs
 from lib.run.lock import Lock
-from lib.run.stopping import Stopped
 from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, error_line, place
+from tool.ending import Stopped
 
 RANKS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 
@@ -161,7 +161,7 @@ def test_a_signal_ends_inference_after_the_running_image_and_it_goes_on_there(ag
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(infer_seg, 'write_result', write_and_stop)
-    with pytest.raises(Stopped, match='stopped by SIGTERM: what is finished stays; the same command continues'):
+    with pytest.raises(Stopped, match='stopped by SIGTERM: what is finished stays; the same command resumes'):
         run(stages['seg'])
     assert len(files(folder / 'results/val')) == 2
     run(stages['seg'])

@@ -1,4 +1,4 @@
-"""A folder of pictures and a table as a data set: what is written, and every kind of mistake by its line."""
+"""A folder of images and a table as a data set: what is written, and every kind of mistake by its line."""
 import json
 import shutil
 
@@ -16,7 +16,7 @@ LABELS = {'a': ['wren'], 'b': ['kite'], 'c': ['wren', 'kite'], 'd': [], 'e': ['w
 
 @pytest.fixture
 def home(tmp_path):
-    """A folder with six pictures in photos/, masks of all but d, and their table."""
+    """A folder with six images in photos/, masks of all but d, and their table."""
     for number, name in enumerate(LABELS):
         (tmp_path / 'photos').mkdir(exist_ok=True)
         Image.new('RGB', (60 + number, 40), (number, 0, 0)).save(tmp_path / f'photos/{name}.jpg')
@@ -56,11 +56,11 @@ def test_a_table_becomes_a_set_that_every_script_reads(home, capsys):
     assert labels_of(spec) == {name: sorted(labels) for name, labels in LABELS.items()}
     assert len(spec.samples('val')) == 1 and not any(sample.mask for sample in spec.samples('train'))
     assert InferSet(spec, 'train')[0]['image'].shape == (40, 60, 3)
-    assert '6 pictures (5 train, 1 val); 2 classes with their pictures: kite 3, wren 3' in capsys.readouterr().out
+    assert '6 images (5 train, 1 val); 2 classes with their images: kite 3, wren 3' in capsys.readouterr().out
     assert sorted(path.name for path in home.iterdir()) == ['labels.csv', 'masks', 'out', 'photos']
 
 
-def test_the_set_can_be_moved_with_its_pictures(home, tmp_path):
+def test_the_set_can_be_moved_with_its_images(home, tmp_path):
     make(home, '--masks', home / 'masks')
     moved = tmp_path / 'elsewhere'
     moved.mkdir()
@@ -101,7 +101,7 @@ def test_a_column_split_decides_and_a_share_is_always_drawn_alike(home):
 
 
 def test_every_problem_is_listed_at_once_in_order_of_its_line(home, capsys):
-    (home / 'photos/broken.jpg').write_text('no picture')
+    (home / 'photos/broken.jpg').write_text('no image')
     Image.new('RGB', (5, 5)).save(home / 'photos/a.png')
     write_table(home, ['a.jpg,wren;kite', 'b.jpg,wren,kite', 'b.jpg,wren;;kite', ',wren', 'x.jpg,wren', 'a.jpg,kite',
                        'broken.jpg,kite', '../a.jpg,kite', 'c.jpg,wren;wren', 'a.png,kite', 'd.jpg,wrenn', 'e.jpg,wren',
@@ -110,21 +110,21 @@ def test_every_problem_is_listed_at_once_in_order_of_its_line(home, capsys):
     expected = ['3: has 3 fields', '4: has an empty label', '5: names no image', '6: photos/x.jpg is not there',
                 '7: a.jpg stands in labels.csv:2 already', '8: photos/broken.jpg is no readable picture',
                 '9: ../a.jpg must be a path below', "10: names 'wren' twice", '11: a.png and a.jpg (labels.csv:2)',
-                "12: 'wrenn' is the label of this picture alone; is 'wren' meant?", '14: cannot be read']
+                "12: 'wrenn' is the label of this image alone; is 'wren' meant?", '14: cannot be read']
     assert len(lines) == len(expected) + 1 and lines[-1].startswith('error: 11 problems in labels.csv')
     for line, words in zip(lines, expected):
         assert line.startswith(f'labels.csv:{words}'), line
 
 
 @pytest.mark.parametrize('text, problem', [
-    ('', 'is empty'), ('image,labels\n', 'names no picture'),
+    ('', 'is empty'), ('image,labels\n', 'names no image'),
     ('file,class\na.jpg,wren\n', "the header is 'file,class'"),
     ('image;labels\na.jpg;wren;kite\n', 'has 3 fields, the header 2; labels are separated by'),
     ('image,labels\na.jpg,\nB.jpg,wren\nc.jpg,wren\n', 'photos/B.jpg is not there; is b.jpg meant?'),
     ('image,labels,split\na.jpg,wren,dev\n', "has split 'dev'; use train, val, test"),
-    ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\n', 'leaves no picture for val'),
+    ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\n', 'leaves no image for val'),
     ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\nb.jpg,kite,val\nf.jpg,kite,val\n',
-     "no picture of the split train shows 'kite'")])
+     "no image of the split train shows 'kite'")])
 def test_a_table_that_is_no_use_is_one_problem(home, capsys, text, problem):
     (home / 'labels.csv').write_text(text)
     lines = problems(home, capsys)
@@ -134,17 +134,18 @@ def test_a_table_that_is_no_use_is_one_problem(home, capsys, text, problem):
 def test_tables_of_another_coding_or_form(home, capsys):
     (home / 'labels.csv').write_bytes('image,labels\na.jpg,grün\n'.encode('latin-1'))
     assert 'is not in UTF-8' in problems(home, capsys)[0]
-    for text, problem in (('{', 'is no JSON'), ('{}', 'must hold a list'), ('[{"image": "a"}]', 'entry 1: must be')):
+    for text, problem in (('{', 'is not valid JSON'), ('{}', 'must hold a list'),
+                          ('[{"image": "a"}]', 'entry 1: must be')):
         (home / 't.json').write_text(text)
         assert problem in problems(home, capsys, table='t.json')[0]
     assert problems(home, capsys, table='no.csv')[0].startswith('error: no.csv is not there')
 
 
-def test_a_table_with_too_few_pictures_says_so(home, capsys):
+def test_a_table_with_too_few_images_says_so(home, capsys):
     write_table(home, ['a.jpg,wren'])
-    assert 'leaves no picture for val; add pictures' in problems(home, capsys, '--classes', 'wren')[0]
+    assert 'leaves no image for val; add images' in problems(home, capsys, '--classes', 'wren')[0]
     (home / 'a.csv').mkdir()
-    assert problems(home, capsys, table='a.csv') == ['error: a.csv is a folder; expected the table of the pictures, '
+    assert problems(home, capsys, table='a.csv') == ['error: a.csv is a folder; expected the table of the images, '
                                                      'a CSV or JSON file']
 
 
@@ -166,7 +167,7 @@ def test_classes_that_cannot_be_leave_nothing_behind(home, capsys, classes, prob
 
 def test_classes_given_are_all_there_are(home, capsys):
     lines = problems(home, capsys, '--classes', 'wren', 'kit')
-    assert lines[0] == "labels.csv: no picture shows 'kit' of --classes"
+    assert lines[0] == "labels.csv: no image shows 'kit' of --classes"
     assert lines[1] == "labels.csv:3: unknown class 'kite'; --classes names wren, kit; is 'kit' meant?"
     assert make(home, '--classes', 'wren', 'kite') == 0
     assert get_spec(str(home / 'out/my.json')).classes == ('wren', 'kite')
@@ -174,7 +175,7 @@ def test_classes_given_are_all_there_are(home, capsys):
 
 def test_masks_are_checked_and_some_may_be_absent(home, capsys):
     assert make(home, '--masks', home / 'masks') == 0
-    assert '5 of 6 pictures have a mask' in capsys.readouterr().out
+    assert '5 of 6 images have a mask' in capsys.readouterr().out
     spec = get_spec(str(home / 'out/my.json'))
     assert {s.name: s.mask is None for split in ('train', 'val') for s in spec.samples(split)}['d']
     assert any(sample.mask for sample in spec.samples('train'))
@@ -187,7 +188,7 @@ def test_masks_are_checked_and_some_may_be_absent(home, capsys):
     write_label_png(home / 'masks/b.png', np.zeros((40, 40), np.uint8))
     lines = problems(home, capsys, '--masks', home / 'masks')
     assert 'labels.csv:2: masks/a.png holds the value 3; expected 0 to 2 or 255' in lines[0]
-    assert 'labels.csv:3: masks/b.png is 40x40 pixels, its picture 61x40' in lines[1]
+    assert 'labels.csv:3: masks/b.png is 40x40 pixels, its image 61x40' in lines[1]
 
 
 def test_endings_in_capitals_are_endings(home):
@@ -200,7 +201,7 @@ def test_endings_in_capitals_are_endings(home):
     assert sample.image.is_file() and read_mask(sample.mask, 3).shape == read_size(sample.image)
 
 
-def test_large_and_turned_pictures_are_read_upright_and_reduced(tmp_path):
+def test_large_and_turned_images_are_read_upright_and_reduced(tmp_path):
     path, plain = tmp_path / 'a.jpg', np.zeros((300, 400, 3), np.uint8)
     plain[:, :200] = 255
     exif = Image.Exif()
@@ -214,7 +215,7 @@ def test_large_and_turned_pictures_are_read_upright_and_reduced(tmp_path):
     assert read_mask(tmp_path / 'a.png', 3, 100).shape == (100, 75)
 
 
-def test_training_reads_pictures_as_the_set_says(home):
+def test_training_reads_images_as_the_set_says(home):
     make(home, '--max-side', '32')
     spec = get_spec(str(home / 'out/my.json'))
     assert InferSet(spec, 'train')[0]['image'].shape[:2] == (21, 32) and spec.scaled(448) == 32

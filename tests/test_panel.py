@@ -79,7 +79,7 @@ def test_seeds_show_what_both_strengths_are_sure_of(tmp_path):
     low[[1, 0, 2, 1], 0, range(4)] = 1          # class 4, background, class 9, class 4
     high[[1, 2, 0, 0], 0, range(4)] = 1         # class 4, class 9, background, background
     write_seeds(tmp_path / 'a.npz', [3, 8], {1.0: low, 24.0: high})
-    assert panel.seeds_label(tmp_path / 'a.npz').tolist() == [[4, 255, 0, 0]]
+    assert panel.seeds_label(tmp_path / 'a.npz', 9).tolist() == [[4, 255, 0, 0]]
 
 
 def test_output_of_another_size_is_named(toy, tmp_path, capsys):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lib.run.record import Record, add_score, environment, git_state, made_by, read_lines, read_scores, write_json
+from lib.run.record import Record, add_score, environment, git_state, made_by, read_lines, read_scores
+from tests.running import score_record
+from tool.jsonfile import write_json
 
 ARGS = argparse.Namespace(lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None, fsl=True)
 CPU = torch.device('cpu')
@@ -89,15 +91,15 @@ def test_scores_are_appended_in_order(tmp_path):
     path = tmp_path / 'run/scores.json'
     assert read_scores(path) == []
     for number in range(3):
-        add_score(path, {'number': number})
-    assert [record['number'] for record in read_scores(path)] == [0, 1, 2]
+        add_score(path, score_record(images=number))
+    assert [record['images'] for record in read_scores(path)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize('content', ['[{"a": 1}', '{"a": 1}', '"text"'])
 def test_damaged_scores_are_refused_and_kept(tmp_path, content):
     path = tmp_path / 'scores.json'
     path.write_text(content)
-    with pytest.raises(ValueError, match=r'scores\.json is damaged .*; move it away'):
+    with pytest.raises(ValueError, match=r'scores\.json(: it is| is not valid JSON) .*; move it away'):
         add_score(path, {})
     assert path.read_text() == content
 

@@ -40,6 +40,20 @@ def test_any_network_gives_three_maps_of_one_size_at_the_stride(name, stride):
                 tap: (channels, -(-height // stride), -(-width // stride)) for tap, channels in backbone.taps.items()}
 
 
+@pytest.mark.parametrize('name, stride, unused', [
+    (SMALL, 8, set()), ('test_convnext', 8, {'head'}), ('mobilenetv3_small_050', 8, {'blocks', 'conv_head'}),
+    ('vgg11_bn', 16, {'pre_logits'}), ('densenet121', 16, {'features'})])
+def test_every_parameter_gets_a_gradient_and_the_state_dict_has_all_tensors(name, stride, unused):
+    backbone = TimmBackbone(name, stride)
+    theirs = timm.create_model(name, num_classes=0).state_dict()
+    assert backbone.state_dict().keys() == {f'model.{key}' for key in theirs}
+    DeepLab(backbone, CLASSES, fov_channels=8)(torch.randn(2, 3, 65, 65)).square().mean().backward()
+    assert all(value.grad is not None for value in backbone.parameters())
+    hidden = {key for key, value in backbone.model.named_buffers() if not key.endswith(
+        ('running_mean', 'running_var', 'num_batches_tracked'))}
+    assert {key.split('.')[0] for key in hidden} == unused
+
+
 def test_even_padding_equals_that_of_tensorflow_at_sizes_of_a_multiple_plus_one():
     backbone = TimmBackbone('tf_efficientnet_lite0').eval()
     assert backbone.taps == {'conv4': 40, 'conv5': 112, 'conv6': 1280}      # conv6: after the head convolution

@@ -1,4 +1,6 @@
 """All three stages and their inference on a small timm network. Skipped where timm is missing."""
+import json
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from lib.data.datasets import AffTrainSet, InferSet
 from lib.data.registry import get_spec
 from lib.net.timm_backbone import TimmBackbone
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place, tensors
+from tests.test_processes import output, torchrun
 from tool.affutils import mean_pool
 
 pytest.importorskip('timm')
@@ -80,3 +83,11 @@ def test_seeds_are_pooled_to_the_stride(run, toy):
     assert mean_pool(torch.ones(1, 33, 16).numpy(), 16).shape == (1, 3, 1)
     with pytest.raises(ValueError, match='multiple of 16; use 64'):
         AffTrainSet(spec, 'train', crop=72, stride=16)
+
+
+@pytest.mark.parametrize('name', ['mobilenetv3_small_050', 'test_convnext'])    # cut; whole, a norm behind its last map
+def test_two_processes_train_a_network_whose_last_layers_are_unused(run_folder, toy, tmp_path, name):
+    words = [*place(toy, tmp_path), *LOADED_HERE, *TRAINING, '--backbone', f'timm:{name}', '--weights', 'none',
+             '--picture-every', '0', '--seed-dir', str(run_folder / 'labels/train/seeds')]
+    output(torchrun(2, 'train_aff', words))
+    assert json.loads((tmp_path / 'toy/aff/metrics.jsonl').read_text().splitlines()[-1])['step'] == 4

@@ -66,7 +66,7 @@ def test_a_wrong_source_is_explained(tmp_path, source, kind, message):
 def test_a_damaged_file_is_explained(tmp_path, suffix):
     path = tmp_path / f'weights{suffix}'
     path.write_bytes(b'no weights')
-    with pytest.raises(ValueError, match='is damaged'):
+    with pytest.raises(ValueError, match='is corrupt'):
         load_imagenet(make_backbone(f'timm:{SMALL}'), path)
 
 

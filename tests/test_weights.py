@@ -288,8 +288,8 @@ def test_damaged_file_is_explained(tmp_path, zipped):
     whole = (tmp_path / 'a.pth').read_bytes()
     for content in (b'', b'no network', whole[:100], whole[:len(whole) // 2], whole[:-10]):
         (tmp_path / 'a.pth').write_bytes(content)
-        refused(tmp_path / 'a.pth', seam(), 'is damaged')
-        with pytest.raises(ValueError, match='is damaged'):
+        refused(tmp_path / 'a.pth', seam(), 'is corrupt')
+        with pytest.raises(ValueError, match='is corrupt'):
             read_meta(tmp_path / 'a.pth')
 
 
@@ -298,7 +298,7 @@ def test_single_flipped_bit_is_noticed(tmp_path):
     content = bytearray((tmp_path / 'a.pth').read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / 'a.pth').write_bytes(content)
-    refused(tmp_path / 'a.pth', nn.Linear(100, 100), 'is damaged')
+    refused(tmp_path / 'a.pth', nn.Linear(100, 100), 'is corrupt')
 
 
 @pytest.mark.parametrize('zipped', [True, False])

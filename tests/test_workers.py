@@ -1,60 +1,220 @@
+"""Worker processes: order, bounds, errors, and that none outlives what started it."""
+import errno
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import numpy as np
+import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from tool.workers import settle_in
-
-
-class Slow(Dataset):
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        time.sleep(0.05)
-        return index
+from tool.workers import AHEAD, Background, map_chunks, map_in_workers
 
 
-def test_a_loader_survives_a_signal_to_the_whole_job_and_ends_when_its_parent_says_so():
-    loader = iter(DataLoader(Slow(), num_workers=1, worker_init_fn=settle_in))
-    first = next(loader)
-    worker, = loader._workers
-    for number in ('TERM', 'INT', 'USR1'):
-        subprocess.run(['kill', f'-{number}', str(worker.pid)], check=True)
-    assert [first.item(), *(value.item() for value in loader)] == list(range(8))
-    again = iter(DataLoader(Slow(), num_workers=1, worker_init_fn=settle_in))
-    next(again)
-    worker, = again._workers
-    worker.terminate()
-    worker.join(10)
-    assert worker.exitcode == 0         # no failure, as torch would call it
+def square(number):
+    if number < 0:
+        raise ValueError(f'{number} is negative')
+    return number ** 2, os.getpid()
 
 
-def test_the_helpers_of_a_killed_process_end_too(tmp_path):
-    code = ('import os, sys, time\nfrom lib.run.pool import Background\nfrom tests.test_workers import note\n'
-            'with Background(1) as pool:\n    pool.submit(note, sys.argv[1])\n    time.sleep(60)')
-    process = subprocess.Popen([sys.executable, '-c', code, tmp_path / 'helper'])
+def note(path, text):
+    path.write_text(f'{text} {os.getpid()}')
+
+
+def fail(path):
+    raise ValueError(f'{path} is broken')
+
+
+def linger(path):
+    time.sleep(0.1)
+    path.write_text('done')
+
+
+def double(items):
+    return [2 * item for item in items], os.getpid()
+
+
+def arrays(size):
+    return {'image': torch.arange(size).float().reshape(-1, 4).T, 'mask': np.arange(size, dtype=np.uint8),
+            'empty': np.zeros((0, 3)), 'name': 'a'}
+
+
+def die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_sending(number):
+    """Send the beginning of a large result and be killed, as by a system without memory."""
+    real = socket.socket.sendall
+
+    def half(pipe, content):
+        real(pipe, content[:len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    socket.socket.sendall = half
+    return np.ones(10_000_000)
+
+
+def exhaust(number):
+    torch.empty(1 << 50)
+
+
+class Odd(Exception):
+    def __init__(self, one, other):
+        super().__init__(f'{one} and {other}')
+
+
+def fail_oddly(number):
+    raise Odd('this', 'that')
+
+
+def signals(number):
+    """Send this process what a job's end sends to all processes; still here afterwards."""
+    for name in ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP'):
+        os.kill(os.getpid(), getattr(signal, name))
+    return number
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('chunk', [1, 32])
+def test_results_come_in_order(workers, chunk):
+    results = list(map_in_workers(square, range(200), workers, chunk))
+    assert [value for value, _ in results] == [number ** 2 for number in range(200)]
+    assert (os.getpid() in {process for _, process in results}) == (workers == 0)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_items_are_taken_only_as_they_are_needed(workers):
+    taken = []
+    results = map_in_workers(square, (taken.append(number) or number for number in range(10_000)), workers, 32)
+    next(results)
+    assert len(taken) <= max(1, 32 * AHEAD * workers)
+    results.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_no_items_give_no_results(workers):
+    assert list(map_in_workers(square, [], workers)) == [] and list(map_chunks(double, [], workers)) == []
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_chunks_come_back_in_order_and_hold_everything_once(workers):
+    results = list(map_chunks(double, list(range(35)), workers, size=16))
+    assert [len(values) for values, _ in results] == [16, 16, 3]
+    assert [value for values, _ in results for value in values] == list(range(0, 70, 2))
+    assert all((process == os.getpid()) == (workers == 0) for _, process in results)
+
+
+def test_arrays_and_tensors_arrive_as_they_were_and_may_be_written_to():
+    here, = map_in_workers(arrays, [24], 0)
+    there, = map_in_workers(arrays, [24], 1)
+    assert torch.equal(here['image'], there['image']) and there['image'].dtype == torch.float32
+    assert all(np.array_equal(here[key], there[key]) for key in ('mask', 'empty', 'name'))
+    there['mask'] += 1
+    there['image'] += 1
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_an_error_is_raised_with_its_own_message(workers):
+    with pytest.raises(ValueError, match='^-1 is negative$'):
+        list(map_in_workers(square, [3, -1], workers))
+    with pytest.raises(ValueError, match='^a is broken$'), Background(workers) as background:
+        background.submit(fail, 'a')
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_that_cannot_travel_still_says_what_it_said():
+    with pytest.raises(RuntimeError, match='^Odd: this and that$'):
+        list(map_in_workers(fail_oddly, [1], 1))
+
+
+@pytest.mark.parametrize('death', [die, die_while_sending])
+def test_a_killed_worker_is_one_error_with_the_remedy_and_the_others_end(death):
+    with pytest.raises(ChildProcessError, match='a worker process was killed by SIGKILL, .*--workers.* it resumes'):
+        list(map_in_workers(death, range(100), 2))
+    assert not multiprocessing.active_children()
+
+
+def test_memory_that_runs_out_in_a_worker_is_told_here():
+    with pytest.raises(RuntimeError, match='DefaultCPUAllocator'):
+        list(map_in_workers(exhaust, [0], 1))
+
+
+def test_no_file_handles_leave_no_process(monkeypatch):
+    pairs = iter([socket.socketpair()])
+
+    def socketpair():
+        for pair in pairs:
+            return pair
+        raise OSError(errno.EMFILE, 'Too many open files')
+    monkeypatch.setattr(socket, 'socketpair', socketpair)
+    with pytest.raises(OSError, match='Too many open files'):
+        Background(2)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_all_calls_are_finished_when_the_context_is_left(tmp_path, workers):
+    with Background(workers) as background:
+        for number in range(20):
+            background.submit(note, tmp_path / str(number), 'text')
+    assert len(list(tmp_path.iterdir())) == 20
+    mine = {int(path.read_text().split()[1]) == os.getpid() for path in tmp_path.iterdir()}
+    assert mine == {workers == 0}
+
+
+def test_an_error_stops_later_calls(tmp_path):
+    started = []
+    with pytest.raises(ValueError, match='^a is broken$'):
+        with Background(1) as background:
+            background.submit(fail, 'a')
+            for number in range(100):
+                background.submit(linger, tmp_path / str(number))
+                started.append(number)
+    assert len(started) < 10
+
+
+def test_few_calls_wait_at_a_time(tmp_path):
+    with Background(1) as background:
+        for number in range(8):
+            background.submit(linger, tmp_path / str(number))
+            assert len(background.waiting) <= AHEAD
+            assert len(list(tmp_path.iterdir())) >= number - AHEAD
+
+
+def test_an_error_outside_is_not_hidden_by_the_calls_and_running_ones_finish(tmp_path):
+    with pytest.raises(KeyError, match='outside'):
+        with Background(1) as background:
+            background.submit(linger, tmp_path / 'a')
+            background.submit(fail, 'a')
+            time.sleep(0.05)
+            raise KeyError('outside')
+    assert (tmp_path / 'a').read_text() == 'done'
+
+
+def test_signals_to_all_processes_are_left_to_the_main_one():
+    assert list(map_in_workers(signals, range(8), 2)) == list(range(8))
+
+
+def test_the_workers_of_a_killed_process_end_too(tmp_path):
+    code = ('import sys, time\nfrom pathlib import Path\nfrom tests.test_workers import note\n'
+            'from tool.workers import Background\n'
+            'with Background(1) as pool:\n    pool.submit(note, Path(sys.argv[1]), "worker")\n    time.sleep(60)')
+    process = subprocess.Popen([sys.executable, '-c', code, tmp_path / 'worker'])
     for _ in range(600):
-        if (tmp_path / 'helper').exists() and (tmp_path / 'helper').read_text():
+        if (tmp_path / 'worker').exists() and (tmp_path / 'worker').read_text():
             break
         time.sleep(0.1)
-    helper = int((tmp_path / 'helper').read_text())
+    worker = int((tmp_path / 'worker').read_text().split()[1])
     process.kill()
     process.wait()
     for _ in range(100):
-        if not os.path.exists(f'/proc/{helper}') or 'Z' in open(f'/proc/{helper}/stat').read().split()[2]:
+        if not os.path.exists(f'/proc/{worker}') or 'Z' in open(f'/proc/{worker}/stat').read().split()[2]:
             return
         time.sleep(0.1)
-    raise AssertionError('the helper lives on')
-
-
-def note(path):
-    """Write this process's number."""
-    torch.zeros(1)
-    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    with open(path, 'w') as file:
-        file.write(str(os.getpid()))
+    raise AssertionError('the worker lives on')

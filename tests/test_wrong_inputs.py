@@ -148,11 +148,11 @@ def test_an_unknown_data_set(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('text, problem', [
-    ('{"name": "a"', 'is no JSON file'), ('[]', 'must hold one JSON object'), ('{"name": "a"}', 'lacks "classes"'),
+    ('{"name": "a"', 'is not valid JSON'), ('[]', r'is \[\], expected an object'), ('{"name": "a"}', 'lacks "classes"'),
     ('{"name": "a", "classes": [], "images": "{}.jpg"}', 'at least one class'),
     ('{"name": "a", "classes": ["x"], "images": "a.jpg"}', 'with one {} in place'),
-    ('{"name": "a", "classes": ["x"], "images": "{}.jpg", "colour": "red"}', 'unknown entry "colour"'),
-    ('{"name": "a", "classes": "x", "images": "{}.jpg"}', 'must be a list')])
+    ('{"name": "a", "classes": ["x"], "images": "{}.jpg", "colour": "red"}', 'unknown entry \'colour\''),
+    ('{"name": "a", "classes": "x", "images": "{}.jpg"}', 'expected a list')])
 def test_a_broken_description_of_a_data_set(data, tmp_path, capsys, text, problem):
     (data / 'dataset.json').write_text(text)
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path), r'dataset\.json', problem)
@@ -179,24 +179,6 @@ def test_an_unknown_device(data, tmp_path, capsys):
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--amp', 'fp16'), '--amp fp16 needs a GPU')
 
 
-def test_ranges_the_wrong_way_round(data, run_folder, tmp_path, capsys):
-    refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--long-side', '96', '64'),
-            'between 96 and 64 pixels; give the smaller number first')
-    words = (*place(data / 'dataset.json', tmp_path / 'exp'), *TRAINING, *NONE, '--scale', '1.5', '0.5',
-             '--labels', run_folder / 'labels/train/walk')
-    refused(tmp_path, capsys, train_seg.main, words, 'between 1.5 and 0.5; give the smaller number first')
-
-
-@pytest.mark.parametrize('flag, value', [('--isl-weight', '1.5'), ('--epochs', '0'), ('--crop-size', '-8'),
-                                         ('--view2-scale', '0'), ('--fsl-weight', '-1'), ('--fsl-sigma', '0'),
-                                         ('--fsl-sigma', 'nan'), ('--isl-samples', '0'), ('--long-side', '0')])
-def test_values_out_of_range_are_refused_with_the_flag(data, tmp_path, capsys, flag, value):
-    words = list(cam_words(data, tmp_path))
-    with pytest.raises(SystemExit) as stop:
-        train_cam_voc.main([*words, flag, value, *(['96'] if flag == '--long-side' else [])])
-    assert stop.value.code == 2 and f'argument {flag}: ' in capsys.readouterr().err
-
-
 def test_missing_imagenet_weights(data, tmp_path, capsys):
     for name in ('absent.params', 'absent.pth'):
         refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', tmp_path / name), name,
@@ -215,7 +197,7 @@ def test_weights_of_another_width_or_network(run_folder, data, tmp_path, capsys)
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign), r'foreign\.pth is')
     foreign.write_bytes(b'no weights')
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign),
-            r'foreign\.pth is damaged')
+            r'foreign\.pth is corrupt')
 
 
 INFER = {'cam': (infer_cam.main, ()), 'aff': (infer_aff.main, ()), 'seg': (infer_seg.main, HEAD)}
@@ -231,7 +213,7 @@ def infer_words(data, run_folder, tmp_path, stage, checkpoint, *words):
 def test_a_network_of_another_stage_width_or_none(run_folder, data, tmp_path, capsys, stage, other):
     main = INFER[stage][0]
     refused(tmp_path, capsys, main, infer_words(data, run_folder, tmp_path, stage, tmp_path / 'absent.pth'),
-            r'absent\.pth is missing: it is written when')
+            r'absent\.pth is missing; .* finish the stage that trains')
     refused(tmp_path, capsys, main, infer_words(data, run_folder, tmp_path, stage, run_folder / other / 'model.pth'),
             rf'{other}/model\.pth is of another network', 'name the file of this stage')
     own = infer_words(data, run_folder, tmp_path, stage, run_folder / stage / 'model.pth', '--width', '0.0625')

@@ -6,13 +6,16 @@ a sample depends on its place in the batch, not on how the batch is shared out.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_here = [(0, 1)]
+_here = [(0, 1, True)]
 
 
 @contextmanager
-def batch_part(index: int, parts: int) -> Iterator[None]:
-    """While the context lasts, a batch is the part `index` of `parts` equal ones."""
-    _here.append((index, parts))
+def batch_part(index: int, parts: int, last_pass: bool = True) -> Iterator[None]:
+    """While the context lasts, a batch is the part `index` of `parts` equal ones.
+
+    `last_pass`: it completes this process's gradients of the whole batch.
+    """
+    _here.append((index, parts, last_pass))
     try:
         yield
     finally:
@@ -21,5 +24,10 @@ def batch_part(index: int, parts: int) -> Iterator[None]:
 
 def batch_rows(count: int) -> tuple[int, slice]:
     """For `count` samples at hand: the number of samples in the whole batch, and which of them these are."""
-    index, parts = _here[-1]
+    index, parts, _ = _here[-1]
     return count * parts, slice(index * count, (index + 1) * count)
+
+
+def in_last_pass() -> bool:
+    """Whether the gradients of the batch are complete after this pass."""
+    return _here[-1][2]

@@ -5,7 +5,6 @@ hold fewer files than noted is done again, so a call can be broken off anywhere 
 """
 import argparse
 import errno
-import json
 import os
 import shutil
 import sys
@@ -13,11 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tool.download import Archive, Unreachable, fetch, size_of
-from tool.fileio import replacing
+from tool.fileio import remove_leftovers
+from tool.jsonfile import read_json, write_json
+from tool.ranges import integer
 from tool.unpack import unpack
 from tool.verify import count_files
 
 ARCHIVES = Path('data/archives')
+LEFT = {str: {str: int}}        # in setup.json: files by folder, by archive or step
 
 
 class Setup:
@@ -26,6 +28,7 @@ class Setup:
     def __init__(self, args: argparse.Namespace):
         self.root, self.archives, self.args = args.data_root, args.archives, args
         self.notes = self.root / 'setup.json'
+        remove_leftovers(self.root)
 
     def done(self, step: str) -> bool:
         """Whether a step was done and its files are still there."""
@@ -116,16 +119,13 @@ class Setup:
     def _note(self, kind: str, name: str, left: dict[str, int]) -> None:
         notes = self._read()
         notes[kind][name] = left
-        with replacing(self.notes) as temporary:
-            temporary.write_text(json.dumps(notes, indent=1) + '\n')
+        write_json(self.notes, notes)
 
     def _read(self) -> dict[str, dict]:
-        try:
-            return {'archives': {}, 'steps': {}, **json.loads(self.notes.read_text())}
-        except FileNotFoundError:
+        if not self.notes.exists():
             return {'archives': {}, 'steps': {}}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f'{self.notes} is damaged ({error}); delete it, then run it again') from error
+        return read_json(self.notes, {'archives': LEFT, 'steps': LEFT},
+                         'move it away, then run the same command again: what is there is found again')
 
 
 def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
@@ -137,13 +137,13 @@ def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
     parser.add_argument('--archives', type=Path, default=ARCHIVES, metavar='DIR',
                         help=f'where archives lie that you have, and where others are fetched to ({ARCHIVES})')
     parser.add_argument('--mirror', metavar='URL', help='a place that serves all archives by name, tried first')
-    parser.add_argument('--tries', type=int, default=8, metavar='N',
+    parser.add_argument('--tries', type=integer(1, 1000), default=8, metavar='N',
                         help='attempts without a byte before it gives up (8)')
     parser.add_argument('--part', action='store_true',
                         help='the archives hold a part of the data: do not ask for the official counts and checksums')
     parser.add_argument('--decode', action=argparse.BooleanOptionalAction, default=True,
                         help='decode every picture to its end when verifying, not its header alone')
-    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, metavar='N',
+    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
                         help='helper processes; 0 does all in this one')
     parser.add_argument('--verify', action='store_true', help='verify again what was set up before')
     return parser
@@ -153,9 +153,6 @@ def run_setup(main: Callable[[], None]) -> int:
     """Run a set-up; a problem the user can mend is one line on stderr and exit status 2."""
     try:
         main()
-    except KeyboardInterrupt:
-        print('interrupted; the same command goes on where it stopped', file=sys.stderr)
-        return 2
     except (ValueError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MOST_CLASSES = 254      # values 1 to 254 of a mask
+
 
 class Sample(NamedTuple):
     """One line of a list; mask is None where the data set has none for this image."""
@@ -32,6 +34,7 @@ class DatasetSpec:
     `preset` names the row of settings that the scripts use; `prepare` is the command that writes the lists, and
     `flag` what --dataset has to be for this data set: both are repeated in messages. `upright` turns pictures as their
     EXIF tag says, and `max_side` is the long side in pixels to which larger pictures and masks are reduced when read.
+    `on_corrupt` is 'error' or 'skip': whether images and masks that cannot be decoded are left out.
     """
 
     name: str
@@ -48,6 +51,10 @@ class DatasetSpec:
     flag: str = ''
     upright: bool = False
     max_side: int | None = None
+    on_corrupt: str = 'error'
+
+    def __post_init__(self):
+        check_classes(self.classes, self.flag or self.name)
 
     @property
     def num_fg(self) -> int:
@@ -124,10 +131,23 @@ class DatasetSpec:
             labels[row, known[name]] = 1
         return labels
 
-    def classes_without_images(self, split: str) -> list[str]:
-        """Names of the classes that no image of the split shows."""
-        counts = self.image_labels([sample.name for sample in self.samples(split)]).sum(0)
-        return [name for name, count in zip(self.classes, counts) if not count]
+    def check_labels(self, split: str, allow_empty: bool = False) -> str:
+        """Make sure that the image-level labels of a split can teach every class, or with allow_empty some.
+
+        Returns:
+            A warning about classes that every image shows; '' where there is none.
+
+        Raises:
+            ValueError: naming the classes that no image shows.
+        """
+        shares = self.image_labels([sample.name for sample in self.samples(split)]).mean(0)
+        empty, full = ([name for name, share in zip(self.classes, shares) if share == value] for value in (0, 1))
+        if empty and (not allow_empty or len(empty) == self.num_fg):
+            raise ValueError(f'no image of {self.name} {split} shows {", ".join(empty)}: such a class cannot be '
+                             f'learnt; correct labels.txt'
+                             + ('' if allow_empty else ', or accept it with --empty-classes allow'))
+        return (f'warning: every image of {self.name} {split} shows {", ".join(full)}: image-level labels cannot tell '
+                'where such a class is; add images without it') if full else ''
 
     def check(self, split: str, need_masks: bool = False) -> None:
         """Make sure that every image of a split, and if need be every mask, is there.
@@ -168,6 +188,13 @@ class DatasetSpec:
 
     def _remedy(self, more: str = '') -> str:
         return (f'; make it with {self.prepare}' if self.prepare else '; see --lists') + more
+
+
+def check_classes(classes: Sequence[str], place: str | Path) -> None:
+    """Raise ValueError if there are more foreground classes than a label PNG of 8 bits can tell apart."""
+    if len(classes) > MOST_CLASSES:
+        raise ValueError(f'{place} has {len(classes)} classes; at most {MOST_CLASSES} can be told apart in label PNGs '
+                         'of 8 bits, where 0 is background and 255 ignored: leave some out, or merge them')
 
 
 def check_files(paths: Iterable[Path], problem: str, remedy: str) -> None:

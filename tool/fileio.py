@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DAY = 24 * 3600
-LEFTOVER = re.compile(r'^\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)(\.[^.]*)?$')
+LEFTOVER = re.compile(r'^\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)(\.[^.]*)?$')     # .NAME.png.host-process.tmp
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
@@ -25,14 +25,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, it takes the place of `path`.
 
     The folder is made if need be. The bytes are on the disk (fsync of file and folder) before this returns, and a block
-    that raises leaves neither the temporary file nor a changed `path`. The temporary name starts with a dot, holds host
-    and process, so that two writers never share one, and ends like `path`, for writers that choose a format by it.
+    that raises leaves neither the temporary file nor a changed `path`. A writer that chooses a format by the name has
+    to be told the format: temporary names never end like the files that a folder is searched for.
 
     Raises:
         CannotWrite: if the disk is full, or the folder is not to be written to or is a file.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.stem}.{host_code()}-{os.getpid()}{path.suffix}')
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -52,6 +52,11 @@ def replacing(path: Path) -> Iterator[Path]:
             pass
 
 
+def temporary_name(path: Path) -> Path:
+    """Where to write what is to become `path`: hidden, and with host and process, so that no two writers share one."""
+    return path.with_name(f'.{path.name}.{host_code()}-{os.getpid()}.tmp')
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of killed processes: those of this machine that are no more, and all of last week."""
     for path in Path(folder).glob('.*'):
@@ -68,14 +73,12 @@ def host_code() -> str:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine exists."""
+    """Whether a process of this machine runs; one that has ended may wait for ever to be collected in a container."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:     # somebody else's
-        return True
-    return True
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (ProcessLookupError, PermissionError, FileNotFoundError) as error:   # none, another user's, no /proc
+        return not isinstance(error, ProcessLookupError)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from tool.fileio import replacing
 from tool.imutils import resize_bicubic, resize_nearest, scaled_size
+from tool.origin import png_info
 
 IGNORED = 255
 EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
@@ -20,8 +21,8 @@ END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
-class Damaged(ValueError):
-    """A picture or mask cannot be decoded; names the file."""
+class Corrupt(ValueError):
+    """An image or mask that is there cannot be decoded; names the file."""
 
 
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
@@ -108,12 +109,12 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
     return resize_nearest(mask, *reduced_size(mask.shape, max_side))
 
 
-def write_label_png(path: Path, mask: np.ndarray) -> None:
-    """Write labels uint8 [H, W] as a palette PNG in VOC colours, under a temporary name first."""
+def write_label_png(path: Path, mask: np.ndarray, origin: str = '') -> None:
+    """Write labels uint8 [H, W] as a palette PNG in VOC colours, with its origin (see tool/origin.py) if given."""
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
     with replacing(path) as temporary:
-        image.save(temporary, format='PNG')
+        image.save(temporary, format='PNG', pnginfo=png_info(origin) if origin else None)
 
 
 @functools.cache
@@ -146,5 +147,8 @@ def _explained(error: Exception, path: Path, kind: str) -> Exception:
     """The error to raise when PIL could not read `path`: what is wrong with which file, and what to do."""
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
+    if isinstance(error, OSError) and error.errno:      # of the system, not of the file's content
+        return OSError(f'{path} cannot be read ({error.strerror}); check the rights, the disk and the memory')
     reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
-    return Damaged(f'{path} is no readable {kind} ({reason}); restore it, or drop it from the list')
+    return Corrupt(f'{path} is no readable {kind} ({reason}); restore it, drop it from the list, or leave it out with '
+                   '--on-corrupt skip')

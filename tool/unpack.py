@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
+from tool.fileio import remove_leftovers, temporary_name
 from tool.progress import bar_style
 
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
@@ -55,6 +56,7 @@ def unpack(archive: Path, root: Path, place: Callable[[str], str | None]) -> dic
             raise OSError(errno.ENOSPC, f'{archive.name} needs {need / 1e9:.2f} GB', str(root))
         for folder in {path.parent for _, path in absent}:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
         for member, path in tqdm(absent, **bar_style(archive.name, 'file')):
             _write(member, path)
     counts = {}
@@ -111,7 +113,7 @@ def _opened(archive: Path) -> Iterator[list[Member]]:
 
 def _write(member: Member, path: Path) -> None:
     """Write one file under a temporary name first. No fsync for each of 100,000 files: their sizes are checked."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    temporary = temporary_name(path)
     try:
         with member.open() as source, open(temporary, 'wb') as target:
             shutil.copyfileobj(source, target, 1024 * 1024)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tool.dataspec import DatasetSpec, Sample
 from tool.imageio import read_image, read_mask, read_size
-from tool.parallel import map_files
+from tool.progress import progress
+from tool.workers import map_in_workers
 
 
 def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode: bool = True) -> tuple[int, int]:
@@ -25,7 +26,8 @@ def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode
     """
     samples = list({sample.name: sample for split in splits for sample in spec.samples(split)}.values())
     work = partial(fault, num_classes=spec.num_classes, decode=decode)
-    faults = [text for text in map_files(work, samples, workers, 'verify', len(samples)) if text]
+    found = map_in_workers(work, samples, workers, chunk=32)
+    faults = [text for text in progress(found, 'verify', 'file', len(samples)) if text]
     if faults:
         raise ValueError(f'{faults[0]}{f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""}; '
                          'delete what is faulty, then run the same command again')

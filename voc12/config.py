@@ -9,12 +9,12 @@ where it stopped; when all is done, it says so and does nothing.
 """
 import argparse
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from tool.datasetup import Setup, make_parser, run_setup
 from tool.download import Archive
+from tool.ending import run_script
 from tool.verify import check_samples, count_files
 from voc12.dataset import LISTS, ROOT, spec
 from voc12.prepare import is_official, prepare, report
@@ -98,4 +98,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tool.dataspec import list_sha256
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers
+from tool.outpaths import write_lists
 from voc12.dataset import LIST_SHA256, LISTS, ROOT, VOC_CLASSES
 
 MASK_FOLDERS = ('SegmentationClassAug', 'SegmentationClass')
@@ -27,15 +29,17 @@ def prepare(root: Path, lists: Path) -> dict[str, list[str]]:
 
     Raises:
         FileNotFoundError: if the tree, a list or an annotation is not there.
-        ValueError: if an annotation is unreadable or holds an unknown class.
+        ValueError: if an annotation is unreadable or holds an unknown class, or a list that is there is not ours.
     """
     root, lists = Path(root), Path(lists)
+    remove_leftovers(lists)
     splits = find_splits(root)
     labels = {name: classes_of(root / f'Annotations/{name}.xml')
               for name in sorted({name for split in splits if split != 'test' for name in splits[split]})}
-    for split, names in splits.items():
-        _write_lines(lists / f'{split}.txt', [_list_line(root, name, split) for name in names])
-    _write_lines(lists / 'labels.txt', ['\t'.join([name, *classes]) for name, classes in labels.items()])
+    lines = {split: [_list_line(root, name, split) for name in names] for split, names in splits.items()}
+    lines['labels'] = ['\t'.join([name, *classes]) for name, classes in labels.items()]
+    write_lists(lists, {f'{name}.txt': ''.join(f'{line}\n' for line in part) for name, part in lines.items()},
+                'voc12.prepare')
     return splits
 
 
@@ -47,7 +51,7 @@ def find_splits(root: Path) -> dict[str, list[str]]:
     splits = {split: _read_names(folder / f'{split}.txt') for split in ('train', 'val')}
     if (folder / 'test.txt').exists():
         splits['test'] = _read_names(folder / 'test.txt')
-    with_masks = {path.stem for path in (root / 'SegmentationClassAug').glob('*.png')}
+    with_masks = {path.stem for path in (root / 'SegmentationClassAug').glob('[!.]*.png')}
     if with_masks:
         splits['train_aug'] = sorted(with_masks - set(splits['val']))
     else:
@@ -119,11 +123,6 @@ def _read_names(path: Path) -> list[str]:
     return [Path(word).stem if '/' in word else word for word in words]
 
 
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(''.join(f'{line}\n' for line in lines))
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description='Write VOC\'s split lists and image-level labels.')
     parser.add_argument('--data-root', '--voc12-root', '--voc12_root', '--data_root', type=Path, default=ROOT,
@@ -140,4 +139,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from tool.fileio import replacing
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import write_label_png
-from tool.parallel import map_files
+from tool.progress import progress
 from tool.unpack import check_member, damage_named
+from tool.workers import map_in_workers
 from voc12.dataset import VOC_CLASSES
 
 MEMBER = re.compile(r'benchmark_RELEASE/dataset/cls/(\d{4}_\d{6})\.mat')
@@ -38,14 +39,16 @@ def convert_sbd(archive: Path, root: Path, workers: int = 0) -> int:
     if not own:
         raise FileNotFoundError(f'{root}/SegmentationClass has no masks; unpack the trainval archive first')
     (root / FOLDER).mkdir(exist_ok=True)
+    remove_leftovers(root / FOLDER)
     for path in own:
         target = root / FOLDER / path.name
         if not target.exists():
             with replacing(target) as temporary:
                 shutil.copyfile(path, temporary)
     with damage_named(archive), tarfile.open(archive, 'r|gz') as file:
-        for _ in map_files(partial(_convert, folder=root / FOLDER), _matrices(archive, file, root / FOLDER), workers,
-                           'SBD masks'):
+        matrices = _matrices(archive, file, root / FOLDER)
+        for _ in progress(map_in_workers(partial(_convert, folder=root / FOLDER), matrices, workers, chunk=32),
+                          'SBD masks', 'file'):
             pass
     return sum(1 for _ in (root / FOLDER).glob('*.png'))
 

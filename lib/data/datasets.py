@@ -1,6 +1,7 @@
 """The five kinds of samples, over any DatasetSpec: for training CAM, affinity and segmentation, inference, evaluation.
 
-The first four are Datasets; evaluation reads pairs of files (label_pairs).
+The first four are Datasets; evaluation reads pairs of files (label_pairs). Where the data set says so (on_corrupt), an
+image that is corrupt is no error, and neither is that what would have been made from it is missing.
 
 Training sets are indexed with (epoch, index): every random number of a sample comes from a generator seeded with
 (seed, epoch, index), so that the number of worker processes and an interruption change nothing.
@@ -15,11 +16,12 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from lib.data import augment
+from lib.data.corrupt import check_images, check_made, first_readable, unless_corrupt
 from lib.data.labelio import read_seeds
 from lib.data.npyio import read_npy_seeds, seed_folders
 from tool.affutils import affinity_label
-from tool.dataspec import DatasetSpec, Sample, check_files
-from tool.imageio import IGNORED, check_whole, read_image, read_mask, read_size
+from tool.dataspec import DatasetSpec, Sample
+from tool.imageio import IGNORED, read_image, read_mask, read_size
 from tool.imutils import IMAGENET_NORM, Norm, normalise
 
 
@@ -37,6 +39,7 @@ class _TrainSet(Dataset):
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm, crop: int, seed: int, limit: int | None):
         self.spec, self.split, self.norm, self.crop, self.seed = spec, split, norm, crop, seed
         self.samples = spec.samples(split)[:limit]
+        self.left_out = set()               # names of corrupt images without label files, as check() finds them
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -44,6 +47,16 @@ class _TrainSet(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         return {'name': self.samples[index].name, **self.draw(index, np.random.default_rng((self.seed, epoch, index)))}
+
+    def first(self, count: int) -> list[dict]:
+        """The first samples, as epoch 0 shows them; where corrupt ones are left out, the next take their places."""
+        return first_readable((lambda index=index: self[0, index] for index in range(len(self))), count,
+                              self.spec.on_corrupt)
+
+    def label_images(self) -> list[Path]:
+        """The images of label_files(), one for each."""
+        files = len(self.label_files()) // max(1, len(self.samples) - len(self.left_out))
+        return [sample.image for sample in self.samples if sample.name not in self.left_out for _ in range(files)]
 
     def place(self, image: np.ndarray, crop: augment.Crop) -> torch.Tensor:
         """Normalise and crop an image; padding is 0, the mean colour."""
@@ -56,9 +69,6 @@ class CamTrainSet(_TrainSet):
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
                  long_side: tuple[int, int] = (448, 768), seed: int = 1, limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
-        if long_side[0] > long_side[1]:
-            raise ValueError(f'the long side is to lie between {long_side[0]} and {long_side[1]} pixels; '
-                             'give the smaller number first')
         self.long_side = long_side
         self.labels = spec.image_labels([sample.name for sample in self.samples])
 
@@ -69,8 +79,8 @@ class CamTrainSet(_TrainSet):
         return {'image': self.place(image, crop), 'image_labels': torch.from_numpy(self.labels[index]).float()}
 
     def check(self) -> None:
-        """Make sure that all pictures are there and have readable headers; the labels were read before."""
-        _check_images(self.samples, self.split)
+        """Make sure that all images are there and have readable headers; the labels were read before."""
+        check_images(self.spec, self.split, self.samples)
 
 
 class AffTrainSet(_TrainSet):
@@ -108,25 +118,25 @@ class AffTrainSet(_TrainSet):
         return {'image': image.flip(-1) if flip.step < 0 else image, 'label': torch.from_numpy(value_of[channel])}
 
     def check(self) -> None:
-        """Make sure that all pictures and seeds are there."""
-        _check_images(self.samples, self.split)
-        check_files(self.label_files(), f'{self.split} lacks seeds', self._remedy())
+        """Make sure that all images and seeds are there."""
+        check_images(self.spec, self.split, self.samples)
+        files = [(sample, path) for sample in self.samples for path in self._seeds_paths(sample).values()]
+        self.left_out = check_made(self.spec, files, f'{self.split} lacks seeds', self.remedy())
 
     def label_files(self) -> list[Path]:
         """The seed files, in list order."""
-        return [path for sample in self.samples for path in self._seeds_paths(sample).values()]
+        return [path for sample in self.samples if sample.name not in self.left_out
+                for path in self._seeds_paths(sample).values()]
 
     def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         paths = self._seeds_paths(sample)
         path = next(iter(paths.values()))
-        keys, scores = read_npy_seeds(paths, size) if self.folders else read_seeds(path)
+        keys, scores = (read_npy_seeds(paths, size, self.spec.num_fg) if self.folders else
+                        read_seeds(path, self.spec.num_fg))
         if len(scores) != 2:
-            raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self._remedy()}')
-        if len(keys) and keys.max() >= self.spec.num_fg:
-            raise ValueError(f'{path} has class index {keys.max()}, {self.spec.name} has {self.spec.num_fg} classes; '
-                             f'{self._remedy()}')
+            raise ValueError(f'{path} has seeds for {len(scores)} strengths of background, not for 2; {self.remedy()}')
         low, high = (scores[alpha] for alpha in sorted(scores))
-        _check_size(path, low.shape[-2:], sample.image, size, self._remedy())
+        _check_size(path, low.shape[-2:], sample.image, size, self.remedy())
         return keys, low, high
 
     def _seeds_paths(self, sample: Sample) -> dict[float | None, Path]:
@@ -135,7 +145,8 @@ class AffTrainSet(_TrainSet):
             return {alpha: folder / f'{sample.name}.npy' for alpha, folder in self.folders.items()}
         return {None: self.seeds_dir / f'{sample.name}.npz'}
 
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
+        """How to make the seeds."""
         return (f'make them with python infer_cam.py --dataset {_flag(self.spec)} --split {self.split}'
                 f'{" --export-npy" if self.folders else ""}')
 
@@ -147,15 +158,12 @@ class SegTrainSet(_TrainSet):
                  labels_dir: Path = Path('walk'), seed: int = 1, scale: tuple[float, float] = (0.5, 1.5),
                  limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
-        if scale[0] > scale[1]:
-            raise ValueError(f'the scale is to lie between {scale[0]:g} and {scale[1]:g}; '
-                             'give the smaller number first')
         self.labels_dir, self.scale = Path(labels_dir), scale
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample, path = self.samples[index], self._label_path(self.samples[index])
         image, mask = _read(self.spec, sample), read_mask(path, self.spec.num_classes)
-        _check_size(path, mask.shape, sample.image, image.shape[:2], self._remedy())
+        _check_size(path, mask.shape, sample.image, image.shape[:2], self.remedy())
         flip = augment.random_flip(rng)
         image = augment.hsv_shift(image, rng)[:, flip]
         image, mask = augment.random_scale(image, mask[:, flip], rng, *self.scale)
@@ -164,22 +172,25 @@ class SegTrainSet(_TrainSet):
         return {'image': self.place(image, crop), 'mask': torch.from_numpy(mask.astype(np.int64))}
 
     def check(self) -> None:
-        """Make sure that all pictures and label PNGs are there and of the same size (headers only)."""
-        _check_images(self.samples, self.split)
-        check_files(self.label_files(), f'{self.split} lacks labels', self._remedy())
-        for sample in self.samples:
-            path = self._label_path(sample)
-            size = read_size(sample.image, **self.spec.reading)
-            _check_size(path, read_size(path), sample.image, size, self._remedy())
+        """Make sure that all images and label PNGs are there and of the same size (headers only)."""
+        corrupt = check_images(self.spec, self.split, self.samples)
+        files = [(sample, self._label_path(sample)) for sample in self.samples]
+        self.left_out = check_made(self.spec, files, f'{self.split} lacks labels', self.remedy())
+        for sample, path in files:
+            if sample.name not in corrupt | self.left_out:
+                label_size = unless_corrupt(self.spec.on_corrupt, read_size, path)
+                image_size = read_size(sample.image, **self.spec.reading)
+                _check_size(path, label_size or image_size, sample.image, image_size, self.remedy())
 
     def label_files(self) -> list[Path]:
         """The label PNGs, in list order."""
-        return [self._label_path(sample) for sample in self.samples]
+        return [self._label_path(sample) for sample in self.samples if sample.name not in self.left_out]
 
     def _label_path(self, sample: Sample) -> Path:
         return self.labels_dir / f'{sample.name}.png'
 
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
+        """How to make the labels."""
         return f'make them with python infer_aff.py --dataset {_flag(self.spec)} --split {self.split}'
 
 
@@ -188,8 +199,8 @@ class InferSet(Dataset):
 
     def __init__(self, spec: DatasetSpec, split: str, limit: int | None = None, with_labels: bool = True):
         self.spec, self.split, self.samples = spec, split, spec.samples(split)[:limit]
-        names = [sample.name for sample in self.samples]
-        self.labels = spec.image_labels(names).astype(np.float32) if with_labels else None
+        self.names, self.paths = [sample.name for sample in self.samples], [sample.image for sample in self.samples]
+        self.labels = spec.image_labels(self.names).astype(np.float32) if with_labels else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -199,16 +210,24 @@ class InferSet(Dataset):
         return sample if self.labels is None else sample | {'image_labels': self.labels[index]}
 
     def check(self) -> None:
-        """Make sure that all pictures are there and have readable headers."""
-        _check_images(self.samples, self.split)
+        """Make sure that all images are there and have readable headers."""
+        check_images(self.spec, self.split, self.samples)
+
+    def first(self, count: int) -> list[tuple[Sample, dict]]:
+        """The first images, read; where corrupt ones are left out, the next take their places."""
+        return first_readable((lambda index=index: (self.samples[index], self[index]) for index in range(len(self))),
+                              count, self.spec.on_corrupt)
 
 
 def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png',
                 limit: int | None = None, remedy: str = 'check the folder',
-                masked_only: bool = False) -> list[LabelPair]:
+                masked_only: bool = False) -> tuple[list[LabelPair], list[str]]:
     """Files to compare, in list order: <labels_dir>/<name><suffix> and the mask of the list.
 
     With masked_only, images without a mask are left out.
+
+    Returns:
+        The pairs, and the names of corrupt images that are left out, as there is no prediction for them.
 
     Raises:
         FileNotFoundError: if a mask or a prediction is not there, naming the first and how many.
@@ -218,9 +237,10 @@ def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '
         samples = [sample for sample in samples if sample.mask]
     else:
         spec.check(split, need_masks=True)
-    pairs = [LabelPair(sample.name, Path(labels_dir) / f'{sample.name}{suffix}', sample.mask) for sample in samples]
-    check_files([pair.prediction for pair in pairs], f'{split} lacks predictions', remedy)
-    return pairs
+    files = [(sample, Path(labels_dir) / f'{sample.name}{suffix}') for sample in samples]
+    left_out = check_made(spec, files, f'{split} lacks predictions', remedy)
+    pairs = [LabelPair(sample.name, path, sample.mask) for sample, path in files if sample.name not in left_out]
+    return pairs, [sample.name for sample in samples if sample.name in left_out]
 
 
 class KeySampler(Sampler):
@@ -257,13 +277,6 @@ class KeySampler(Sampler):
 
 def _read(spec: DatasetSpec, sample: Sample) -> np.ndarray:
     return read_image(sample.image, **spec.reading)
-
-
-def _check_images(samples: Sequence[Sample], split: str) -> None:
-    check_files([sample.image for sample in samples], f'{split} lists images that are not there',
-                'check --data-root, or correct the list')
-    for sample in samples:
-        check_whole(sample.image)
 
 
 def _check_size(path: Path, size: Sequence[int], other: Path, other_size: Sequence[int], remedy: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from tool.dataspec import check_files
-from tool.imageio import check_whole, read_image, read_size
+from tool.imageio import Corrupt, check_whole, read_image, read_size
 
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -49,34 +49,42 @@ class FileSet(Dataset):
     Pictures whose long side exceeds max_side are reduced to it.
     """
 
-    def __init__(self, files: Sequence[Path], max_side: int | None = None):
-        self.files, self.max_side = list(files), max_side
+    def __init__(self, files: Sequence[Path], max_side: int | None = None, on_corrupt: str = 'error'):
+        self.paths, self.max_side, self.on_corrupt = list(files), max_side, on_corrupt
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the results."""
+        return [path.stem for path in self.paths]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> dict:
-        path = self.files[index]
+        path = self.paths[index]
         return {'image': read_image(path, True, self.max_side), 'name': path.stem, 'size': read_size(path, True)}
 
     def check(self) -> None:
-        """Make sure that all pictures are there and whole, and that no two would be written to one file.
+        """Make sure that all images are there and whole, and that no two would be written to one file.
+
+        Where corrupt ones are left out, one that can be read is enough.
 
         Raises:
             FileNotFoundError: if one is not there.
             ValueError: naming all that cannot be read, or two of one name.
         """
-        check_files(self.files, 'some pictures are not there', 'check the names after --images')
+        check_files(self.paths, 'some pictures are not there', 'check the names after --images')
         unreadable, seen = [], {}
-        for path in self.files:
+        for path in self.paths:
             try:
                 check_whole(path)
-            except ValueError:
+            except Corrupt:
                 unreadable.append(str(path))
             if path.stem in seen:
                 raise ValueError(f'{path} and {seen[path.stem]} would both be written to {path.stem}.png; '
                                  'give them one after another with different --out')
             seen[path.stem] = path
-        if unreadable:
-            raise ValueError(f'{len(unreadable)} of {len(self.files)} files cannot be read as pictures: '
-                             f'{", ".join(unreadable)}; remove them, or name the others')
+        if unreadable and (self.on_corrupt == 'error' or len(unreadable) == len(self.paths)):
+            raise ValueError(f'{len(unreadable)} of {len(self.paths)} files cannot be read as pictures: '
+                             f'{", ".join(unreadable)}; remove them, name the others, or leave them out with '
+                             '--on-corrupt skip')

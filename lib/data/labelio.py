@@ -9,8 +9,6 @@ How the numbers are stored is known to this module only; a version in each file 
     plane through three neighbours, nearly always a small number. Seeds leave out background where it is what the
     classes leave, as a CRF makes it.
 """
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,49 +16,50 @@ import numpy as np
 
 from tool.camutils import strongest_class
 from tool.fileio import replacing
+from tool.origin import write_npz
 
 VERSION = 2
 INTERVALS = 200
 EDGES = (np.arange(INTERVALS + 1) / INTERVALS).astype(np.float32)
 # Middles of the intervals: sums of many values, as the affinity labels are, stay right. 0 and 1 come back as they were.
 VALUES = np.concatenate([[0], (np.arange(INTERVALS - 1) + 0.5) / INTERVALS, [1]]).astype(np.float32)
-DAMAGE = (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 REMEDY = 'python infer_cam.py --dataset NAME --split SPLIT'
 
 
-def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray) -> None:
+def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
     """Write the CAMs of one image; they come back within 0.01, and their labels at the evaluation's thresholds exactly.
 
     Args:
         path: .npz file; its folder is made where absent.
         keys: ascending foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0.
+        origin: what the file is made from, see tool/origin.py.
 
     Raises:
         ValueError: if keys and maps do not belong together or a value is outside [0, 1].
     """
     keys = _checked(path, keys, maps, len(maps))
-    _write(path, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))))
+    _write(path, origin, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))))
 
 
-def read_maps(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read what write_maps wrote.
+def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read what write_maps wrote. `num_fg`: number of classes of the data set, which none may exceed.
 
     Returns:
         Class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1].
 
     Raises:
         FileNotFoundError: if there is no such file; names the command that makes it.
-        ValueError: if the file is damaged or none of ours; the same.
+        ValueError: if the file is corrupt, was not written by this code, or has a class too many; the same.
     """
     data = _read(path, 'CAM', 'maps_version', ('keys', 'maps'))
     if data['maps'].ndim != 3 or data['keys'].shape != data['maps'].shape[:1]:
         raise ValueError(f'{path} holds {data["keys"].size} classes and maps {list(data["maps"].shape)}, which do not '
                          f'fit; delete it and make it again with {REMEDY}')
-    return data['keys'].astype(np.int64), _decode(path, data['maps'])
+    return _known_keys(path, data['keys'], num_fg), _decode(path, data['maps'])
 
 
-def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray]) -> None:
+def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray], origin: str = '') -> None:
     """Write the CRF seeds of one image; they come back within 0.005, background within as much for each class.
 
     Args:
@@ -75,12 +74,12 @@ def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarr
     keys = _checked(path, keys, stacked, stacked.shape[1] - 1)
     if stacked.size and np.abs(stacked.sum(1) - 1).max() < 1 / (2 * INTERVALS):
         stacked = stacked[:, 1:]
-    _write(path, seeds_version=VERSION, keys=keys, alphas=np.array(list(scores), np.float64),
+    _write(path, origin, seeds_version=VERSION, keys=keys, alphas=np.array(list(scores), np.float64),
            scores=_encode(_number(stacked)))
 
 
-def read_seeds(path: Path) -> tuple[np.ndarray, dict[float, np.ndarray]]:
-    """Read what write_seeds wrote.
+def read_seeds(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+    """Read what write_seeds wrote. `num_fg`: as in read_maps.
 
     Returns:
         Class indices int64 [k], and alpha -> scores float32 [1 + k, H, W] in [0, 1], background first.
@@ -89,7 +88,10 @@ def read_seeds(path: Path) -> tuple[np.ndarray, dict[float, np.ndarray]]:
         FileNotFoundError, ValueError: as read_maps.
     """
     data = _read(path, 'seed', 'seeds_version', ('keys', 'alphas', 'scores'))
-    keys, alphas, scores = data['keys'], data['alphas'], data['scores']
+    keys, alphas, scores = _known_keys(path, data['keys'], num_fg), data['alphas'], data['scores']
+    if alphas.ndim != 1 or alphas.dtype != np.float64 or not (alphas > 0).all() or not np.isfinite(alphas).all():
+        raise ValueError(f'{path} holds strengths of background that cannot be; delete it and make it again with '
+                         f'{REMEDY}')
     if scores.ndim != 4 or scores.shape[:2] not in ((len(alphas), 1 + len(keys)), (len(alphas), len(keys))):
         raise ValueError(f'{path} holds {keys.size} classes, {alphas.size} strengths and scores {list(scores.shape)}, '
                          f'which do not fit; delete it and make it again with {REMEDY}')
@@ -97,7 +99,7 @@ def read_seeds(path: Path) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     if scores.shape[1] == len(keys):
         background = np.maximum(1 - scores.sum(1, keepdims=True), 0)
         scores = np.concatenate([background, scores], axis=1)
-    return keys.astype(np.int64), {float(alpha): part for alpha, part in zip(alphas, scores)}
+    return keys, {float(alpha): part for alpha, part in zip(alphas, scores)}
 
 
 def _number(values: np.ndarray) -> np.ndarray:
@@ -123,27 +125,48 @@ def _encode(number: np.ndarray) -> np.ndarray:
 
 def _decode(path: Path, stored: np.ndarray) -> np.ndarray:
     """Values float32 of an array that was stored in either version."""
+    values = None
     if stored.dtype == np.float16:
-        return stored.astype(np.float32)
-    number = stored.cumsum(-2, dtype=np.uint8).cumsum(-1, dtype=np.uint8)
-    if stored.dtype != np.uint8 or number.max(initial=0) > INTERVALS:
-        raise ValueError(f'{path} holds values that no file of ours has; delete it and make it again with {REMEDY}')
-    return VALUES[number]
+        values = stored.astype(np.float32)
+    elif stored.dtype == np.uint8:
+        number = stored.cumsum(-2, dtype=np.uint8).cumsum(-1, dtype=np.uint8)
+        values = VALUES[number] if number.max(initial=0) <= INTERVALS else None
+    if values is None or not (values.min(initial=0) >= 0 and values.max(initial=0) <= 1):      # so NaN is refused too
+        raise ValueError(f'{path} holds values outside of [0, 1]; delete it and make it again with {REMEDY}')
+    return values
 
 
-def write_probs(path: Path, probs: np.ndarray, classes: Sequence[str]) -> None:
+def _known_keys(path: Path, keys: np.ndarray, num_fg: int | None) -> np.ndarray:
+    """Class indices of a file as int64, after checking that they ascend and that the data set has such classes."""
+    if keys.ndim != 1 or keys.dtype.kind not in 'iu' or (np.diff(keys.astype(np.int64)) <= 0).any() or (keys < 0).any():
+        raise ValueError(f'{path} holds class indices that do not ascend from 0: {keys.tolist()!s:.60}; delete it and '
+                         f'make it again with {REMEDY}')
+    if num_fg is not None and len(keys) and keys[-1] >= num_fg:
+        raise ValueError(f'{path} has class index {keys[-1]}, the data set has {num_fg} classes; delete it and make it '
+                         f'again with {REMEDY}')
+    return keys.astype(np.int64)
+
+
+def write_probs(path: Path, probs: np.ndarray, classes: Sequence[str], origin: str = '') -> None:
     """Write a segmentation's probabilities [C, H, W] as `probs` (float16) and the names by channel as `classes`."""
-    _write(path, probs_version=1, probs=probs.astype(np.float16), classes=np.array(classes))
+    _write(path, origin, probs_version=1, probs=probs.astype(np.float16), classes=np.array(classes))
 
 
 def read_probs(path: Path) -> tuple[np.ndarray, list[str]]:
     """Read a file of write_probs: probabilities float16 [C, H, W] and the names by channel.
 
     Raises:
-        FileNotFoundError, ValueError: if the file is absent or damaged.
+        FileNotFoundError, ValueError: if the file is absent or corrupt.
     """
     data = _read(path, 'probability', 'probs_version', ('probs', 'classes'))
-    return data['probs'], data['classes'].tolist()
+    probs, classes = data['probs'], data['classes']
+    if probs.ndim != 3 or probs.dtype != np.float16 or classes.dtype.kind != 'U' or classes.shape != probs.shape[:1]:
+        raise ValueError(f'{path} holds probabilities {list(probs.shape)} and names {list(classes.shape)}, which do '
+                         'not fit; delete it and make it again with python infer_seg.py --probs')
+    if not (probs.min(initial=0) >= 0 and probs.max(initial=0) <= 1):
+        raise ValueError(f'{path} holds values outside of [0, 1]; delete it and make it again with python infer_seg.py '
+                         '--probs')
+    return probs, classes.tolist()
 
 
 def _checked(path, keys, values, count):
@@ -157,9 +180,9 @@ def _checked(path, keys, values, count):
     return keys
 
 
-def _write(path, **arrays):
+def _write(path, origin, **arrays):
     with replacing(path) as temporary, open(temporary, 'wb') as file:
-        np.savez_compressed(file, **arrays)
+        write_npz(file, origin, arrays)
 
 
 def _read(path, kind, version_key, names):
@@ -172,9 +195,9 @@ def _read(path, kind, version_key, names):
         with np.load(path, allow_pickle=False) as file:
             version = int(file[version_key])
             data = {name: file[name] for name in names}
-    except DAMAGE as error:
+    except Exception as error:                  # a corrupt archive can end in any error
         reason = ' '.join(str(error).split())[:100]
-        raise ValueError(f'{path} is damaged or no {kind} file of ours ({type(error).__name__}: {reason}); '
+        raise ValueError(f'{path} is corrupt or not a {kind} file of this code ({type(error).__name__}: {reason}); '
                          f'delete it and make it again with {REMEDY}') from error
     if not 1 <= version <= VERSION:
         raise ValueError(f'{path} is a {kind} file of version {version}, this code reads 1 to {VERSION}; '

@@ -1,41 +1,56 @@
 """Batches for training and single images for inference, read ahead by worker processes."""
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 
 from lib.data.datasets import KeySampler
-from tool.imageio import Damaged
-from tool.workers import settle_in
+from tool.imageio import Corrupt
+from tool.workers import map_in_workers
 
 
 def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,
-                     part: tuple[int, int] = (0, 1), damaged: str = 'stop') -> Callable[[int], DataLoader]:
+                     part: tuple[int, int] = (0, 1), on_corrupt: str = 'error') -> Callable[[int], Iterator[dict]]:
     """Function from a first step to the batches from that step on, the same whatever the number of workers.
 
     Of each batch, `part` = (index, parts) gives the index-th of so many equal parts: one of several processes' own.
-    With damaged = 'skip' the next picture takes the place of one that cannot be read, and 'skipped' tells its problem.
+    With on_corrupt = 'skip' the next image takes the place of one that cannot be read, and 'skipped' tells its problem.
     """
-    source = _Replacing(dataset) if damaged == 'skip' else dataset
+    work = partial(_batch, dataset, skip=on_corrupt == 'skip')
     epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
-    def batches(start_step: int) -> DataLoader:
-        sampler = KeySampler(len(dataset), batch_size, epochs, seed, start_step, part=part)
-        return DataLoader(source, batch_sampler=sampler, num_workers=workers, worker_init_fn=settle_in,
-                          pin_memory=torch.cuda.is_available(), persistent_workers=False)
+    def batches(start_step: int) -> Iterator[dict]:
+        keys = KeySampler(len(dataset), batch_size, epochs, seed, start_step, part=part)
+        found = map_in_workers(work, keys, workers, ahead=2)
+        return map(_pinned, found) if torch.cuda.is_available() else found
 
     return batches
 
 
 def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None,
-                  damaged: str = 'stop') -> DataLoader:
+                  on_corrupt: str = 'error') -> 'Loading':
     """The samples of an inference set one by one, in order, as NumPy arrays; `prepare` is applied by the workers.
 
-    With damaged = 'skip' a picture that cannot be read becomes {'skipped': its problem}.
+    With on_corrupt = 'skip' an image that cannot be read becomes {'skipped': its problem}.
     """
-    if prepare or damaged == 'skip':
-        dataset = _Prepared(dataset, prepare, damaged == 'skip')
-    return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, num_workers=workers, worker_init_fn=settle_in)
+    return Loading(partial(_prepared, dataset, prepare, on_corrupt == 'skip'), len(dataset), workers)
+
+
+@dataclass
+class Loading:
+    """What a function makes of each number below `count`, read ahead by worker processes."""
+
+    function: Callable
+    count: int
+    workers: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator:
+        return map_in_workers(self.function, range(self.count), self.workers)
 
 
 def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str,
@@ -52,43 +67,31 @@ def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | Non
     return min(steps, max_steps or steps)
 
 
-class _Prepared(Dataset):
-    """A data set whose samples pass through a function; picklable if both are."""
+def _prepared(dataset: Dataset, prepare: Callable[[dict], dict] | None, skip: bool, index: int) -> dict:
+    try:
+        sample = dataset[index]
+    except Corrupt as error:
+        if not skip:
+            raise
+        return {'skipped': str(error).partition('; restore')[0]}
+    return prepare(sample) if prepare else sample
 
-    def __init__(self, dataset: Dataset, prepare: Callable[[dict], dict] | None, skip: bool):
-        self.dataset, self.prepare, self.skip = dataset, prepare, skip
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+def _batch(dataset: Dataset, keys: Sequence[tuple[int, int]], skip: bool) -> dict:
+    return default_collate([_next_readable(dataset, *key) if skip else dataset[key] for key in keys])
 
-    def __getitem__(self, index: int) -> dict:
+
+def _pinned(batch: dict) -> dict:
+    """The batch in memory from which the GPU takes it without the host waiting."""
+    return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+def _next_readable(dataset: Dataset, epoch: int, index: int) -> dict:
+    """A sample, or the next in place of a corrupt one; 'skipped' says which that was."""
+    problem = ''
+    for place in (*range(index, len(dataset)), *range(index)):
         try:
-            sample = self.dataset[index]
-        except Damaged as error:
-            if not self.skip:
-                raise
-            return {'skipped': str(error)}
-        return self.prepare(sample) if self.prepare else sample
-
-
-class _Replacing(Dataset):
-    """A training set in which the next sample takes the place of a damaged one; 'skipped' says which that was."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        problem, (epoch, index) = '', key
-        for place in (*range(index, len(self)), *range(index)):
-            try:
-                return {**self.dataset[epoch, place], 'skipped': problem}
-            except Damaged as error:
-                problem = problem or str(error)
-        raise Damaged(problem)
-
-
-def _as_it_is(sample):
-    return sample
+            return {**dataset[epoch, place], 'skipped': problem}
+        except Corrupt as error:
+            problem = problem or str(error).partition('; restore')[0]
+    raise Corrupt(problem)

@@ -11,38 +11,43 @@ import numpy as np
 
 from lib.data.labelio import read_maps
 from tool.fileio import replacing
+from tool.origin import npy_trailer
 
 NUMBERS = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8')
 TOLERANCE = 1e-3
 
 
-def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray) -> None:
+def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
     """Write the CAMs of one image as {class index from 0: float32 [H, W]}.
 
     Args:
         path: .npy file; its folder is made where absent.
         keys: foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0, and the file then does not tell H and W.
+        origin: what the file is made from, see tool/origin.py.
     """
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:
         np.lib.format.write_array_header_1_0(file, {'descr': '|O', 'fortran_order': False, 'shape': ()})
         _Pickler(file, protocol=3).dump(np.array(content, object))
+        file.write(npy_trailer(origin))
 
 
-def write_npy_scores(path: Path, keys: Sequence[int], scores: np.ndarray) -> None:
+def write_npy_scores(path: Path, keys: Sequence[int], scores: np.ndarray, origin: str = '') -> None:
     """Write CRF scores [1 + k, H, W], background first, as {0: background, class index + 1: ...}.
 
     This is AffinityNet's convention: unlike in CAM files, class 0 of the data set has key 1.
     """
-    write_npy_maps(path, [0, *(int(key) + 1 for key in keys)], scores)
+    write_npy_maps(path, [0, *(int(key) + 1 for key in keys)], scores, origin)
 
 
-def read_npy_maps(path: Path, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_npy_maps(path: Path, size: tuple[int, int] | None = None,
+                  num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read CAMs as write_npy_maps and the reference write them.
 
     Args:
         size: (H, W) of the image; needed for a file without any class, unused for others.
+        num_fg: number of classes of the data set, which none may exceed.
 
     Returns:
         As labelio.read_maps: ascending class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1]. The lowest pixels
@@ -51,7 +56,7 @@ def read_npy_maps(path: Path, size: tuple[int, int] | None = None) -> tuple[np.n
     Raises:
         FileNotFoundError, ValueError: if the file is missing, damaged, asks for code or holds something else.
     """
-    keys, maps = _read(path)
+    keys, maps = _read(path, num_fg)
     if not len(keys):
         return keys, np.zeros((0, *_known(path, size)), np.float32)
     for key, values in zip(keys, maps):
@@ -63,7 +68,8 @@ def read_npy_maps(path: Path, size: tuple[int, int] | None = None) -> tuple[np.n
     return keys, maps.clip(0, 1)
 
 
-def read_npy_scores(path: Path, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_npy_scores(path: Path, size: tuple[int, int] | None = None,
+                    num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read CRF scores as write_npy_scores and the reference write them.
 
     Returns:
@@ -73,7 +79,7 @@ def read_npy_scores(path: Path, size: tuple[int, int] | None = None) -> tuple[np
     Raises:
         FileNotFoundError, ValueError: as read_npy_maps.
     """
-    keys, scores = _read(path)
+    keys, scores = _read(path, None if num_fg is None else num_fg + 1)
     if not len(keys):
         return keys, np.ones((1, *_known(path, size)), np.float32)
     if keys[0] != 0:
@@ -83,13 +89,14 @@ def read_npy_scores(path: Path, size: tuple[int, int] | None = None) -> tuple[np
     return keys[1:] - 1, scores.clip(0, 1)
 
 
-def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int]) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
+                   num_fg: int | None = None) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """The CRF scores of one image at several background strengths, as labelio.read_seeds gives them.
 
     Raises:
         FileNotFoundError, ValueError: as read_npy_maps; also if the files differ in classes or size.
     """
-    found = {alpha: read_npy_scores(path, size) for alpha, path in paths.items()}
+    found = {alpha: read_npy_scores(path, size, num_fg) for alpha, path in paths.items()}
     (keys, scores), *others = found.values()
     if any(other.shape != scores.shape or (their_keys != keys).any() for their_keys, other in others):
         raise ValueError(f'{" and ".join(map(str, paths.values()))} differ in classes or size; '
@@ -97,9 +104,9 @@ def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int]) -> tuple[
     return keys, {alpha: scores for alpha, (_, scores) in found.items()}
 
 
-def read_any_maps(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def read_any_maps(path: Path, size: tuple[int, int], num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """CAMs of a file of either kind, told by its ending."""
-    return read_npy_maps(path, size) if path.suffix == '.npy' else read_maps(path)
+    return read_npy_maps(path, size, num_fg) if path.suffix == '.npy' else read_maps(path, num_fg)
 
 
 def seed_folders(folder: Path) -> dict[float, Path]:
@@ -190,7 +197,7 @@ class _Unpickler(pickle.Unpickler):
         return found
 
 
-def _read(path):
+def _read(path, count):
     """Ascending keys int64 [k] and maps float32 [k, H, W] of a file; an empty one gives maps [0, 0, 0]."""
     path = Path(path)
     if not path.is_file():
@@ -205,6 +212,8 @@ def _read(path):
                          'not read') from error
     if not isinstance(content, dict) or not all(type(key) is int and key >= 0 for key in content):
         raise ValueError(f'{path} holds no dict from class indices to maps')
+    if count is not None and max(content, default=-1) >= count:
+        raise ValueError(f'{path} has the key {max(content)}, this data set has keys below {count}; check --dataset')
     keys = sorted(content)
     maps = [getattr(content[key], 'values', None) for key in keys]
     if not all(isinstance(values, np.ndarray) and values.ndim == 2 and values.shape == maps[0].shape

@@ -1,4 +1,4 @@
-"""Your own pictures as a data set: a folder and a table become a dataset.json. No picture is copied.
+"""Your own photos as a data set: a folder and a table become a dataset.json. No image is copied.
 
     python -m lib.data.own photos/ labels.csv --out data/my.json
     python -m lib.data.own photos/ labels.csv --masks masks/ --classes wren "red kite" --out data/my.json
@@ -6,7 +6,7 @@
 The table is CSV with the header image,labels (and perhaps split: train, val or test), labels separated by ';', or JSON,
 a list of {"image": ..., "labels": [...]}; images are named below the folder. Classes are all labels that occur, in the
 order of the alphabet, or those of --classes: masks count them from 1. A mask is a palette or grey PNG with the name of
-its picture: 0 background, 255 ignored; some pictures may have none. Every problem in table, pictures and masks is
+its image: 0 background, 255 ignored; some images may have none. Every problem in table, images and masks is
 listed, and then nothing is written.
 """
 import argparse
@@ -17,20 +17,27 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.data.folder import read_spec
-from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_pictures, find_classes, names_on_disk
+from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_photos, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
-from tool.fileio import replacing
+from tool.dataspec import check_classes
+from tool.ending import run_script
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import read_size
+from tool.jsonfile import write_json
+from tool.outpaths import refuse_foreign, refuse_inputs
+from tool.ranges import integer, number
+
+MAKER = 'lib.data.own'
 
 
 def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -> dict[str, list[Row]]:
     """Rows by split, as the table says or, where it does not, with a share for val.
 
-    The share is drawn by the names, so the same table always gives the same split; a class that has but one picture
+    The share is drawn by the names, so the same table always gives the same split; a class that has but one image
     left in train keeps it there.
     """
     splits = {name: [row for row in rows if row.split == name] for name in SPLITS}
@@ -44,56 +51,107 @@ def split_rows(rows: Sequence[Row], share: float, table: Path, report: Report) -
         splits = {'train': [row for row in rows if row not in chosen], 'val': [row for row in rows if row in chosen]}
     for name in ('train', 'val'):
         if not splits[name]:
-            report(str(table), f'leaves no picture for {name}; ' + (
+            report(str(table), f'leaves no image for {name}; ' + (
                 'mark some in the column split, or leave the column out' if any(row.split for row in rows) else
-                'add pictures: a class needs two before one of them is kept for val'))
+                'add images: a class needs two before one of them is kept for val'))
     taught = {label for row in splits['train'] for label in row.labels}
     for name in sorted({label for row in rows for label in row.labels} - taught if taught else ()):
-        report(str(table), f'no picture of the split train shows {name!r}')
+        report(str(table), f'no image of the split train shows {name!r}')
     return {name: chosen for name, chosen in splits.items() if chosen}
 
 
 def write_set(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], photos: Path, masks: Path | None,
               max_side: int, prepare: str) -> None:
-    """Write dataset.json and the lists beside it; paths are kept relative to it."""
+    """Write the lists, and then dataset.json, which names their folder; paths are kept relative to it.
+
+    The folder of the lists is named by their content, so dataset.json always names the lists that it was written with.
+
+    Raises:
+        ValueError: if such a list was edited since.
+    """
     home = out.resolve().parent
     root = Path(os.path.commonpath([photos.resolve(), *([masks.resolve()] if masks else [])]))
     below = photos.resolve().relative_to(root).as_posix()
     prefix = '' if below == '.' else f'{below}/'
-    lists = home / f'{out.stem}_lists'
     rows = [row for chosen in splits.values() for row in chosen]
     texts = {name: ''.join(f'/{prefix}{row.image}\n' for row in chosen) for name, chosen in splits.items()}
     texts['labels'] = ''.join('\t'.join([Path(row.image).stem, *row.labels]) + '\n' for row in rows)
+    lists = home / f'{out.stem}_lists' / lists_digest(texts)
     ending = Counter(Path(row.image).suffix for row in rows).most_common(1)[0][0]
     entries = {'name': out.stem, 'classes': list(classes), 'root': os.path.relpath(root, home).replace(os.sep, '/'),
-               'images': f'{prefix}{{}}{ending}', 'lists': lists.name, 'train_split': 'train', 'val_split': 'val',
-               'score_split': 'train', 'preset': 'own', 'upright': True, 'max_side': max_side, 'prepare': prepare}
+               'images': f'{prefix}{{}}{ending}', 'lists': lists.relative_to(home).as_posix(), 'train_split': 'train',
+               'val_split': 'val', 'score_split': 'train', 'preset': 'own', 'upright': True, 'max_side': max_side,
+               'prepare': prepare, 'made_by': MAKER}
     if masks:
         place = masks.resolve().relative_to(root).as_posix()
         entries['masks'] = [f'{place}/{{}}{ending}'.removeprefix('./') for ending in MASK_ENDINGS]
+    remove_leftovers(home)
+    remove_leftovers(lists)
+    for name, text in read_lists(lists).items():
+        if text != texts.get(name):
+            raise ValueError(f'{lists}/{name}.txt was edited since; move it away, or choose another --out')
     for name, text in texts.items():
         with replacing(lists / f'{name}.txt') as temporary:
             temporary.write_text(text, encoding='utf-8')
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_json(out, entries)
     read_spec(out)
+    remove_former_lists(lists)
+
+
+def lists_digest(texts: Mapping[str, str]) -> str:
+    """Name of the folder of some lists."""
+    return hashlib.sha256(json.dumps(dict(texts), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_lists(folder: Path) -> dict[str, str]:
+    """The lists in a folder by name; whatever else is in it has a name of its own."""
+    return {path.stem if path.suffix == '.txt' else path.name:
+            path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
+            for path in folder.glob('*')}
+
+
+def remove_former_lists(current: Path) -> None:
+    """Remove the lists of earlier calls, unless somebody has edited them or added files."""
+    for folder in current.parent.iterdir():
+        if folder != current and folder.is_dir() and folder.name == lists_digest(read_lists(folder)):
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+
+def check_out(out: Path, photos: Path, table: Path) -> None:
+    """Make sure that --out is neither an input nor somebody else's file nor the description of other images.
+
+    Raises:
+        ValueError: if it is.
+    """
+    refuse_inputs([out], [table])
+    refuse_foreign(out, MAKER)
+    if out.exists():
+        spec = read_spec(out)
+        earlier = (spec.root / spec.image_template).parent
+        if earlier.is_dir() and not earlier.samefile(photos):
+            raise ValueError(f'{out} describes the images of {earlier}, not those of {photos}; choose another --out, '
+                             'or move the file away')
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('photos', type=Path, help='folder of the pictures')
+    parser.add_argument('photos', type=Path, help='folder of the images')
     parser.add_argument('table', type=Path, help='CSV or JSON file with their labels')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name names '
                         'the set and its runs, as data/my.json')
     parser.add_argument('--masks', type=Path, metavar='DIR', help='folder of exact masks, for scores only')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='all classes in the order in which masks count '
                         'them; any other label is a problem')
-    parser.add_argument('--separator', default=';', help='what stands between the labels of a picture in CSV (default: '
+    parser.add_argument('--separator', default=';', help='what stands between the labels of an image in CSV (default: '
                         '%(default)s)')
-    parser.add_argument('--val', type=float, default=0.2, metavar='SHARE', help='share of the pictures that is kept '
+    parser.add_argument('--val', type=number(0, 1, above=True, below=True), default=0.2, metavar='SHARE',
+                        help='share of the images that is kept '
                         'from training, where the table has no column split (default: %(default)s)')
-    parser.add_argument('--max-side', type=int, default=500, metavar='PIXELS', help='larger pictures are read at this '
+    parser.add_argument('--max-side', type=integer(32, 16384), default=500, metavar='PIXELS',
+                        help='larger images are read at this '
                         'long side; training and inference are set up for it (default: %(default)s)')
     return parser
 
@@ -128,11 +186,11 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
     """Write the set unless something was reported; returns what there is to say about it."""
     for folder in (args.photos, *([args.masks] if args.masks else [])):
         if not folder.is_dir():
-            raise FileNotFoundError(f'{folder} is no folder; expected the folder of the pictures, or of the masks')
-    if args.out.suffix != '.json' or not 0 < args.val < 1 or args.max_side < 32 or not args.separator:
-        raise ValueError(f'--out {args.out} --val {args.val} --max-side {args.max_side} --separator '
-                         f'{args.separator!r}: expected a .json file, a share between 0 and 1, 32 or more pixels, '
-                         'and a character')
+            raise FileNotFoundError(f'{folder} is not a folder; expected the folder of the images, or of the masks')
+    if args.out.suffix != '.json' or not args.separator:
+        raise ValueError(f'--out {args.out} --separator {args.separator!r}: expected a .json file and a character')
+    args.out = args.out.resolve() if args.out.is_symlink() else args.out      # the link stays
+    check_out(args.out, args.photos, args.table)
     wrong = set()
 
     def note(place: str, problem: str) -> None:
@@ -142,10 +200,11 @@ def make_set(args: argparse.Namespace, report: Report, prepare: str) -> list[str
     rows = names_on_disk(read_table(args.table, args.separator, note), args.photos)
     whole = not wrong
     if not rows and not wrong:
-        note(str(args.table), 'names no picture')
-    check_pictures(rows, args.photos, note)
+        note(str(args.table), 'names no image')
+    check_photos(rows, args.photos, note)
     sound = [row for row in rows if row.place not in wrong]
     classes = find_classes(rows, args.classes, args.table, whole, note) if rows else []
+    check_classes(classes, args.table)
     said = check_masks(sound, args.photos, args.masks, classes, note) if args.masks and sound else []
     splits = {} if wrong else split_rows(rows, args.val, args.table, note)
     if wrong:
@@ -160,10 +219,10 @@ def describe(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], ph
     rows = [row for chosen in splits.values() for row in chosen]
     shares = ', '.join(f'{len(chosen)} {name}' for name, chosen in splits.items())
     counts = ', '.join(f'{name} {sum(name in row.labels for row in rows)}' for name in classes)
-    lines = [f'{out}: {len(rows)} pictures ({shares}); {len(classes)} classes with their pictures: {counts}']
+    lines = [f'{out}: {len(rows)} images ({shares}); {len(classes)} classes with their images: {counts}']
     bare = sum(not row.labels for row in rows)
     if bare:
-        lines.append(f'pictures without any class: {bare}')
+        lines.append(f'images without any class: {bare}')
     unnamed = sum(path.is_file() for path in photos.rglob('*')) - len(rows)
     if unnamed:
         lines.append(f'files below {photos} that the table does not name, left out: {unnamed}')
@@ -171,4 +230,4 @@ def describe(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], ph
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -1,4 +1,4 @@
-"""Checks of a user's own pictures, labels and masks: what is wrong is reported with its place in the table."""
+"""Checks of a user's own images, labels and masks: what is wrong is reported with its place in the table."""
 import difflib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ MASK_ENDINGS = ('.png', '.PNG')
 Report = Callable[[str, str], None]     # takes a place ('file:line') and what is wrong there
 
 
-def check_pictures(rows: Sequence[Row], photos: Path, report: Report) -> None:
-    """Report pictures that are absent, outside the folder, unreadable, named twice or alike in all but the ending."""
+def check_photos(rows: Sequence[Row], photos: Path, report: Report) -> None:
+    """Report images that are absent, outside the folder, unreadable, named twice or alike in all but the ending."""
     files = {path.stem.casefold(): path.relative_to(photos) for path in photos.rglob('*') if path.is_file()}
     seen = {}
     for row in rows:
@@ -25,7 +25,7 @@ def check_pictures(rows: Sequence[Row], photos: Path, report: Report) -> None:
             near = difflib.get_close_matches(name.casefold(), files, 1, 0.8)
             report(row.place, f'{path} is not there' + (f'; is {files[near[0]]} meant?' if near else ''))
         elif name in seen and seen[name].image == row.image:
-            report(row.place, f'{row.image} stands in {seen[name].place} already; one line a picture')
+            report(row.place, f'{row.image} stands in {seen[name].place} already; one line per image')
         elif name in seen:
             report(row.place, f'{row.image} and {seen[name].image} ({seen[name].place}) share the name {name}, which '
                    'names all that is made of them; rename one')
@@ -33,12 +33,12 @@ def check_pictures(rows: Sequence[Row], photos: Path, report: Report) -> None:
             try:
                 check_whole(path)
             except (ValueError, OSError) as error:
-                report(row.place, str(error))
+                report(row.place, str(error).partition(';')[0])
         seen.setdefault(name, row)
 
 
 def names_on_disk(rows: Sequence[Row], photos: Path) -> list[Row]:
-    """Rows with the names of their pictures in the Unicode form in which the files are stored."""
+    """Rows with the names of their images in the Unicode form in which the files are stored."""
     stored = {composed(path.relative_to(photos).as_posix()): path.relative_to(photos).as_posix()
               for path in photos.rglob('*') if not path.as_posix().isascii()}
     return [row if (photos / row.image).exists() else row._replace(image=stored.get(composed(row.image), row.image))
@@ -64,13 +64,13 @@ def find_classes(rows: Sequence[Row], given: Sequence[str] | None, table: Path, 
             if given and label not in given:
                 report(row.place, f'unknown class {label!r}; --classes names {", ".join(given)}{hint}')
             elif not given and counts[label] == 1 and (whole or near):
-                report(row.place, f'{label!r} is the label of this picture alone{hint or "; one is too few to learn"} '
+                report(row.place, f'{label!r} is the label of this image alone{hint or "; one is too few to learn"} '
                        '(--classes with all names accepts it)')
     for name in sorted({name for name in classes if classes.count(name) > 1 or name == 'background'}):
         report('--classes', f'{name!r} is named twice' if name != 'background' else
                "'background' is no class of its own; leave it out")
     for name in set(classes) - set(counts) - {'background'}:
-        report(str(table), f'no picture shows {name!r} of --classes')
+        report(str(table), f'no image shows {name!r} of --classes')
     return classes
 
 
@@ -90,18 +90,18 @@ def check_masks(rows: Sequence[Row], photos: Path, masks: Path, classes: Sequenc
         try:
             mask, size = read_mask(path, len(classes) + 1), read_size(photos / row.image, upright=True)
         except (ValueError, OSError) as error:
-            report(row.place, str(error))
+            report(row.place, str(error).partition('; restore')[0])
             continue
         if mask.shape != size:
-            report(row.place, f'{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its picture {size[1]}x{size[0]} '
+            report(row.place, f'{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {size[1]}x{size[0]} '
                    '(turned as a viewer shows it)')
         shown = {classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, IGNORED)}
         if shown != set(row.labels):
             differing.append(f'{path.name} shows {", ".join(sorted(shown)) or "nothing"}, the table says '
                              f'{", ".join(sorted(row.labels)) or "nothing"}')
     if not found:
-        report(str(masks), 'has no mask for any picture; masks are PNGs with the names of the pictures')
-    notes = [f'{found} of {len(rows)} pictures have a mask']
+        report(str(masks), 'has no mask for any image; masks are PNGs with the names of the images')
+    notes = [f'{found} of {len(rows)} images have a mask']
     if differing:
         notes.append(f'{len(differing)} masks show other classes than the table says ({differing[0]}): is the order '
                      f'of the classes right? It is {", ".join(classes)}; --classes sets it')

@@ -1,4 +1,4 @@
-"""The table of a user's own set: which labels each picture has. CSV or JSON; all problems are collected, with places.
+"""The table of a user's own set: which labels each image has. CSV or JSON; all problems are collected, with places.
 
     image,labels,split                      [{"image": "a.jpg", "labels": ["wren", "red kite"], "split": "train"},
     a.jpg,wren;red kite,train                {"image": "b.jpg", "labels": [], "split": "val"}]
@@ -6,11 +6,12 @@
 """
 import csv
 import io
-import json
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tool.jsonfile import parse_json
 
 SPLITS = ('train', 'val', 'test')
 COLUMNS = ('image', 'labels', 'split')      # the last may be left out
@@ -18,7 +19,7 @@ FIELD_SEPARATORS = ',;\t'
 
 
 class Row(NamedTuple):
-    """One picture of the table: place is 'file:line', split '' where the table has no such column."""
+    """One image of the table: place is 'file:line', split '' where the table has no such column."""
 
     place: str
     image: str
@@ -31,7 +32,7 @@ def read_table(path: Path, separator: str, report: Callable[[str, str], None]) -
 
     Args:
         path: the file; UTF-8, with or without a byte-order mark.
-        separator: what stands between the labels of one picture in CSV.
+        separator: what stands between the labels of one image in CSV.
         report: called with (place, problem) for everything that is wrong; such rows are left out.
 
     Raises:
@@ -41,15 +42,15 @@ def read_table(path: Path, separator: str, report: Callable[[str, str], None]) -
     try:
         text = path.read_bytes().decode('utf-8-sig')
     except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is not there; it is the table of the pictures, with the header '
+        raise FileNotFoundError(f'{path} is not there; it is the table of the images, with the header '
                                 'image,labels') from None
     except IsADirectoryError:
-        raise ValueError(f'{path} is a folder; expected the table of the pictures, a CSV or JSON file') from None
+        raise ValueError(f'{path} is a folder; expected the table of the images, a CSV or JSON file') from None
     except UnicodeDecodeError as error:
         report(str(path), f'is not in UTF-8 (byte {error.start}); save it again as "CSV UTF-8"')
         return []
     if not text.strip():
-        report(str(path), 'is empty; expected the header image,labels and a line for every picture')
+        report(str(path), 'is empty; expected the header image,labels and a line for every image')
         return []
     records = (_json_records(path, text, report) if path.suffix.lower() == '.json' else
                _csv_records(path, text, separator, report))
@@ -96,9 +97,9 @@ def _header_problem(header: list[str]) -> str | None:
 
 def _json_records(path: Path, text: str, report: Callable[[str, str], None]) -> Iterator[Record]:
     try:
-        entries = json.loads(text)
+        entries = parse_json(text)
     except ValueError as error:
-        report(str(path), f'is no JSON ({error})')
+        report(str(path), f'is not valid JSON ({error})')
         return
     if not isinstance(entries, list):
         report(str(path), 'must hold a list of objects with "image" and "labels"')

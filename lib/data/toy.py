@@ -1,72 +1,120 @@
-"""The toy set: drawn objects with exact masks, small enough to carry the whole pipeline on a CPU in minutes.
+"""The toy set: synthetic images with exact masks, small enough to carry the whole pipeline on a CPU in minutes.
 
     python -m lib.data.toy --out data/toy --seed 0
 
 Writes images/, masks/ (VOC palette), lists/, dataset.json (read by lib/data/folder.py like any user's own set) and
-made_by.json. What the pictures show is in toy_draw.py, what the classes look like in toy_shapes.py.
+made_by.json. What the images show is in toy_draw.py, what the classes look like in toy_shapes.py.
 """
 import argparse
-import json
-import shutil
-import sys
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, close_ups, draw
-from tool.fileio import replacing
+from tool.ending import run_script
+from tool.fileio import remove_leftovers, replacing
 from tool.imageio import write_label_png
+from tool.jsonfile import read_json, write_json
+from tool.outpaths import refuse_foreign
+from tool.ranges import LARGEST_SEED, integer
 
 __all__ = ['close_ups', 'draw', 'write_set']
 
-VERSION = 1                             # of the drawing code: raise it whenever a picture changes
+VERSION = 1                             # of the drawing code: raise it whenever an image changes
+MAKER = 'lib.data.toy'
 
 
 def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: bool = False) -> bool:
-    """Draw the set into `out`; False if it already lies there.
+    """Draw the set into `out`; False if all of it is there.
+
+    made_by.json is written first, so that an interrupted call knows its own files, and dataset.json last, so that no
+    half of a set can be used. Files of other names are left alone.
 
     Raises:
-        ValueError: if `out` holds a set drawn with other parameters and `fresh` is not given, or a split has no image.
+        ValueError: if `out` holds a set drawn with other parameters and `fresh` is not given, or files that this
+            command did not make, or a split has no image.
     """
     out = Path(out)
     if min(train, val) < 1 or seed < 0:
         raise ValueError(f'--train {train} --val {val} --seed {seed}: a split needs an image, and the seed 0 or more')
-    parameters = {'made_by': 'lib.data.toy', 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
-    record = out / 'made_by.json'
-    if record.exists():
-        earlier = json.loads(record.read_text())
-        if earlier == parameters and not fresh:
-            return False
-        if not fresh:
-            changed = ', '.join(f'{key} {earlier.get(key)}, now {value}' for key, value in parameters.items()
-                                if earlier.get(key) != value)
-            raise ValueError(f'{out} holds a toy set with {changed}; draw it again with --fresh, or name another --out')
-        for name in ('images', 'masks', 'lists'):
-            shutil.rmtree(out / name, ignore_errors=True)
-        record.unlink()
-    _write_files(out, seed, {'train': train, 'val': val})
-    with replacing(record) as temporary:                        # last, so that an interrupted drawing starts over
-        temporary.write_text(json.dumps(parameters, indent=2) + '\n')
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'--out {out} is a file, expected a folder')
+    parameters = {'made_by': MAKER, 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
+    record, description = out / 'made_by.json', out / 'dataset.json'
+    refuse_foreign(record, MAKER)
+    refuse_foreign(description, MAKER)
+    earlier = read_json(record, {}, 'move it away') if record.exists() else None
+    files = list_files(out, parameters)
+    if earlier == parameters and not fresh and all(path.is_file() for path in (*files, description)):
+        return False
+    changed = [f'{key} {earlier.get(key)}, now {value}' for key, value in parameters.items()
+               if earlier and earlier.get(key) != value]
+    if changed and not fresh:
+        raise ValueError(f'{out} holds a toy set with {", ".join(changed)}; draw it again with --fresh, or name '
+                         'another --out')
+    foreign = [path for path in files if not earlier and path.exists()]
+    if foreign:
+        raise ValueError(f'{foreign[0]} exists and was not written by python -m {MAKER}; choose another --out, or move '
+                         'the file away')
+    description.unlink(missing_ok=True)
+    for path in list_files(out, earlier) if earlier and fresh else ():
+        path.unlink(missing_ok=True)
+    write_json(record, parameters)
+    draw_files(out, parameters)
     return True
 
 
-def _write_files(out: Path, seed: int, counts: dict[str, int]) -> None:
-    for name in ('images', 'masks', 'lists'):
-        (out / name).mkdir(parents=True, exist_ok=True)
+def list_files(out: Path, parameters: Mapping) -> list[Path]:
+    """The files of a set in its folder, apart from the two that describe it.
+
+    Raises:
+        ValueError: if the parameters, as made_by.json holds them, are not numbers of images.
+    """
+    counts = {split: parameters.get(split) for split in ('train', 'val')}
+    if not all(type(count) is int for count in counts.values()):
+        raise ValueError(f'{out}/made_by.json does not say how many images were drawn; move it away')
+    names = [name for split, count in counts.items() for name in image_names(split, count)]
+    return [*(out / f'images/{name}.jpg' for name in names), *(out / f'masks/{name}.png' for name in names),
+            *(out / f'lists/{name}.txt' for name in (*counts, 'labels'))]
+
+
+def image_names(split: str, count: int) -> list[str]:
+    """Names of the images of a split."""
+    return [f'{split}_{index:05d}' for index in range(count)]
+
+
+def draw_files(out: Path, parameters: Mapping) -> None:
+    """Draw images and masks that are not there, then write the lists, then dataset.json."""
+    for folder in (out, out / 'images', out / 'masks', out / 'lists'):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
     label_lines = []
-    for split, count in counts.items():
-        names = [f'{split}_{index:05d}' for index in range(count)]
+    for split in ('train', 'val'):
+        names = image_names(split, parameters[split])
         for index, name in enumerate(names):
-            image, mask, classes = draw(seed, split, index)
-            Image.fromarray(image).save(out / f'images/{name}.jpg', quality=92)
-            write_label_png(out / f'masks/{name}.png', mask)
+            image, mask, classes = draw(parameters['seed'], split, index)
+            image_file, mask_file = out / f'images/{name}.jpg', out / f'masks/{name}.png'
+            if not image_file.exists():
+                with replacing(image_file) as temporary:
+                    Image.fromarray(image).save(temporary, format='JPEG', quality=92)
+            if not mask_file.exists():
+                write_label_png(mask_file, mask)
             label_lines.append('\t'.join([name, *classes]))
-        (out / f'lists/{split}.txt').write_text(''.join(f'{name}\n' for name in names))
-    (out / 'lists/labels.txt').write_text('\n'.join(label_lines) + '\n')
+        write_text(out / f'lists/{split}.txt', ''.join(f'{name}\n' for name in names))
+    write_text(out / 'lists/labels.txt', '\n'.join(label_lines) + '\n')
+    command = ['--out', str(out), *(word for key in ('seed', 'train', 'val') for word in (f'--{key}', parameters[key]))]
     description = {'name': 'toy', 'classes': CLASSES, 'images': 'images/{}.jpg', 'masks': ['masks/{}.png'],
                    'lists': 'lists', 'train_split': 'train', 'val_split': 'val', 'score_split': 'train',
-                   'preset': 'toy', 'prepare': f'python -m lib.data.toy --out {out}'}
-    (out / 'dataset.json').write_text(json.dumps(description, indent=2) + '\n')
+                   'preset': 'toy', 'prepare': f'python -m {MAKER} {shlex.join(map(str, command))}', 'made_by': MAKER}
+    write_json(out / 'dataset.json', description)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,25 +122,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.',
                                      allow_abbrev=False)
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to draw into')
-    parser.add_argument('--seed', type=int, default=0, help='another seed is another set of the same kind')
-    parser.add_argument('--train', type=int, default=256, help='number of training images')
-    parser.add_argument('--val', type=int, default=64, help='number of validation images')
+    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
+                        help='another seed is another set of the same kind')
+    parser.add_argument('--train', type=integer(1, 1_000_000), default=256, help='number of training images')
+    parser.add_argument('--val', type=integer(1, 1_000_000), default=64, help='number of validation images')
     parser.add_argument('--fresh', action='store_true', help='replace a toy set drawn with other settings')
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     """Draw the set."""
     args = make_parser().parse_args(argv)
-    try:
-        drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)
     print(f'{args.out}: {args.train} training and {args.val} validation images, seed {args.seed}'
           + ('' if drawn else ' (already there)'))
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)

@@ -47,7 +47,10 @@ def trained_backbone(path: Path, name: str | None, width: float) -> Backbone:
     """
     check_backbone(path, name)
     meta = read_meta(path)
-    return make_backbone(meta.get('backbone', RESNET38D), width, meta.get('output_stride', ResNet38d.stride))
+    try:
+        return make_backbone(meta.get('backbone', RESNET38D), width, meta.get('output_stride', ResNet38d.stride))
+    except ValueError as error:
+        raise ValueError(f'{path} says of itself what cannot be: {error}') from error
 
 
 def check_backbone(path: Path, name: str | None) -> None:

@@ -2,7 +2,7 @@
 
 timm is an optional requirement (requirements-timm.txt): it is imported when such a backbone is asked for, not before.
 """
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 
@@ -53,7 +53,9 @@ class TimmBackbone(nn.Module):
         self.indices = kept[-len(TAPS):]
         self.whole = len(kept) == len(stages)
         self.pads = False
-        self.taps = dict(zip(TAPS, self._try_out()))
+        maps = self._try_out()
+        self.taps = {tap: values.shape[1] for tap, values in maps.items()}
+        _hide_unused(self, maps.values())
         self.frozen_prefixes = tuple(f'model.{part}' for part in _early_modules(self.model, stages))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -74,16 +76,16 @@ class TimmBackbone(nn.Module):
         last, maps = self.model.forward_intermediates(images, indices=self.indices)
         return [*maps[:-1], last]
 
-    @torch.no_grad()
-    def _try_out(self) -> list[int]:
-        """Channels of the taps; finds out whether the network drops what is left over of a size."""
+    @torch.enable_grad()
+    def _try_out(self) -> dict[str, torch.Tensor]:
+        """The taps for a small image; finds out whether the network drops what is left over of a size."""
         side = 8 * self.stride + 1
         mode = self.model.training
         try:
             last = self.eval()._maps(torch.zeros(1, 3, side, side))[-1]
             self.pads = last.shape[-1] == side // self.stride
-            taps = list(self(torch.zeros(1, 3, side, side)).values())
-            sizes = {tuple(tap.shape[-2:]) for tap in taps}
+            taps = self(torch.zeros(1, 3, side, side))
+            sizes = {tuple(values.shape[-2:]) for values in taps.values()}
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f'{PREFIX}{self.name} cannot be used as a convolutional backbone: it failed on an image '
                              f'of {side}x{side} ({type(error).__name__}); give another --backbone') from error
@@ -91,7 +93,26 @@ class TimmBackbone(nn.Module):
             raise ValueError(f'{PREFIX}{self.name} gives maps of {sorted(sizes)} for an image of {side} pixels, '
                              f'expected 9x9 at stride {self.stride}; give another --backbone')
         self.train(mode)
-        return [tap.shape[1] for tap in taps]
+        return taps
+
+
+def _hide_unused(network: nn.Module, outputs: Iterable[torch.Tensor]) -> None:
+    """Turn parameters that no output depends on into buffers of the same names, in place.
+
+    They stay in the state dict, but nothing trains them: DistributedDataParallel waits for every parameter's gradient.
+    """
+    nodes, seen, used = [values.grad_fn for values in outputs], set(), set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            used.add(getattr(node, 'variable', None))
+            nodes += [above for above, _ in node.next_functions]
+    for layer in network.modules():
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if parameter not in used:
+                delattr(layer, name)
+                layer.register_buffer(name, parameter.detach())
 
 
 def import_timm() -> ModuleType:
@@ -129,6 +150,9 @@ def _early_modules(model: nn.Module, stages: Sequence[dict]) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     early = [stage['module'] for stage in stages if stage['reduction'] <= 2]
     last = early[-1] if early else stages[0]['module']
+    if last not in names:
+        raise ValueError(f'{PREFIX}{model.pretrained_cfg["architecture"]} cannot be used as a convolutional backbone: '
+                         f'timm names a module {last!r} that it lacks; give another --backbone')
     before = names[:names.index(last)] + ([last] if early else [])
     outer = [name for name in before if not last.startswith(f'{name}.')]
     return [name for name in outer if not any(name.startswith(f'{other}.') for other in outer)

@@ -67,13 +67,12 @@ def from_timm(backbone: TimmBackbone) -> Tensors:
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """The tensors of a .safetensors file. Raises ValueError if it is damaged."""
-    from safetensors import SafetensorError
+    """The tensors of a .safetensors file. Raises ValueError if it is corrupt."""
     from safetensors.torch import load_file
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f'{path} is damaged or no .safetensors file; fetch it again') from error
+    except Exception as error:      # a corrupt header can end in more than SafetensorError
+        raise ValueError(f'{path} is corrupt or not a .safetensors file; fetch it again') from error
 
 
 def backbone_names(state: Tensors, backbone: TimmBackbone) -> Tensors:

@@ -3,9 +3,7 @@
 Everything is loaded strictly. Files are read with weights_only, which refuses pickled code.
 """
 import json
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,17 @@ from torch import nn
 from lib.net.mxnet import read_mxnet_params, resnet38d_from_mxnet
 from lib.net.timm_backbone import TimmBackbone
 from lib.net.timm_weights import FROM_TIMM, backbone_names, from_timm, read_safetensors, weights_path
-from tool.torchfile import has_wrong_checksum, write_torch
+from tool.dataspec import MOST_CLASSES
+from tool.jsonfile import misfit
+from tool.torchfile import read_torch, unsound, write_torch
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
+REMEDY = 'fetch it again, or finish the stage that trains this network'
+CHANNELS = [float]
+META = {'network?': str, 'backbone?': str, 'width?': float, 'output_stride?': (8, 16), 'classes?': [str],
+        'fov_channels?': int, 'dilation?': int, 'dataset?': str, 'preset?': str, 'max_side?': (int, None),
+        'norm?': [CHANNELS], 'origin?': {}}         # what save_network is told; other entries are free
+LIMITS = {'width': 4, 'fov_channels': 8192, 'dilation': 256, 'max_side': 16384}     # all are above 0
 Tensors = dict[str, torch.Tensor]
 
 
@@ -31,7 +37,7 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
 
     Raises:
         FileNotFoundError: if there is no such file; says where it comes from.
-        ValueError: if the file is damaged, or belongs to another network or width.
+        ValueError: if the file is corrupt, or belongs to another network or width.
     """
     if str(source) == 'none':
         return
@@ -51,7 +57,7 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
     elif path.suffix == '.pth':
-        state, _ = _split(_read(path), path)
+        state, _ = _split(read_torch(path, REMEDY), path)
     else:
         raise ValueError(f"{path}: weights are a .params file (MXNet), a .pth file (PyTorch) or 'none'")
     _load_strictly(backbone, state, path)
@@ -62,7 +68,7 @@ def _load_timm(backbone: TimmBackbone, source: str) -> None:
         _load_strictly(backbone, from_timm(backbone), Path(f'the network {backbone.name} of timm'))
         return
     path = weights_path(backbone, source)
-    state = read_safetensors(path) if path.suffix == '.safetensors' else _split(_read(path), path)[0]
+    state = read_safetensors(path) if path.suffix == '.safetensors' else _split(read_torch(path, REMEDY), path)[0]
     _load_strictly(backbone, backbone_names(state, backbone), path)
 
 
@@ -91,19 +97,23 @@ def load_network(net: nn.Module, path: Path, expect: Mapping[str, Any] | None = 
     Args:
         net: the network, or its DataParallel wrapper.
         path: the file; its tensor names may begin with 'module.'.
-        expect: entries that the file's meta must have if it has them at all, as {'dataset': 'voc12'}.
+        expect: entries that the file's meta must have if it has them at all, as {'classes': spec.classes}: the same
+            names in the same order.
 
     Returns:
         The file's meta; {} for a published file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, holds pickled objects, or fits another network; net is then unchanged.
+        ValueError: if the file is corrupt, holds pickled objects or NaN, or fits another network or other classes;
+            net is then unchanged.
     """
     path = Path(path)
-    state, meta = _split(_read(path), path)
+    state, meta = _split(read_torch(path, REMEDY), path)
     for key, wanted in (expect or {}).items():
-        if key in meta and meta[key] != wanted:
+        if key == 'classes':
+            _compare_classes(meta.get(key), wanted, path)
+        elif key in meta and meta[key] != wanted:
             raise ValueError(f'{path} was made with {key} {meta[key]!r}, this run has {wanted!r}; name another file '
                              f'or set {key} to {meta[key]!r}')
     _load_strictly(unwrapped(net), state, path)
@@ -111,46 +121,62 @@ def load_network(net: nn.Module, path: Path, expect: Mapping[str, Any] | None = 
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What save_network was told about a file; {} for a published one. Raises as load_network does."""
-    path = Path(path)
-    return _split(_read(path, mmap=True), path)[1]
+    """What save_network was told about a file, of the right types and in range; {} for a published one.
+
+    Raises:
+        FileNotFoundError, ValueError: as load_network.
+    """
+    return _split(read_torch(path, REMEDY, tensors=False), path)[1]
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
-    """The network inside a DataParallel or DistributedDataParallel wrapper."""
-    return net.module if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else net
+    """The network inside its wrappers: DataParallel, DistributedDataParallel, autocast."""
+    while isinstance(inner := getattr(net, 'module', None), nn.Module):
+        net = inner
+    return net
 
 
-def _read(path: Path, mmap: bool = False) -> Any:
-    """The content of a file of torch.save; with mmap, tensors stay on the disk and only the rest is checked."""
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing: it is written when the stage that trains this network is finished')
-    damaged = f'{path} is damaged or not a PyTorch file; fetch or make it again'
-    try:
-        zipped = zipfile.is_zipfile(path)       # files of torch before 1.6 are none
-        if zipped and not mmap and has_wrong_checksum(path):
-            raise ValueError(damaged)
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and zipped)
-    except pickle.UnpicklingError as error:
-        if 'GLOBAL' not in str(error):          # so torch calls a Python object that it will not make
-            raise ValueError(damaged) from error
-        raise ValueError(f'{path} holds pickled Python objects besides tensors, which could run code when read; '
-                         'save its state_dict alone: torch.save(net.state_dict(), path)') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(damaged) from error
+def _compare_classes(found: Sequence[str] | None, wanted: Sequence[str], path: Path) -> None:
+    """Refuse a network that was trained on other classes, or on the same ones in another order."""
+    if found is None or list(found) == list(wanted):
+        return
+    remedy = 'name the file trained on this data set'
+    if len(found) != len(wanted):
+        raise ValueError(f'{path} has {len(found) + 1} classes, this data set needs {len(wanted) + 1} (background '
+                         f'included); {remedy}')
+    number, theirs, ours = next((i, a, b) for i, (a, b) in enumerate(zip(found, wanted), 1) if a != b)
+    raise ValueError(f'{path} was trained on other classes: class {number} is {theirs!r} there, {ours!r} in this data '
+                     f'set; {remedy}' + (', or list the classes in the order of the file'
+                                         if sorted(found) == sorted(wanted) else ''))
 
 
 def _split(content: Any, path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors by name, without 'module.', and meta, of either form of file."""
+    """Tensors by name, without 'module.', and checked meta, of either form of file."""
     meta = {}
     if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
         content, meta = content['state_dict'], content.get('meta', {})
     if not isinstance(content, dict) or not content or not all(
             isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()):
         raise ValueError(f"{path} holds no tensors by name; expected a state_dict, or {{'state_dict', 'meta'}}")
+    if problem := _problem_of_meta(meta):
+        raise ValueError(f'{path} says of itself what cannot be ({problem}); {REMEDY}')
     if all(name.startswith('module.') for name in content):
         content = {name.removeprefix('module.'): value for name, value in content.items()}
     return dict(content), meta
+
+
+def _problem_of_meta(meta: Any) -> str:
+    if problem := misfit(meta, META, 'meta'):
+        return problem
+    for key, limit in LIMITS.items():
+        if meta.get(key) is not None and not 0 < meta[key] <= limit:
+            return f'{key} is {meta[key]}, expected above 0 to {limit}'
+    classes, norm = meta.get('classes', ['one']), meta.get('norm', [(0, 0, 0), (1, 1, 1)])
+    if not 0 < len(classes) <= MOST_CLASSES or len(set(classes)) < len(classes):
+        return f'{len(classes)} classes, expected 1 to {MOST_CLASSES}, all different'
+    if [len(values) for values in norm] != [3, 3] or min(norm[1]) <= 0:
+        return f'norm is {norm}, expected three means and three standard deviations above 0'
+    return ''
 
 
 def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
@@ -177,4 +203,9 @@ def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
         raise ValueError(f'{path} is of another width: {len(other)} tensors differ in shape (first: {name} is '
                          f'{tuple(state[name].shape)}, here {tuple(wanted[name].shape)}); '
                          'give the --width it was made with')
+    for name, tensor in state.items():
+        if problem := unsound(tensor):
+            raise ValueError(f'{path}: tensor {name} {problem}; {REMEDY}')
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise ValueError(f'{path}: tensor {name} is of {tensor.dtype}, expected {wanted[name].dtype}; {REMEDY}')
     net.load_state_dict(state)

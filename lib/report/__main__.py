@@ -15,11 +15,13 @@ from lib.data.registry import get_spec
 from lib.panel import best_threshold
 from lib.report import examples, page, plots
 from lib.report.gather import Stage, newest_scores, read_stages
-from lib.run.options import base_parser, positive_float, positive_int, resolve, run_script
+from lib.run.options import base_parser, resolve, run_script
 from lib.run.record import read_scores
 from lib.run.table import PROTOCOL_RULE, STAGE_NAMES
 from tool.dataspec import DatasetSpec
 from tool.fileio import replacing
+from tool.outpaths import refuse_foreign
+from tool.ranges import integer, number
 
 PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 
@@ -31,8 +33,8 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('report')
     group.add_argument('--split', help='images to show; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, metavar='FILE', help='page to write; the default is exp/<run>/report.html')
-    group.add_argument('--count', type=positive_int, default=6, help='images to show')
-    group.add_argument('--background-score', type=positive_float, metavar='SCORE',
+    group.add_argument('--count', type=integer(1, 1000), default=6, help='images to show')
+    group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
                        help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
     return parser
 
@@ -145,6 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write the page."""
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     split, out = args.split or spec.val_split, args.out or args.folder / 'report.html'
+    refuse_foreign(out, 'lib.report')
     stages, scores = read_stages(args.folder, spec), newest_scores(args.folder)
     if not stages:
         raise FileNotFoundError(f'{args.folder} holds no stage of a run on {spec.name}; name the run with --run and '

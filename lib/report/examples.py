@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps
 from lib.panel import draw_row, read_outputs, spread
 from tool.camutils import cam_label
@@ -41,9 +42,9 @@ def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[tupl
     """(why, sample): the best, median and worst segmentations; where there are no masks, images from all the list."""
     samples = spread(spec.samples(split), LOOKED_AT)
     results = [(sample, folder / 'results' / split / f'{sample.name}.png') for sample in samples]
-    scored = sorted([(image_iou(read_mask(sample.mask, spec.num_classes, spec.max_side),
-                                read_mask(path, spec.num_classes), spec.num_classes), sample.name, sample)
-                     for sample, path in results if sample.mask and path.is_file()], key=lambda item: item[:2])
+    scored = sorted([(image_iou(truth, read_mask(path, spec.num_classes), spec.num_classes), sample.name, sample)
+                     for sample, path in results if path.is_file() and (truth := read_truth(spec, sample)) is not None],
+                    key=lambda item: item[:2])
     if len(scored) < count:
         return [('', sample) for sample in spread(samples, count)]
     each = max(1, count // 3)
@@ -54,11 +55,11 @@ def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[tupl
 
 def examples(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int) -> list[Example]:
     """What each stage made of the chosen images; CAM labels are cut at the threshold."""
-    found = []
-    for why, sample in choose(spec, split, folder, count):
+    found, chosen = [], {sample: why for why, sample in choose(spec, split, folder, count)}
+    for sample in keep_readable(spec, chosen):
         pictures = draw_row(sample, read_outputs(sample, spec, split, folder, threshold), spec)
         titles = {'CAM label': f'CAM at {threshold:.2f}'}
-        found.append(Example(why, sample.name, classes_of(spec, sample),
+        found.append(Example(chosen[sample], sample.name, classes_of(spec, sample),
                              {titles.get(key, key): jpeg(picture) for key, picture in pictures.items()}))
     return found
 
@@ -66,10 +67,10 @@ def examples(spec: DatasetSpec, split: str, folder: Path, threshold: float, coun
 def cuts(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[Example]:
     """The CAM labels of some images at several background scores, to choose one by eye."""
     found = []
-    for sample in spread(spec.samples(split), count):
+    for sample in keep_readable(spec, spread(spec.samples(split), count)):
         path = folder / 'labels' / spec.label_split(split) / 'cam' / f'{sample.name}.npz'
         if path.is_file():
-            keys, cam = read_maps(path)
+            keys, cam = read_maps(path, spec.num_fg)
             pictures = draw_row(sample, {}, spec)
             image = pictures['image']
             pictures |= {f'{score:g}': blend(image, cam_label(keys, cam, score), voc_palette())

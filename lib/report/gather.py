@@ -1,17 +1,18 @@
 """What a run's folder says: stages with their settings, time and disk; loss curves; the newest scores."""
-import json
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.run.record import read_lines, read_scores
+from lib.run.record import METRICS, read_lines, read_scores
 from tool.dataspec import DatasetSpec
+from tool.jsonfile import read_json, read_json_lines
 
 STAGES = {'cam': 'CAM training', 'labels/{}/cam': 'CAMs of {}', 'labels/{}/seeds': 'CRF seeds of {}, with its CAMs',
           'aff': 'affinity training', 'labels/{}/walk': 'random walk of {}', 'seg': 'segmentation training',
           'results/{}': 'segmentations of {}'}
+ENVIRONMENT = {'command?': [str], 'time?': str, 'args?': {}}
 STAMP = '%Y-%m-%d %H:%M:%S'
 
 
@@ -69,19 +70,19 @@ def training_seconds(lines: Sequence[str]) -> float | None:
 
 
 def _trained(folder: Path, title: str) -> Stage:
-    environment = _read(folder / 'env.json')
-    metrics = [json.loads(line) for line in read_lines(folder / 'metrics.jsonl')]
-    return Stage(title, environment.get('command', []), _read(folder / 'args.json'), environment,
+    environment = read_json(folder / 'env.json', ENVIRONMENT)
+    metrics = read_json_lines(folder / 'metrics.jsonl', METRICS)
+    return Stage(title, environment.get('command', []), read_json(folder / 'args.json', {}), environment,
                  training_seconds(read_lines(folder / 'log.txt')), disk_use(folder), metrics)
 
 
 def _made(folder: Path, title: str, timed: bool) -> Stage:
     """An output folder: its work lies between the time in made_by.json and that of its newest file."""
-    environment = _read(folder / 'made_by.json')
+    environment = read_json(folder / 'made_by.json', ENVIRONMENT)
     try:
-        start = time.mktime(time.strptime(environment['time'][:19], '%Y-%m-%dT%H:%M:%S'))
+        start = time.mktime(time.strptime(environment.get('time', '')[:19], '%Y-%m-%dT%H:%M:%S'))
         seconds = max(path.stat().st_mtime for path in folder.iterdir()) - start
-    except (KeyError, ValueError):
+    except (ValueError, OverflowError):
         seconds = -1
     settings = environment.pop('args', {})
     return Stage(title, environment.get('command', []), settings, environment,
@@ -91,11 +92,3 @@ def _made(folder: Path, title: str, timed: bool) -> Stage:
 def disk_use(folder: Path) -> int:
     """Bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
-
-
-def _read(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -56,6 +56,7 @@ def page(title: str, sub_title: str, facts: Mapping[str, str], sections: Iterabl
     boxes = ''.join(f'<div><span class="soft">{escape(name)}</span>{_fact(value)}</div>'
                     for name, value in facts.items())
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+            '<meta name="generator" content="lib.report">'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n<body>'
             f'<main><h1>{escape(title)}</h1><p class="soft">{escape(sub_title)}</p><div class="facts">{boxes}</div>\n'
             + '\n'.join(sections) + '</main></body></html>\n')

@@ -1,16 +1,17 @@
-"""The checkpoint from which an interrupted training run goes on, and the one before it."""
+"""Files of a training run: its checkpoint, the one before it, and the trained network."""
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib.run.identity import SAME_OR_NEW, difference
+from lib.run.origin import NEW_OR_BOTH, difference
 from tool.torchfile import read_torch, write_torch
 
-REMEDY = '; remove it, or start over with --fresh'
+REMEDY = 'remove it, or start over with --fresh'
+AGAIN = NEW_OR_BOTH.format('it')
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the last one lies."""
+    """Where the checkpoint before the last one is."""
     return path.with_name('previous.pth')
 
 
@@ -23,21 +24,57 @@ def save_checkpoint(path: Path, state: dict) -> None:
     os.replace(draft, path)
 
 
-def remove_checkpoints(path: Path) -> None:
-    """Remove both, the older one first: a run killed meanwhile goes on from the newer one or starts over."""
-    previous(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+def trained_origin(path: Path) -> dict | None:
+    """The origin of a trained network's file; None where there is no file.
+
+    Raises:
+        ValueError: if the file is corrupt or does not say what it was trained on.
+    """
+    if not path.exists():
+        return None
+    content = read_torch(path, 'remove it', tensors=False)
+    meta = content.get('meta') if isinstance(content, dict) else None
+    origin = meta.get('origin') if isinstance(meta, dict) else None
+    if not isinstance(origin, dict):
+        raise ValueError(f'{path} does not say what it was trained on, so it is not replaced; move it away, or give '
+                         '--run NAME')
+    return origin
 
 
-def load_checkpoint(path: Path, made_with: Mapping) -> dict | None:
-    """The checkpoint of a run, or None where there is none yet. A damaged one is replaced by the one before it.
+def is_trained(path: Path, origin: Mapping) -> bool:
+    """Whether a network's file is there and the one that this training makes.
+
+    Raises:
+        ValueError: if it is another one.
+    """
+    then = trained_origin(path)
+    if then is not None and (changed := difference(then, origin)):
+        raise ValueError(f'{path} was trained with other settings or inputs ({changed}); {AGAIN}')
+    return then is not None
+
+
+def remove_training(model: Path, last: Path) -> None:
+    """Remove what an earlier training left: the network, the older checkpoint, the newer one.
+
+    In this order a run killed meanwhile is never taken for finished, and resumes from the newer one or starts over.
+
+    Raises:
+        ValueError: as trained_origin.
+    """
+    trained_origin(model)
+    for path in (model, previous(last), last):
+        path.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
+    """The checkpoint of a run, or None where there is none yet. A corrupt one is replaced by the one before it.
 
     Args:
         path: the file.
-        made_with: this run's {'settings', 'inputs'}, compared with those the checkpoint was made with.
+        origin: this run's, compared with that of the checkpoint.
 
     Raises:
-        ValueError: if both are damaged, or were made with other settings or inputs; the message shows the difference.
+        ValueError: if both are corrupt, or belong to a training with other settings or inputs; shows the difference.
     """
     problems = []
     for file in (path, previous(path)):
@@ -49,18 +86,17 @@ def load_checkpoint(path: Path, made_with: Mapping) -> dict | None:
             problems.append(str(error))
             continue
         if problems:
-            print(f'warning: {problems[0]}; going on from {file}, the checkpoint before it', flush=True)
-        if changed := difference(state['made_with'], made_with):
-            raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}){SAME_OR_NEW}')
+            print(f'warning: {problems[0].split(";")[0]}; resuming from {file}, the checkpoint before it', flush=True)
+        if changed := difference(state['origin'], origin):
+            raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}); {AGAIN}')
         return state
     if problems:
-        raise ValueError(f'{problems[0]}{REMEDY}')
+        raise ValueError(problems[0])
     return None
 
 
 def _read(path: Path) -> dict:
-    state = read_torch(path)
-    made_with = state.get('made_with') if isinstance(state, dict) else None
-    if not isinstance(made_with, dict) or not made_with.keys() >= {'settings', 'inputs'}:
-        raise ValueError(f'{path} is no checkpoint')
+    state = read_torch(path, REMEDY)
+    if not isinstance(state, dict) or not isinstance(state.get('origin'), dict):
+        raise ValueError(f'{path} is not a checkpoint; {REMEDY}')
     return state

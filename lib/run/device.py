@@ -1,4 +1,4 @@
-"""Choice of device and number format, and how a network is laid over them."""
+"""Choice of device and mixed precision, and how a network is distributed over devices and processes."""
 import contextlib
 import importlib.util
 import os
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lib.run import ranks
+from tool.batchpart import in_last_pass
 
 
 def pick_device(name: str) -> torch.device:
@@ -28,26 +29,39 @@ def pick_device(name: str) -> torch.device:
     if device.type == 'cuda':
         count, here = torch.cuda.device_count(), ranks.place()
         if here.world > 1:
-            if here.local >= count:
+            if device.index is not None:
+                raise ValueError(f'--device {name} is one GPU, and each of {here.world} processes takes its own; use '
+                                 '--device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES')
+            # A task of srun may see its own GPUs alone (--gpus-per-task), numbered from 0 in each.
+            local = here.local % max(count, 1) if ranks.from_srun() else here.local
+            if local >= count:
                 raise ValueError(f'process {here.local} of this machine finds {count} GPUs; start as many processes as '
                                  'there are GPUs, or use --device cpu')
-            return torch.device('cuda', here.local)
+            return torch.device('cuda', local)
         if (device.index or 0) >= count:
             raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu, or check '
                              'CUDA_VISIBLE_DEVICES')
     return device
 
 
-def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type an --amp value means on this device; None for full float32.
+def resolve_amp(name: str, device: torch.device) -> str:
+    """What an --amp value means on this device: 'none', 'bf16' or 'fp16'.
 
-    `auto` is bfloat16 where the hardware multiplies in it; elsewhere it would be emulated, slower than float32.
+    `auto` is bf16 where the hardware multiplies in it; elsewhere it would be emulated, slower than float32.
+
+    Raises:
+        ValueError: if the device cannot do it.
     """
     if name == 'auto':
         name = 'bf16' if has_bfloat16(device) else 'none'
     if name == 'fp16' and device.type == 'cpu':
         raise ValueError('--amp fp16 needs a GPU; on a CPU use --amp bf16 or none')
-    return {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[name]
+    return name
+
+
+def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """The autocast dtype that an --amp value means on this device; None for full float32. Raises as resolve_amp."""
+    return {'none': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}[resolve_amp(name, device)]
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -73,34 +87,60 @@ def place(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> 
     return network.to(memory_format=torch.channels_last) if amp or device.type == 'cuda' else network
 
 
-def parallel(network: nn.Module, device: torch.device, compiled: bool = False, whole_batch: bool = False) -> nn.Module:
-    """The network spread over the processes of a run or over several GPUs of one, or compiled, or as it is.
+class Autocast(nn.Module):
+    """A network under autocast. DataParallel calls it in threads of its own, which enter autocast without its dtype."""
+
+    def __init__(self, network: nn.Module, device: torch.device, amp: torch.dtype):
+        super().__init__()
+        self.module, self.device, self.amp = network, device, amp
+
+    def forward(self, images: torch.Tensor):
+        with autocast(self.device, self.amp):
+            return self.module(images)
+
+
+class SharedGradients(nn.parallel.DistributedDataParallel):
+    """Averages the gradients over the processes once per batch: in the last pass of gradient accumulation."""
+
+    def forward(self, images: torch.Tensor):
+        with contextlib.nullcontext() if in_last_pass() else self.no_sync():
+            return super().forward(images)
+
+
+def parallel(network: nn.Module, device: torch.device, *, amp: torch.dtype | None = None, compiled: bool = False,
+             whole_batch: bool = False) -> nn.Module:
+    """The network as a training step calls it: under autocast, and over the processes of a run or the GPUs of one.
 
     Args:
         network: on the device.
         device: of this process.
+        amp: autocast dtype; None for full float32.
         compiled: compile it.
         whole_batch: the network needs statistics of the whole batch, which GPUs of one process do not share.
 
     Raises:
         ValueError: if several GPUs are to share a compiled network, or there is no compiler.
     """
-    if ranks.place().world > 1:
-        if compiled:
-            raise ValueError('--compile works in one process; leave it out')
-        ranks.connect(device)
-        return nn.parallel.DistributedDataParallel(network, [device] if device.type == 'cuda' else None,
-                                                   broadcast_buffers=False)
-    visible = torch.cuda.device_count() if device.type == 'cuda' and device.index is None else 1
-    count = 1 if whole_batch else visible
-    if whole_batch and visible > 1:
-        print(f'note: one GPU of {visible} is used, as batch norm needs the whole batch; torchrun uses all of them')
+    processes = ranks.place().world
+    gpus = torch.cuda.device_count() if device.type == 'cuda' and device.index is None and processes == 1 else 1
+    if whole_batch and gpus > 1:
+        print(f'note: one GPU of {gpus} is used, as batch norm needs the whole batch; torchrun uses all of them')
+        gpus = 1
     if compiled:
-        if count > 1:
-            raise ValueError(f'--compile works on one device, {count} GPUs would share the batch; leave it '
+        if processes > 1:
+            raise ValueError('--compile works in one process; leave it out')
+        if gpus > 1:
+            raise ValueError(f'--compile works on one device, {gpus} GPUs would share the batch; leave it '
                              'out, or make one GPU visible with CUDA_VISIBLE_DEVICES=0')
-        return compile_network(network, device)
-    return nn.DataParallel(network, list(range(count))) if count > 1 else network
+        network = compile_network(network, device)
+    if amp:
+        network = Autocast(network, device, amp)
+    if processes > 1:
+        ranks.connect(device)
+        network = SharedGradients(network, [device] if device.type == 'cuda' else None)
+        network.broadcast_buffers = False           # not by its argument, which torch 2.14 warns of
+        return network
+    return nn.DataParallel(network, list(range(gpus))) if gpus > 1 else network
 
 
 def compile_network(network: nn.Module, device: torch.device) -> nn.Module:

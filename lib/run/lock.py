@@ -1,20 +1,17 @@
-"""One run at a time in a folder: a lock file that names its holder, for file systems shared by several machines.
+"""One run at a time in a folder, for the processes of one machine or of several that share a file system.
 
-flock() is not to be relied on there. The file is made by linking, which succeeds for one process only on every file
-system, and its holder touches it every BEAT seconds. The lock of a process of this machine that is no more is taken
-over at once; that of another machine when it has not been touched for SILENCE seconds, for which this process waits.
+The kernel holds the lock (flock) for as long as a process lives: nothing is left to take over when it is killed. The
+processes of one run share it; the file says which run that is.
 """
+import fcntl
 import json
 import os
-import secrets
 import socket
-import threading
 import time
 from pathlib import Path
 
-from tool.fileio import CannotWrite, is_alive, remove_leftovers, replacing
-
-BEAT, SILENCE = 15.0, 90.0
+from lib.run import ranks
+from tool.fileio import CannotWrite, remove_leftovers
 
 
 class InUse(ValueError):
@@ -26,124 +23,72 @@ class Lock:
 
     Args:
         folder: is made if need be; the temporary files of killed processes in it are removed.
-        name: of the lock file; processes that share a folder's work have one each.
+        name: of the lock file.
+        patience: seconds to wait for another run to end; a killed one takes a moment.
 
     Raises:
         InUse: on entering, if another run holds it.
         CannotWrite: if the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, name: str = '.lock'):
-        self.path = Path(folder) / name
-        self.token = secrets.token_hex(8)
-        self.ended = threading.Event()
+    def __init__(self, folder: Path, name: str = '.lock', patience: float = 2):
+        self.path, self.patience = Path(folder) / name, patience
+        self.run = {'run': ranks.run_id(), 'host': socket.gethostname(), 'process': os.getpid()}
 
     def __enter__(self) -> 'Lock':
-        content = {'host': socket.gethostname(), 'process': os.getpid(), 'started': started(os.getpid()),
-                   'token': self.token}
-        while not self._make(content):
-            holder = self._read()
-            if holder is not None and self._lives(holder):
-                raise InUse(f'{self.path.parent} is in use by process {holder["process"]} on {holder["host"]}: '
+        until = time.monotonic() + self.patience
+        while (holder := self._acquire()) is not None:
+            if holder and time.monotonic() >= until:
+                raise InUse(f'{self.path.parent} is in use by process {holder.get("process")} on {holder.get("host")}: '
                             'wait until that run has ended, or give --run another name')
-            self._remove(holder)
+            time.sleep(0.05)
         remove_leftovers(self.path.parent)
-        threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
-        self.ended.set()
-        self._remove({'token': self.token})
+        if self._try(fcntl.LOCK_EX) and self._is_current():     # the last process of this run takes the file away
+            self.path.unlink(missing_ok=True)
+        fcntl.flock(self.file, fcntl.LOCK_UN)       # forked workers have the file open too
+        os.close(self.file)
 
-    def check(self) -> None:
-        """Make sure that nobody has taken the lock over, as happens to a process that was suspended for long.
-
-        Raises:
-            ValueError: if somebody has.
-        """
-        holder = self._read()
-        if holder is None or holder['token'] != self.token:
-            raise ValueError(f'{self.path} was taken over by another run while this one was suspended; nothing more '
-                             'is written here')
-
-    def _make(self, content: dict) -> bool:
-        """Whether the lock file could be made."""
-        draft = self.path.with_name(f'{self.path.name}-{self.token}')
-        with replacing(draft) as temporary:
-            temporary.write_text(json.dumps(content))
+    def _acquire(self) -> dict | None:
+        """None once this run has the lock; else what is known of the one that has it, {} if that just changes."""
         try:
-            os.link(draft, self.path)
-            return True
-        except FileExistsError:
-            return False
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise CannotWrite(f'{self.path} cannot be made ({error.strerror}); choose another place with --exp') \
                 from error
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def _read(self) -> dict | None:
-        """What the lock file says; None where there is none."""
-        try:
-            return json.loads(self.path.read_text())
-        except FileNotFoundError:
+        if self._try(fcntl.LOCK_EX) and self._is_current():
+            os.ftruncate(self.file, 0)
+            os.pwrite(self.file, json.dumps(self.run).encode(), 0)
+        # Another process may come between the two kinds of lock: what the file says then decides.
+        holder = self._holder() if self._try(fcntl.LOCK_SH) and self._is_current() else {}
+        if holder.get('run') == self.run['run']:
             return None
-        except ValueError:              # of a machine that went down before the bytes were on the disk
-            return {'host': 'an unknown host', 'process': 0, 'started': '', 'token': ''}
+        os.close(self.file)
+        return holder
 
-    def _lives(self, holder: dict) -> bool:
-        """Whether the holder still runs."""
-        if holder['host'] == socket.gethostname():
-            return is_alive(holder['process']) and started(holder['process']) == holder['started']
-        seen, until = self._touched(), time.monotonic() + SILENCE
-        print(f'{self.path} belongs to process {holder["process"]} on {holder["host"]}; waiting at most '
-              f'{SILENCE:.0f} s for a sign of life', flush=True)
-        while time.monotonic() < until:
-            time.sleep(min(1.0, SILENCE / 10))
-            touched = self._touched()
-            if touched is None:
-                return False
-            if touched != seen:
-                return True
-        return False
-
-    def _touched(self) -> int | None:
-        """When the lock file was last touched. Opening makes a network file system ask its server."""
+    def _try(self, kind: int) -> bool:
         try:
-            with open(self.path) as file:
-                return os.fstat(file.fileno()).st_mtime_ns
+            fcntl.flock(self.file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise CannotWrite(f'{self.path} cannot be locked ({error.strerror}): the file system must know flock; '
+                              'choose another one with --exp') from error
+        return True
+
+    def _is_current(self) -> bool:
+        """Whether the open file is still the one of that name."""
+        try:
+            return os.path.samestat(os.fstat(self.file), os.stat(self.path))
         except FileNotFoundError:
-            return None
+            return False
 
-    def _remove(self, holder: dict | None) -> None:
-        """Remove the lock file if it is still this holder's."""
-        aside = self.path.with_name(f'{self.path.name}-{self.token}-old')
+    def _holder(self) -> dict:
         try:
-            os.rename(self.path, aside)
-        except FileNotFoundError:
-            return
-        try:
-            moved = json.loads(aside.read_text()).get('token')
+            holder = json.loads(os.pread(self.file, 4096, 0))
         except ValueError:
-            moved = ''
-        if holder is not None and moved != holder['token']:     # another process was quicker: put its lock back
-            try:
-                os.link(aside, self.path)
-            except FileExistsError:
-                pass
-        aside.unlink(missing_ok=True)
-
-    def _beat(self) -> None:
-        while not self.ended.wait(BEAT):
-            try:
-                os.utime(self.path)
-            except OSError:
-                pass
-
-
-def started(process: int) -> str:
-    """When a process of this machine started, in the kernel's words: tells it from a later one of the same number."""
-    try:
-        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[19]
-    except (OSError, IndexError):
-        return ''
+            return {}
+        return holder if isinstance(holder, dict) else {}

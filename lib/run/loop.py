@@ -1,8 +1,7 @@
 """The training loop of all stages. It knows no loss, network or data set; a step knows no logging or checkpoint."""
 import argparse
-import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +11,12 @@ from torch import nn
 from tqdm import tqdm
 
 from lib.run import ranks
-from lib.run.checkpoint import load_checkpoint, previous, remove_checkpoints, save_checkpoint
+from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, previous, remove_training, save_checkpoint
 from lib.run.lock import Lock
-from lib.run.options import settings
 from lib.run.record import Record
-from lib.run.stopping import Signals, Stopped
 from lib.run.terms import Terms
 from tool.batchpart import batch_part
+from tool.ending import Signals, Stopped
 from tool.progress import bar_style
 from tool.torchutils import set_lr
 
@@ -28,15 +26,16 @@ Step = Callable[[Mapping], Mapping[str, torch.Tensor]]
 def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
           step: Step, batches: Callable[[int], Iterable[Mapping]], lr_factor: Callable[[int], float], total_steps: int,
           device: torch.device, pictures: Callable[[], Mapping[str, np.ndarray]] | None = None, *,
-          inputs: Mapping[str, str] | None = None, counts: Callable[[Mapping], torch.Tensor] | None = None) -> None:
-    """Train to the last step, going on from folder/last.pth where there is one.
+          origin: Mapping, save: Callable[[Path, Mapping], None] | None = None,
+          counts: Callable[[Mapping], torch.Tensor] | None = None) -> None:
+    """Train to the last step, resuming from folder/last.pth where there is one, and write folder/model.pth.
 
     Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At
     SIGTERM, SIGINT or SIGUSR1 a checkpoint is written after the running step.
 
     Args:
         args: the script's settings.
-        folder: the stage's folder; takes last.pth and the record. It is locked meanwhile.
+        folder: the stage's folder; takes last.pth, model.pth and the record. It is locked meanwhile.
         network: what is trained; its state goes into the checkpoint.
         optimizer: groups hold `base_lr`.
         step: batch -> loss terms by name, among them 'loss', which is minimised. Where the batch is shared by processes
@@ -46,43 +45,54 @@ def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer:
         total_steps: where training ends.
         device: where it runs.
         pictures: makes pictures (uint8 [H, W, 3]) by name, for TensorBoard.
-        inputs: digests by name of what the result depends on besides the settings.
+        origin: what the network is trained on, see lib/run/origin.py. A model.pth of this origin is finished, and
+            nothing is done; one of another, or such a checkpoint, is refused without --fresh.
+        save: (path, origin) -> writes the trained network; None for a training that is a part of another.
         counts: batch -> numbers that losses are divided by; step finds their mean over the parts in batch['counts'].
 
     Raises:
         ValueError: if a loss term or a weight stops being finite (last.pth keeps an earlier, sound state), if another
-            run is in the folder, or if settings or inputs are not those of last.pth.
+            run is in the folder, or if settings or inputs are not those of last.pth or model.pth.
         Stopped: after a signal.
     """
-    last = folder / 'last.pth'
-    made_with = {'settings': settings(args), 'inputs': dict(inputs or {})}
+    last, model = folder / 'last.pth', folder / 'model.pth'
     run = _Run(args, network, optimizer, Terms(device), step, counts, pictures, device)
-    with _alone(folder) as lock, Signals() as signals:
+    with Lock(folder), Signals() as signals:
         if args.fresh and not ranks.was_restarted():
-            ranks.by_the_first(lambda: remove_checkpoints(last))
-        done = run.restore(last, made_with)
-        if done >= total_steps:
-            say(f'{last} is at step {done} of {total_steps}: nothing left to train (--fresh starts over)')
+            ranks.by_the_first(lambda: remove_training(model, last))
+        if is_trained(model, origin):
+            say(f'{model} is trained: nothing left to do (--fresh starts over)')
             return
-        record = Record(folder, args, device, done, made_with) if ranks.is_first() else None
-        with tqdm(total=total_steps * args.batch_size, initial=done * args.batch_size, disable=record is None,
-                  **bar_style(folder.name)) as bar:
-            for index, batch in enumerate(batches(done), done):
-                set_lr(optimizer, lr_factor(index))
-                run.update(index, batch)
-                bar.update(args.batch_size)
-                done, finished = index + 1, index + 1 == total_steps
-                save, stop = run.look(done, finished, bool(signals.caught))
-                run.record(record, bar, done, finished)
-                if save or stop:
-                    run.save(last, done, made_with, lock)
-                if stop and not finished:
-                    _stop(record, signals.caught, f'after step {done} of {total_steps}, saved in {last}')
-                if finished:
-                    break
-        if record:
-            previous(last).unlink(missing_ok=True)
-            record.close(f'finished {total_steps} steps; damaged pictures skipped: {len(run.skipped)}')
+        done = run.restore(last, origin)
+        if done < total_steps:
+            _steps(run, folder, origin, done, batches, lr_factor, total_steps, signals)
+        if save:
+            ranks.by_the_first(lambda: save(model, origin))
+
+
+def _steps(run: '_Run', folder: Path, origin: Mapping, done: int, batches: Callable, lr_factor: Callable,
+           total_steps: int, signals: Signals) -> None:
+    """Take the steps that are left, with records and checkpoints."""
+    args, last = run.args, folder / 'last.pth'
+    record = Record(folder, args, run.device, done, origin) if ranks.is_first() else None
+    with tqdm(total=total_steps * args.batch_size, initial=done * args.batch_size, disable=record is None,
+              **bar_style(folder.name)) as bar:
+        for index, batch in enumerate(batches(done), done):
+            set_lr(run.optimizer, lr_factor(index))
+            run.update(index, batch)
+            bar.update(args.batch_size)
+            done, finished = index + 1, index + 1 == total_steps
+            save, stop = run.checkpoint_due(done, finished, bool(signals.caught))
+            run.record(record, bar, done, finished)
+            if save or stop:
+                run.save(last, done, origin)
+            if stop and not finished:
+                _stop(record, signals.caught, f'after step {done} of {total_steps}, saved in {last}')
+            if finished:
+                break
+    if record:
+        previous(last).unlink(missing_ok=True)
+        record.close(f'finished {total_steps} steps; corrupt images skipped: {len(run.skipped)}')
 
 
 @dataclass
@@ -114,7 +124,7 @@ class _Run:
         total = {}
         for part in range(passes):
             torch.manual_seed(step_seed(self.args.seed, index))
-            with batch_part(place.rank * passes + part, place.world * passes):
+            with batch_part(place.rank * passes + part, place.world * passes, part == passes - 1):
                 terms = self.step(part_of(batch, part, passes))
             self.scaler.scale(terms['loss'] / passes).backward()
             for key, value in terms.items():
@@ -126,7 +136,7 @@ class _Run:
             print(f'warning: skipped at step {index + 1}: {problem}', flush=True)
             self.skipped.append(problem)
 
-    def look(self, done: int, finished: bool, stop: bool) -> tuple[bool, bool]:
+    def checkpoint_due(self, done: int, finished: bool, stop: bool) -> tuple[bool, bool]:
         """Whether to save and whether to stop after a step, agreed on by all processes; then the losses are sound.
 
         On a GPU looking at the losses makes the host wait: it happens when they are recorded or the network is saved.
@@ -154,19 +164,18 @@ class _Run:
         if record and self.pictures and (due(done, every) or finished and every):
             record.pictures(done, self.pictures())
 
-    def save(self, path: Path, step: int, made_with: Mapping, lock: Lock | None) -> None:
+    def save(self, path: Path, step: int, origin: Mapping) -> None:
         """Write the checkpoint; the first process does."""
-        state = {'step': step, 'made_with': made_with, 'network': self.network.state_dict(),
+        state = {'step': step, 'origin': origin, 'network': self.network.state_dict(),
                  'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict(),
                  'terms': self.terms.state()}
-        if lock:
-            lock.check()
+        if ranks.is_first():
             save_checkpoint(path, state)
         self.saved = time.monotonic()
 
-    def restore(self, path: Path, made_with: Mapping) -> int:
+    def restore(self, path: Path, origin: Mapping) -> int:
         """Put a checkpoint's state in place; the number of steps it has behind it, 0 where there is none."""
-        state = load_checkpoint(path, made_with)
+        state = load_checkpoint(path, origin)
         done = state['step'] if state else 0
         if len(steps := set(ranks.texts_of_all(f'step {done}'))) > 1:
             raise ValueError(f'the processes of this run find {path} at {" and ".join(sorted(steps))}; all need the '
@@ -179,19 +188,9 @@ class _Run:
             self.scaler.load_state_dict(state['scaler'])
             self.terms.load(state['terms'])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f'{path} is of another network: have the classes of the data set changed? '
-                             'Give --fresh to start over, or --run NAME to keep both') from error
+            raise ValueError(f'{path} belongs to a different network; {AGAIN}') from error
         say(f'resuming {path} after step {done}')
         return done
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[Lock | None]:
-    """Hold the folder's lock; the first process does so for all. Yields the lock, or None in the others."""
-    with contextlib.ExitStack() as stack:
-        lock = Lock(folder) if ranks.is_first() else None
-        ranks.by_the_first(lambda: stack.enter_context(lock))
-        yield lock
 
 
 def _stop(record: Record | None, signal: str | None, where: str) -> None:

@@ -1,15 +1,13 @@
 """Flags that several scripts share, and how a script's settings come about: flag given > preset > default."""
 import argparse
-import multiprocessing
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from lib.run.stopping import EXIT_STATUS, Stopped
+from tool.ending import run_script as run_script
+from tool.ranges import COUNT, LARGEST_SEED, integer, number
 
 # A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:
 # NOTHING for a flag that only says how or where to run, and for a path, as files count by what is in them;
@@ -33,11 +31,16 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
                        help='folder of all runs').affects = NOTHING
     group.add_argument('--run', metavar='NAME',
                        help='name of the run, a folder in --exp; the default is the data set\'s name').affects = NOTHING
-    group.add_argument('--limit', type=positive_int, metavar='N',
+    group.add_argument('--limit', type=integer(1, COUNT), metavar='N',
                        help='use only the first N images of the split').affects = NOTHING
-    group.add_argument('--workers', type=non_negative_int, default=min(4, os.cpu_count() or 1), metavar='N',
+    group.add_argument('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
                        help='helper processes that read images, run the CRF and the like; 0 '
                        'does all in this process').affects = NOTHING
+    group.add_argument('--on-corrupt', choices=('error', 'skip'), default='error',
+                       help='what to do about an image or mask that cannot be decoded: stop, or leave it out in every '
+                       'stage and say so; one that is missing stays an error').affects = NOTHING
+    group.add_argument('--damaged', dest='on_corrupt', type={'stop': 'error', 'skip': 'skip'}.get, metavar='stop|skip',
+                       choices=('error', 'skip'), default=argparse.SUPPRESS, help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--dry-run', action='store_true',
                        help='check all inputs, print the settings, and stop').affects = NOTHING
     return parser
@@ -51,11 +54,8 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        help='auto (a GPU where there is one), cpu, cuda or cuda:N').affects = NOTHING
     group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
-    group.add_argument('--width', type=positive_float, default=1.0,
+    group.add_argument('--width', type=number(0.01, 4), default=1.0,
                        help='multiple of the published channel counts of resnet38d').affects = network
-    group.add_argument('--damaged', choices=('stop', 'skip'), default='stop',
-                       help='what to do about a picture or mask that turns out to be damaged in the middle of a run: '
-                       'stop, or skip it (training takes the next one), and say so').affects = NOTHING
     from_file = '' if backbone else '; the default is what the trained network\'s file says, another is refused'
     group.add_argument('--backbone', default=backbone, metavar='NAME',
                        help='resnet38d, or timm:NAME for a convolutional network of timm' + from_file).affects = network
@@ -65,24 +65,24 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
     """Flags of the training stages; the defaults given are the published ones of the stage on VOC."""
     group = add_loop_flags(parser, batch_size=batch_size, lr=lr,
                            lr_help='learning rate of pretrained weights at step 0; biases take twice as much')
-    group.add_argument('--head-lr', type=positive_float, default=10.0, metavar='TIMES',
+    group.add_argument('--head-lr', type=number(0, 1000, above=True), default=10.0, metavar='TIMES',
                        help='learning rate of new layers over that of pretrained ones')
     group.add_argument('--output-stride', type=int, choices=(8, 16), default=8,
                        help='pixels of the image per position of the features; resnet38d has 8')
-    group.add_argument('--momentum', type=non_negative_float, default=momentum, help='momentum of SGD')
-    group.add_argument('--weight-decay', type=non_negative_float, default=5e-4,
+    group.add_argument('--momentum', type=number(0, 1, below=True), default=momentum, help='momentum of SGD')
+    group.add_argument('--weight-decay', type=number(0, 1), default=5e-4,
                        help='decay of weights; biases have none')
     group.add_argument('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
                        help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights; for '
                        'a timm backbone .pth, .safetensors, timm (fetched), efficientnet-lite0 '
                        '(its package), or none').affects = NOTHING
-    group.add_argument('--max-steps', type=positive_int, metavar='N',
+    group.add_argument('--max-steps', type=integer(1, COUNT), metavar='N',
                        help='stop after N steps; the learning rate still falls to zero at the last of them')
-    group.add_argument('--poly-power', type=positive_float, default=0.9,
+    group.add_argument('--poly-power', type=number(0, 100, above=True), default=0.9,
                        help='the learning rate falls as (1 - step / steps) to this power')
-    group.add_argument('--picture-every', type=non_negative_int, default=500, metavar='N',
+    group.add_argument('--picture-every', type=integer(0, COUNT), default=500, metavar='N',
                        help='steps between pictures in TensorBoard; 0 for none').affects = NOTHING
-    group.add_argument('--accumulate', type=positive_int, default=1, metavar='N',
+    group.add_argument('--accumulate', type=integer(1, 1024), default=1, metavar='N',
                        help='passes in which a batch is computed: less memory, the same result').affects = NOTHING
     group.add_argument('--compile', action='store_true',
                        help='compile the network on its first steps; one device; results '
@@ -93,16 +93,16 @@ def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: floa
                    lr_help: str) -> argparse._ArgumentGroup:
     """The part of them that everything trained by lib/run/loop.py has; returns the group."""
     group = parser.add_argument_group('training')
-    group.add_argument('--batch-size', type=positive_int, default=batch_size, help='images a step, over all GPUs')
-    group.add_argument('--lr', type=positive_float, default=lr, help=lr_help)
-    group.add_argument('--seed', type=non_negative_int, default=1, help='seed of initial weights, data order, '
+    group.add_argument('--batch-size', type=integer(1, 65536), default=batch_size, help='images a step, over all GPUs')
+    group.add_argument('--lr', type=number(0, 1000, above=True), default=lr, help=lr_help)
+    group.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1, help='seed of initial weights, data order, '
                        'augmentation, dropout and pixel sampling')
-    group.add_argument('--log-every', type=positive_int, default=25, metavar='N',
+    group.add_argument('--log-every', type=integer(1, COUNT), default=25, metavar='N',
                        help='steps between records').affects = NOTHING
-    group.add_argument('--save-minutes', type=non_negative_float, default=10, metavar='M',
+    group.add_argument('--save-minutes', type=number(0, COUNT), default=10, metavar='M',
                        help='minutes between checkpoints; there is one at SIGTERM, SIGINT and '
                        'SIGUSR1 too').affects = NOTHING
-    group.add_argument('--save-every', type=non_negative_int, default=0, metavar='N',
+    group.add_argument('--save-every', type=integer(0, COUNT), default=0, metavar='N',
                        help='steps between further checkpoints; 0 for none').affects = NOTHING
     add_fresh_flag(group)
     return group
@@ -133,7 +133,7 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Ma
     """
     words = [plain_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parser.parse_args(words)
-    spec = get_spec(args.dataset, args.data_root, args.lists)
+    spec = replace(get_spec(args.dataset, args.data_root, args.lists), on_corrupt=args.on_corrupt)
     if spec.preset not in presets:
         raise ValueError(f'--dataset {args.dataset} asks for preset {spec.preset!r}, but {parser.prog} knows '
                          f'{", ".join(presets)}; name one of them as "preset" in a dataset.json')
@@ -171,60 +171,10 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
             if key not in ('folder', 'affects') and (affects.get(key) is None or kind in affects[key])}
 
 
-def run_script(main: Callable) -> None:
-    """Run a script's main; a problem the user can mend is one line on stderr and exit status 2.
-
-    With HFPL_DEBUG set in the environment the traceback is shown instead.
-    """
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit('interrupted; the same command continues from the last checkpoint')
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(EXIT_STATUS)
-    except (ValueError, OSError, ImportError) as error:
-        if os.environ.get('HFPL_DEBUG'):
-            raise
-        print(f'error: {one_line(error)}', file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError as error:
-        print(f'error: the GPU is out of memory ({one_line(error)[:120]}); in training, --accumulate 2 '
-              'halves the need at the same result; --amp bf16 and more GPUs help too; a lower --batch-size or '
-              '--crop-size changes the result', file=sys.stderr)
-        sys.exit(2)
-    finally:
-        for child in multiprocessing.active_children():     # loaders of a broken run
-            child.terminate()
-
-
-def one_line(error: Exception) -> str:
-    """Its message on one line. An error met in a loader process comes with that process's traceback: its end counts."""
-    text = str(error).strip() or type(error).__name__
-    if text.startswith('Caught ') and 'Traceback' in text:
-        text = re.split(rf'\n(?:\w+\.)*{type(error).__name__}: ', text)[-1]
-    return ' '.join(text.split())
-
-
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults where they say something, and the script's docstring as it is written."""
+    """Shows what numbers a flag takes, defaults where they say something, and the docstring as it is written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         says_nothing = action.default is None or action.default is False
-        return action.help if says_nothing else super()._get_help_string(action)
-
-
-def _number(kind: type, low: float, strict: bool) -> Callable:
-    def convert(word: str):
-        value = kind(word)
-        if not (value > low if strict else value >= low):
-            raise argparse.ArgumentTypeError(f'{word} must be {"above" if strict else "at least"} {low:g}')
-        return value
-    convert.__name__ = kind.__name__
-    return convert
-
-
-positive_int = _number(int, 0, True)
-non_negative_int = _number(int, 0, False)
-positive_float = _number(float, 0, True)
-non_negative_float = _number(float, 0, False)
+        text = action.help if says_nothing else super()._get_help_string(action)
+        return f'{text} ({action.type.expected})' if hasattr(action.type, 'expected') else text

@@ -1,54 +1,53 @@
-"""Folders of files, one an image, that a stage makes: what is there already, what is left, and who does which part.
+"""Folders of files, one per image, that a stage makes: which are up to date, and which process makes the others.
 
-A folder's made_by.json says with which settings and from which inputs its files are made; others are refused. Files
-that were seen whole are noted with size and time of change in .whole-<rank>of<world>.json, so that a finished folder is
-recognised at once; any other file is read before it is taken for finished. Of three processes each takes every third
-image and needs not know of the others: whoever runs again does what a lost one left.
+Each file carries its origin (lib/run/origin.py). Of three processes each takes every third image and needs to know
+nothing of the others: the next run makes what a lost one left.
 """
 import argparse
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from lib.run import ranks
-from lib.run.identity import SAME_OR_NEW, difference, read_identity
+from lib.run.digests import Digests
 from lib.run.lock import Lock
-from lib.run.options import settings
-from lib.run.pool import map_chunks
-from lib.run.record import made_by, write_json
-from lib.run.stopping import Signals
-
-# Places, how many, and what the network's own digest tells.
-NOT_IN_FILES = ('checkpoint', 'cams', 'out', 'images', 'split', 'limit', 'backbone', 'width')
-LEDGER = '.whole-{}of{}.json'
+from lib.run.origin import NEW_OR_BOTH, OWN, difference
+from lib.run.record import made_by
+from tool.ending import Signals
+from tool.origin import is_whole, origin_text, read_origin
 
 
 class Output(NamedTuple):
-    """A folder with a file <name><suffix> for every image.
-
-    read raises ValueError or OSError where a file is damaged; `without` are settings that do not change these files.
-    """
+    """A folder with a file <name><suffix> for every image; `origin` is the part that all of them share."""
 
     folder: Path
     suffix: str
-    read: Callable[[Path], object]
-    without: tuple[str, ...] = ()
+    origin: Mapping
 
     def path(self, name: str) -> Path:
         """The file of an image."""
         return self.folder / f'{name}{self.suffix}'
 
 
-class Share(NamedTuple):
-    """This process's part of the work: numbers of the images that it has to do, in the order of the list."""
+class Work:
+    """What this process has to do.
 
-    left: list[int]
-    signals: Signals
+    Args:
+        outputs: the folders.
+        inputs: by image name, what its files are made from: digests or plain values.
+        todo: numbers of the images to do, in the order of the list.
+        signals: tells when to stop.
+    """
+
+    def __init__(self, outputs: Sequence[Output], inputs: Mapping[str, Mapping], todo: list[int], signals: Signals):
+        self.outputs, self.inputs, self.todo, self.signals = outputs, inputs, todo, signals
+
+    def files(self, name: str) -> list[tuple[Path, str]]:
+        """An image's file in each folder and its origin, as its writer wants it."""
+        return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
         """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
@@ -58,148 +57,112 @@ class Share(NamedTuple):
                 skipped.append(image['skipped'])
             else:
                 yield image
+        if skipped and len(skipped) == len(self.inputs):
+            raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
         if skipped:
-            print(f'warning: {len(skipped)} images were skipped and have no file: {"; ".join(skipped)}', flush=True)
+            print(f'left out {len(skipped)} of {len(self.inputs)} images: corrupt: {"; ".join(skipped)}', flush=True)
 
 
 @contextmanager
-def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[str, str],
-               device: torch.device, sources: Sequence[Path] | None = None) -> Iterator[Share]:
-    """This process's share of the images that are not finished; while the context lasts the folders are locked for it.
+def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence[Output],
+               sources: Sequence[Mapping[str, Path | list]], digests: Digests,
+               device: torch.device) -> Iterator[Work]:
+    """This process's part of the images that are not up to date; while the context lasts the folders are locked.
+
+    With --dry-run nothing is written, locks included. With --fresh all images are done, and files that an earlier run
+    made of them are removed.
 
     Args:
-        args: the script's settings (fresh and workers are read here).
+        args: the script's settings.
         names: of all images, in list order.
-        outputs: the folders; an image is finished when it has a whole file in each.
-        inputs: digests by name of what the files are made from.
+        outputs: the folders; an image is finished when it has a file of its origin in each.
+        sources: for each image what its own files are made from: files, which count by content, or plain values.
+        digests: of those files.
         device: on which they are made.
-        sources: pictures that the user may have changed since: a file older than its picture is made again.
 
     Raises:
-        ValueError: if a folder holds files made with other settings or inputs, or none that it says, or is in use.
+        ValueError: if files of these names were made with other settings, or by something else, or if another run
+            works in a folder.
     """
-    here = ranks.place()
-    mine = range(here.rank, len(names), here.world)
+    here, fresh = ranks.place(), args.fresh and not ranks.was_restarted()
     with ExitStack() as stack:
-        for output in outputs:
-            stack.enter_context(Lock(output.folder, f'.lock-{here.rank}of{here.world}'))
-        for output in outputs:
-            _claim(output, args, inputs, device, here.world)
-        if sources:
-            _remove_older(outputs, names, sources)
-        ledgers = [_known_whole(output, [names[index] for index in mine], args.workers) for output in outputs]
-        left = [index for index in mine if not all(names[index] in ledger for ledger in ledgers)]
-        share = 'all' if here.world == 1 else f'process {here.rank} of {here.world}: its'
-        print(f'{share} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again' if not left
-              else f'{share} {len(mine)} images, {len(mine) - len(left)} of them finished', flush=True)
-        try:
-            yield Share(left, stack.enter_context(Signals()))
-        finally:
-            for output, ledger in zip(outputs, ledgers):
-                _note(output, {**ledger, **_stats(output, [names[index] for index in left])}, here)
+        for output in outputs if not args.dry_run else ():
+            stack.enter_context(Lock(output.folder))
+        inputs = _digested(names, sources, digests)
+        outdated = _outdated(names, outputs, inputs, fresh)
+        mine = range(here.rank, len(names), here.world)
+        todo = [index for index in mine if fresh or names[index] in outdated]
+        part = 'all' if here.world == 1 else f'process {here.rank} of {here.world}: its'
+        print(f'{part} {len(mine)} images, {len(mine) - len(todo)} of them finished ({outputs[0].folder})' if todo else
+              f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again', flush=True)
+        if todo and not args.dry_run:
+            digests.save()
+            for output in outputs:
+                if fresh:
+                    _remove(output, [names[index] for index in todo])
+                if ranks.is_first():
+                    made_by(output.folder, args, device)
+        yield Work(outputs, inputs, todo, stack.enter_context(Signals()))
 
 
-def all_finished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence[Output],
-                 inputs: Mapping[str, str]) -> bool:
-    """Whether there is nothing left to do, as far as the notes tell; says so. Reads no picture and writes nothing."""
-    if args.fresh or any(read_identity(output.folder / 'made_by.json') != _identity(output, args, inputs)
-                         for output in outputs):
-        return False
-    finished = True
+def _digested(names: Sequence[str], sources: Sequence[Mapping], digests: Digests) -> dict[str, dict]:
+    """Inputs by image name, with a digest in place of each file."""
+    files = [value for source in sources for value in source.values() if isinstance(value, Path)]
+    found = iter(digests.of(files))
+    return {name: {key: next(found) if isinstance(value, Path) else value for key, value in source.items()}
+            for name, source in zip(names, sources, strict=True)}
+
+
+def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[str, Mapping], fresh: bool) -> set[str]:
+    """Names without a whole file of their origin in each folder."""
+    outdated, changed = set(), 0
     for output in outputs:
-        found, vouched = _stats(output, names), _vouched(output)
-        finished &= len(found) == len(names) and all(vouched.get(name) == stat for name, stat in found.items())
-    if finished:
-        print(f'all {len(names)} images are finished ({outputs[0].folder}); --fresh makes them again')
-    return finished
-
-
-def _identity(output: Output, args: argparse.Namespace, inputs: Mapping[str, str]) -> dict:
-    """Settings and inputs that a file in the folder is made from."""
-    return {'settings': {key: value for key, value in settings(args).items()
-                         if key not in (*NOT_IN_FILES, *output.without)}, 'inputs': dict(inputs)}
-
-
-def _claim(output: Output, args: argparse.Namespace, inputs: Mapping[str, str], device: torch.device,
-           world: int) -> None:
-    """Make sure that the folder is for this run's files; with --fresh, empty it."""
-    now = _identity(output, args, inputs)
-    made = output.folder / 'made_by.json'
-    files = any(output.folder.glob(f'[!.]*{output.suffix}'))
-    if args.fresh and not ranks.was_restarted():
-        if world > 1:
-            raise ValueError(f'--fresh would remove what the other processes write; remove {output.folder} and start '
-                             'them without it')
-        made.unlink(missing_ok=True)        # first: what a killed process has not removed is never taken for new
-        for path in (*output.folder.glob(f'*{output.suffix}'), *output.folder.glob('.whole-*')):
-            path.unlink()
-        files = False
-    before = read_identity(made)
-    if before is None and files:
-        raise ValueError(f'{output.folder} holds files but no made_by.json that says how they were made{SAME_OR_NEW}')
-    if before and files and (changed := difference(before, now)):
-        raise ValueError(f'{output.folder} holds files made with other settings or inputs ({changed}){SAME_OR_NEW}')
-    if before != now:
-        made_by(output.folder, args, device, now)
-
-
-def _known_whole(output: Output, names: Sequence[str], workers: int) -> dict[str, list[int]]:
-    """Size and time of change of the files that are whole; what no ledger vouches for is read."""
-    found, vouched = _stats(output, names), _vouched(output)
-    whole = {name: stat for name, stat in found.items() if vouched.get(name) == stat}
-    doubtful = [name for name in found if name not in whole]
-    for chunk in map_chunks(partial(_check, output), doubtful, workers):
-        for name, problem in chunk:
-            if problem:
-                print(f'warning: {output.path(name)} is made again ({problem})', flush=True)
-                output.path(name).unlink(missing_ok=True)
-            else:
-                whole[name] = found[name]
-    return whole
-
-
-def _vouched(output: Output) -> dict[str, list[int]]:
-    """What all ledgers of the folder say."""
-    vouched = {}
-    for path in sorted(output.folder.glob(LEDGER.format('*', '*'))):
-        try:
-            vouched.update(json.loads(path.read_text()))
-        except ValueError:          # damaged, and only a shortcut
-            continue
-    return vouched
-
-
-def _remove_older(outputs: Sequence[Output], names: Sequence[str], sources: Sequence[Path]) -> None:
-    for output in outputs:
-        for name, source in zip(names, sources):
+        refuse_unknown(map(output.path, names))
+        other = []
+        for name in names:
             path = output.path(name)
-            if path.exists() and path.stat().st_mtime_ns < source.stat().st_mtime_ns:
-                path.unlink()
+            origin = _origin(path)
+            if origin == {**output.origin, OWN: inputs[name]} and is_whole(path):
+                continue
+            outdated.add(name)
+            if origin is not None:
+                changed += 1
+                if words := difference({**origin, OWN: {}}, {**output.origin, OWN: {}}):
+                    other.append(words)
+        if other and not fresh:
+            raise ValueError(f'{len(other)} of {len(names)} files in {output.folder} were made with other settings '
+                             f'({other[0]}); {NEW_OR_BOTH.format("these")}')
+    if changed and not fresh:
+        print(f'{changed} files are made again, as what they were made from has changed', flush=True)
+    return outdated
 
 
-def _check(output: Output, names: Sequence[str]) -> list[tuple[str, str]]:
-    """What is wrong with each file, '' for nothing."""
-    results = []
+def _origin(path: Path) -> dict | None:
+    """The origin of an output of ours; None for any other file, and where there is none."""
+    try:
+        origin = read_origin(path)
+    except FileNotFoundError:
+        return None
+    return origin if origin and {'settings', OWN} <= origin.keys() else None
+
+
+def refuse_unknown(paths: Iterable[Path]) -> None:
+    """Make sure that files which are to be written are absent, empty, or an output of a stage.
+
+    Raises:
+        ValueError: naming the first that is something else, and how many are.
+    """
+    foreign = [path for path in paths if path.exists() and path.stat().st_size and _origin(path) is None]
+    if foreign:
+        raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
+                         'away, or choose another folder')
+
+
+def _remove(output: Output, names: Sequence[str]) -> None:
+    """Remove the files that an earlier run made of some images; what is not ours was refused before."""
     for name in names:
-        try:
-            output.read(output.path(name))
-            results.append((name, ''))
-        except (ValueError, OSError) as error:
-            results.append((name, ' '.join(str(error).split())[:160]))
-    return results
+        output.path(name).unlink(missing_ok=True)
 
 
-def _stats(output: Output, names: Iterable[str]) -> dict[str, list[int]]:
-    """Size and time of change of the files that are there."""
-    found = {}
-    for name in names:
-        try:
-            stat = output.path(name).stat()
-        except FileNotFoundError:
-            continue
-        found[name] = [stat.st_size, stat.st_mtime_ns]
-    return found
-
-
-def _note(output: Output, whole: Mapping[str, list[int]], here: ranks.Place) -> None:
-    write_json(output.folder / LEDGER.format(here.rank, here.world), whole)
+def _more(items: Sequence) -> str:
+    return f' (and {len(items) - 1} more)' if len(items) > 1 else ''

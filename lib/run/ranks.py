@@ -5,6 +5,8 @@ that is enough for inference, where each process takes its share of the list and
 """
 import atexit
 import os
+import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,21 +22,48 @@ class Place(NamedTuple):
     local: int = 0          # its number on its machine
 
 
+# Variables that say a process's number, how many there are, and its number on its machine.
+TORCHRUN = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+SRUN = ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID')
+_started = time.time_ns()
+
+
+def _variables() -> tuple[str, ...]:
+    """Those of what started this process; () if nothing did. torchrun comes first: srun may have started it."""
+    return next((names for names in (TORCHRUN, SRUN) if all(name in os.environ for name in names[:2])), ())
+
+
 def place() -> Place:
     """This process's place, as torchrun or srun tells it.
 
     Raises:
         ValueError: if what they tell makes no sense.
     """
-    variables = [('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID')]
-    for names in variables:
-        if all(name in os.environ for name in names[:2]):
-            rank, world, local = (int(os.environ.get(name, 0)) for name in names)
-            if not 0 <= rank < world:
-                raise ValueError(f'{names[0]} is {rank}, {names[1]} is {world}: expected a number below it; start '
-                                 'the processes with torchrun or srun')
-            return Place(rank, world, local)
-    return Place()
+    if not (names := _variables()):
+        return Place()
+    rank, world, local = texts = [os.environ.get(name, '0') for name in names]
+    if not all(text.isdecimal() for text in texts) or not int(rank) < int(world):
+        raise ValueError(f'{names[0]} is {rank}, {names[1]} is {world}, {names[2]} is {local}: expected numbers, the '
+                         'first below the second; start the processes with torchrun or srun')
+    return Place(int(rank), int(world), int(local))
+
+
+def from_srun() -> bool:
+    """Whether this process is a task of srun itself, rather than of a torchrun that srun may have started."""
+    return _variables() == SRUN
+
+
+def run_id() -> str:
+    """A text that all processes of one launch share and no other launch has.
+
+    torchrun by default draws a random id; with --rdzv-id or a fixed port, two launches that share id, address and port
+    cannot run at the same time. It stays the same where torchrun on one node restarts its workers.
+    """
+    if not (names := _variables()):
+        return f'process {socket.gethostname()} {os.getpid()} {_started}'
+    kind, own = ('torchrun', ('TORCHELASTIC_RUN_ID', 'MASTER_ADDR', 'MASTER_PORT')) if names == TORCHRUN else (
+        'srun', ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
+    return ' '.join([kind, *(os.environ.get(name, '-') for name in own), os.environ.get('SLURM_RESTART_COUNT', '0')])
 
 
 def is_first() -> bool:

@@ -13,28 +13,36 @@ import numpy as np
 import torch
 
 from lib.run import ranks
-from lib.run.lock import InUse, Lock
+from lib.run.lock import Lock
 from tool.fileio import replacing
+from tool.jsonfile import read_json, read_json_lines, write_json
+
+METRICS = {'step': int, str: float}         # a line of metrics.jsonl
+PERCENT = (float, None)                     # None: a class that is left out of the mean
+RESULT = {'miou': PERCENT, 'contour_f': PERCENT, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float, 'best?': bool}
+SCORE = {'what': ('cam', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str, 'split': str,
+         'images': int, 'classes': [str], 'time': str, 'results': [RESULT],
+         'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # a record of scores.json
 
 
 class Record:
     """The traces of one training stage in its folder.
 
-    args.json holds the resolved settings, env.json the command, the machine and the checksums of the inputs, log.txt
+    args.json holds the resolved settings, env.json the command, the machine and the digests of the inputs, log.txt
     what was said, metrics.jsonl every loss term by step, and TensorBoard events the same with pictures. A resumed run
     appends; what was recorded beyond `step`, the checkpoint it goes on from, is dropped, as those steps are done again.
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, device: torch.device, step: int,
-                 made_with: Mapping | None = None):
+                 origin: Mapping | None = None):
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / 'args.json', {key: _plain(value) for key, value in vars(args).items()})
-        write_json(folder / 'env.json', {**environment(device), **(made_with or {})})
+        write_json(folder / 'args.json', plain_args(args))
+        write_json(folder / 'env.json', {**environment(device), **(origin or {})})
         self.metrics = folder / 'metrics.jsonl'
-        keep = [line for line in read_lines(self.metrics) if json.loads(line)['step'] <= step] if step else []
+        keep = [row for row in read_json_lines(self.metrics, METRICS) if row['step'] <= step] if step else []
         with replacing(self.metrics) as temporary:
-            temporary.write_text(''.join(line + '\n' for line in keep))
+            temporary.write_text(''.join(json.dumps(row) + '\n' for row in keep))
         if not step:
             for old in folder.glob('events.out.tfevents.*'):
                 old.unlink()
@@ -85,48 +93,35 @@ def git_state() -> str | None:
     return done.stdout.strip()
 
 
-def made_by(folder: Path, args: argparse.Namespace, device: torch.device | None = None,
-            made_with: Mapping | None = None) -> None:
-    """Say in an output folder what made it; made_with holds the settings and inputs that its files depend on."""
-    write_json(folder / 'made_by.json', {**environment(device), **(made_with or {}),
-                                         'args': {k: _plain(v) for k, v in vars(args).items()}})
+def made_by(folder: Path, args: argparse.Namespace, device: torch.device | None = None) -> None:
+    """Tell in an output folder, for people, what made the files last: made_by.json. A user's own one stays."""
+    path = folder / 'made_by.json'
+    if not path.exists() or '"command"' in path.read_text(errors='replace'):
+        write_json(path, {**environment(device), 'args': plain_args(args)})
 
 
 def add_score(path: Path, record: dict, patience: float = 60) -> None:
     """Append one evaluation to a run's scores.json, a list of records; waits so many seconds for others that do so."""
-    until = time.monotonic() + patience
-    while True:
-        try:
-            with Lock(path.parent, '.scores-lock'):
-                write_json(path, [*read_scores(path), record])
-                return
-        except InUse:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.2)
+    with Lock(path.parent, '.scores-lock', patience):
+        write_json(path, [*read_scores(path), record])
 
 
 def read_scores(path: Path) -> list[dict]:
     """All evaluations of a run so far, oldest first.
 
     Raises:
-        ValueError: if the file is damaged.
+        ValueError: if the file is corrupt.
     """
     if not path.exists():
         return []
-    try:
-        scores = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f'{path} is damaged ({error}); move it away') from error
-    if not isinstance(scores, list):
-        raise ValueError(f'{path} is damaged (no list of records); move it away')
+    scores = read_json(path, [SCORE], 'move it away')
+    for number, record in enumerate(scores, 1):
+        classes, curve = len(record['classes']), record.get('curve', {'thresholds': [], 'miou': []})
+        lengths = {len(result['iou']) for result in record['results']} | {len(r['f']) + 1 for r in record['results']}
+        if lengths != {classes} or len(curve['thresholds']) != len(curve['miou']):
+            raise ValueError(f'{path}: the scores of record {number} are not those of its {classes} classes; '
+                             'move it away')
     return scores
-
-
-def write_json(path: Path, value) -> None:
-    """Write a JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + '\n')
 
 
 def read_lines(path: Path) -> list[str]:
@@ -134,6 +129,11 @@ def read_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return path.read_text().split('\n')[:-1]
+
+
+def plain_args(args: argparse.Namespace) -> dict:
+    """All settings of a script as JSON values."""
+    return {key: _plain(value) for key, value in vars(args).items() if key != 'affects'}
 
 
 def _plain(value):

@@ -3,13 +3,14 @@ from collections.abc import Sequence
 
 PROTOCOL_RULE = {'reference': 'void left out of IoU, background in contours; absent classes stay in the mean',
                  'strict': 'void ignored everywhere; absent classes left out of the mean'}
+NAMES_SHOWN = 10
 STAGE_NAMES = {'cam': 'CAM', 'walk': 'random walk', 'seg': 'segmentation'}
 
 
 def evaluation_text(record: dict) -> str:
     """One evaluation: a line of means for each threshold, then IoU and contour F of each class, in percent."""
     lines = [f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, '
-             f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', '']
+             f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', *_left_out(record), '']
     results = record['results']
     means = [[_name(record, result), _cell(result['miou']), _cell(result['contour_f'])] for result in results]
     lines += aligned([['percent', 'mIoU', 'contour F'], *means])
@@ -48,7 +49,10 @@ def summary_text(records: Sequence[dict], run: str) -> str:
             table.append([name, *(_cell(result.get(key)) for result in found for key in ('miou', 'contour_f'))])
         text += [f'Run {run}, protocol {protocol} ({PROTOCOL_RULE[protocol]})', '', *aligned(table), '',
                  'Images: ' + ', '.join(f'{" or ".join(map(str, count))} ({split})' for split, count in counts.items())
-                 + (f'. Best thresholds, chosen with the truth: {", ".join(thresholds)}.' if thresholds else '.'), '']
+                 + (f'. Best thresholds, chosen with the truth: {", ".join(thresholds)}.' if thresholds else '.'),
+                 *(f'{split}: {line}' for split in splits for line in dict.fromkeys(
+                     line for key, record in newest.items() if key[:2] == (protocol, split)
+                     for line in _left_out(record))), '']
     return '\n'.join(text[:-1])
 
 
@@ -57,6 +61,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
+
+
+def _left_out(record: dict) -> list[str]:
+    """A line that names images without a score, if there are any."""
+    names = record.get('left_out', ())
+    shown = ', '.join(names[:NAMES_SHOWN]) + (f' and {len(names) - NAMES_SHOWN} more' if names[NAMES_SHOWN:] else '')
+    return [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
 
 
 def _name(record: dict, result: dict) -> str:

@@ -1,0 +1,72 @@
+"""Trained networks run on images: near the plain network, in float32 where autocast fails, or stopped by name."""
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lib.inference import Inference, finite
+from lib.net.freeze import norm_layers
+from lib.net.resnet38d import ResNet38d
+from lib.net.seam import Seam
+
+CPU, BF16, FILE = torch.device('cpu'), torch.bfloat16, Path('model.pth')
+IMAGES = torch.linspace(-2, 2, 2 * 3 * 65 * 97).sin().mul(2).view(2, 3, 65, 97)
+
+
+def make_seam():
+    torch.manual_seed(0)
+    return Seam(ResNet38d(1 / 32), 5)
+
+
+@torch.inference_mode()
+def test_weights_are_kept_in_the_type_of_autocast_and_maps_stay_near():
+    plain = make_seam().eval()(IMAGES)
+    run = Inference(make_seam, CPU, BF16, FILE)
+    assert {layer.weight.dtype for layer in run.network.modules() if isinstance(layer, nn.Conv2d)} == {BF16}
+    assert {layer.weight.dtype for layer in norm_layers(run.network)} == {torch.float32}
+    found = run('a', lambda network: network(IMAGES))
+    assert (found.logits - plain.logits).abs().max() < 0.05 * plain.logits.abs().max()
+    exact = Inference(make_seam, CPU, None, FILE)('a', lambda network: network(IMAGES))
+    torch.testing.assert_close(exact.logits, plain.logits, rtol=1e-4, atol=1e-4)
+
+
+class Fragile(nn.Module):
+    """Fails on narrow images under autocast, and everywhere where the weight is NaN."""
+
+    def __init__(self, weight=1.0):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+        nn.init.constant_(self.conv.weight, weight)
+
+    def forward(self, images):
+        maps = self.conv(images)
+        return maps / 0 if maps.dtype == BF16 and images.shape[-1] == 1 else maps
+
+
+@torch.inference_mode()
+def test_an_image_that_fails_under_autocast_alone_is_computed_in_float32():
+    made = []
+    run = Inference(lambda: made.append(Fragile()) or made[-1], CPU, BF16, FILE)
+    wide, narrow = torch.ones(1, 3, 5, 5), torch.ones(1, 3, 5, 1)
+    assert run('wide', lambda network: network(wide)).dtype == BF16 and len(made) == 1
+    for _ in range(2):
+        found = run('narrow', lambda network: [network(wide), network(narrow)])
+        assert [maps.dtype for maps in found] == [torch.float32] * 2 and len(made) == 2
+    torch.testing.assert_close(found[1], made[1](narrow))
+    assert run('wide', lambda network: network(wide)).dtype == BF16
+
+
+@pytest.mark.parametrize('amp', [None, BF16])
+def test_outputs_that_are_not_finite_stop_the_image_by_name(amp):
+    run = Inference(lambda: Fragile(float('nan')), CPU, amp, FILE)
+    with pytest.raises(ValueError, match='^cat_7: the outputs of model.pth are not finite, in float32 either; check'):
+        run('cat_7', lambda network: network(torch.ones(1, 3, 5, 5)))
+
+
+def test_one_bad_value_in_any_part_of_the_output_is_found():
+    good = torch.ones(3)
+    assert finite(good) is good and finite((good, good)) == (good, good)
+    for value in (float('nan'), float('inf'), -float('inf')):
+        with pytest.raises(ValueError):
+            finite((good, torch.tensor([1, value])))
