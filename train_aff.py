@@ -1,7 +1,7 @@
 """Train AffinityNet: features in which neighbouring pixels of one class are near, from the CRF seeds.
 
     python train_aff.py                                  one GPU, or several in this process (DataParallel)
-    torchrun --nproc-per-node 4 train_aff.py             four processes that share each batch
+    torchrun --nproc-per-node 4 -- train_aff.py             four processes that share each batch
 
 Reads the images, exp/<run>/labels/<train split>/seeds and ImageNet weights; writes exp/<run>/aff/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.

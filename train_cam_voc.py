@@ -1,7 +1,7 @@
 """Train the CAM network on PASCAL VOC 2012, or on any data set of its kind, from image-level labels.
 
     python train_cam_voc.py                                  one GPU, or several in this process (DataParallel)
-    torchrun --nproc-per-node 4 train_cam_voc.py             four processes that share each batch
+    torchrun --nproc-per-node 4 -- train_cam_voc.py             four processes that share each batch
     python train_cam_voc.py --isl-weight 0 --no-fsl          plain SEAM
     python train_cam_voc.py --dataset toy --weights exp/toy/backbone/model.pth
 

@@ -1,7 +1,7 @@
 """Train DeepLab on the pseudo-labels.
 
     python train_seg.py                                  one GPU
-    torchrun --nproc-per-node 4 train_seg.py             four processes that share each batch
+    torchrun --nproc-per-node 4 -- train_seg.py             four processes that share each batch
     python train_seg.py --labels data/VOCdevkit/VOC2012/SegmentationClassAug --run upper     on true masks
 
 Reads the images, exp/<run>/labels/<train split>/walk and ImageNet weights; writes exp/<run>/seg/: model.pth, last.pth
