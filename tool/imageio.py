@@ -153,7 +153,7 @@ def _explained(error: Exception, path: Path, kind: str) -> Exception:
     if isinstance(error, Image.DecompressionBombError):
         size = re.search(r'\((\d+) pixels\)', str(error))
         return ValueError(f'{path} has {int(size[1]) / 1e6:.0f} megapixels, more than the '
-                          f'{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} that are read; shrink it, or cut it into tiles')
+                          f'{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} that are read: shrink it, or cut it into tiles')
     reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
     return Corrupt(f'{path} is no readable {kind} ({reason}); restore it, drop it from the list, or leave it out with '
                    '--on-corrupt skip')
