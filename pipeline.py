@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lib import disk
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
 from lib.data.toy_draw import CLASSES
@@ -63,7 +62,7 @@ def make_parser(driver: str = 'voc12') -> argparse.ArgumentParser:
                         help=f'every stage in its shortest form, {SMOKE_IMAGES} images, 3 steps, one scale, as the run '
                         'NAME-smoke: to see that all works')
     parser.add_argument('--dry-run', action='store_true',
-                        help='print the settings of each stage, the disk needed and the commands, check the inputs of '
+                        help='print the settings of each stage and the commands, check the inputs of '
                         'the first stage, and run nothing')
     if driver == 'own':
         parser.add_argument('--light', action='store_true',
@@ -228,7 +227,7 @@ def launch_words(command: Command, job: Job) -> list[str]:
 
 
 def show_plan(commands: Sequence[Command], resolved: Sequence[argparse.Namespace], job: Job, spec: DatasetSpec) -> None:
-    """Print settings and disk, and have the first stage check its inputs."""
+    """Print the settings, and have the first stage check its inputs."""
     for command, args in {command.tool.name: (command, args) for command, args in zip(commands, resolved)}.values():
         title = f'{command.tool.name}: {" ".join(command.tool.words)}'
         if command.tool.name.startswith('train_'):
@@ -241,10 +240,6 @@ def show_plan(commands: Sequence[Command], resolved: Sequence[argparse.Namespace
     first = commands[0]
     if first.tool.network:
         importlib.import_module(first.tool.module).main([*first.flag_words, '--dry-run'])
-    networks = {key: value for args in resolved for key, value in vars(args).items()
-                if key in ('width', 'fov_channels', 'backbone') and value is not None}
-    if networks:
-        print(disk.report(disk.estimate(spec, **{'fov_channels': 512, **networks}), job.args.stages.split(',')))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
