@@ -26,7 +26,7 @@ from lib.run import device as devices
 from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
-from lib.run.loop import say, train
+from lib.run.loop import train
 from lib.run.options import (
     NOTHING,
     add_device_flags,
@@ -147,7 +147,7 @@ def main(argv=None):
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
     folder = args.folder / 'aff'
-    say(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
 
     # What the network is made from.
     digests = Digests(args.folder / '.digests.json')

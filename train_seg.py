@@ -29,7 +29,7 @@ from lib.run import device as devices
 from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
-from lib.run.loop import say, train
+from lib.run.loop import train
 from lib.run.options import (
     NOTHING,
     add_device_flags,
@@ -160,7 +160,7 @@ def main(argv=None):
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
     part = ranks.shares(args.batch_size)
     folder = args.folder / 'seg'
-    say(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
 
     # What the network is made from.
     digests = Digests(args.folder / '.digests.json')
