@@ -161,7 +161,7 @@ def main(argv=None):
     labels = [[spec.classes[index] for index in np.flatnonzero(row)] for row in dataset.labels]
     sources = [{'image': sample.image, 'image_labels': names} for sample, names in zip(dataset.samples, labels)]
     ranks.print_rank0(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to '
-          f'{args.folder / "labels" / split}')
+                      f'{args.folder / "labels" / split}')
 
     # Infer what is not up to date.
     with unfinished(args, dataset.names, outputs, sources, digests, device) as work:

@@ -147,7 +147,8 @@ def main(argv=None):
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
     folder = args.folder / 'aff'
-    ranks.print_rank0(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to '
+                      f'{folder}')
 
     # What the network is made from.
     digests = Digests(args.folder / '.digests.json')

@@ -160,7 +160,8 @@ def main(argv=None):
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
     part = ranks.shares(args.batch_size)
     folder = args.folder / 'seg'
-    ranks.print_rank0(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to '
+                      f'{folder}')
 
     # What the network is made from.
     digests = Digests(args.folder / '.digests.json')

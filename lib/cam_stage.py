@@ -157,7 +157,8 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
     folder = args.folder / 'cam'
-    ranks.print_rank0(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to '
+                      f'{folder}')
     if args.dry_run:
         return
 
