@@ -37,7 +37,8 @@ class Task:
                                          momentum=0.9)
         self.seen, self.rates = [], []
         settings = {key: getattr(self.args, key, None) for key in ('seed', 'lr', 'batch_size', 'extra')}
-        self.origin = {'settings': settings, 'classes': list(classes), 'inputs': inputs or {'weights': 'aa', 'images': 'b'}}
+        self.origin = {'settings': settings, 'classes': list(classes),
+                       'inputs': inputs or {'weights': 'aa', 'images': 'b'}}
 
     def batches(self, start, stop=None, broken=None, killed=None):
         for index in range(start, STEPS):
