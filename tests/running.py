@@ -36,7 +36,7 @@ def error_line(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> s
     with pytest.raises(SystemExit) as stop:
         run_script(lambda: main([str(word) for word in words]))
     lines = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and len(lines) == 1, lines
+    assert stop.value.code == 2 and len(lines) == 1, (stop.value.code, lines)
     assert lines[0].startswith('error: '), lines
     return lines[0]
 
