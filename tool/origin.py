@@ -15,9 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 
 KEYWORD = 'origin'
 MEMBER = 'origin.json'
-HEAD, TAIL = 1 << 16, 64            # bytes in which origin and end are looked for
-END_MARKS = {'.png': b'IEND\xaeB`\x82', '.jpg': b'\xff\xd9', '.npz': b'PK\x05\x06'}
+HEAD = 1 << 16                      # bytes in which the origin is looked for
 TRAILER = b'\nHFPL origin '         # in .npy, followed by the length of the JSON before it
+# What a format ends with, and how many more bytes there are.
+ENDS = {'.png': (b'IEND\xaeB`\x82', 0), '.jpg': (b'\xff\xd9', 0), '.npz': (b'PK\x05\x06', 18), '.npy': (TRAILER, 4)}
 UNREADABLE = (ValueError, KeyError, IndexError, struct.error, zlib.error)
 
 
@@ -67,9 +68,9 @@ def read_origin(path: Path) -> dict | None:
 
 def is_whole(path: Path) -> bool:
     """Whether a file has its format's end, so was not cut; tells nothing of the bytes between."""
-    mark = END_MARKS.get(Path(path).suffix, TRAILER)
+    mark, more = ENDS[Path(path).suffix]
     with open(path, 'rb') as file:
-        return mark in _tail(file, TAIL)
+        return _tail(file, len(mark) + more)[:len(mark)] == mark
 
 
 def _tail(file, count: int) -> bytes:

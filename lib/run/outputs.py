@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -92,7 +92,7 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
         for output in outputs if not args.dry_run else ():
             stack.enter_context(Lock(output.folder))
         inputs = _digested(names, sources, digests)
-        outdated = _outdated(names, outputs, inputs, fresh)
+        outdated = _outdated(names, outputs, inputs, args.fresh)
         mine = range(here.rank, len(names), here.world)
         todo = [index for index in mine if fresh or names[index] in outdated]
         part = 'all' if here.world == 1 else f'process {here.rank} of {here.world}: its'
@@ -127,8 +127,8 @@ def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[s
         other = []
         for name in names:
             path = output.path(name)
-            origin = _origin(path)
-            if origin == {**output.origin, OWN: inputs[name]} and is_whole(path):
+            origin = _found(_origin, path)
+            if origin == {**output.origin, OWN: inputs[name]} and _found(is_whole, path):
                 continue
             outdated.add(name)
             if origin is not None:
@@ -144,12 +144,17 @@ def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[s
 
 
 def _origin(path: Path) -> dict | None:
-    """The origin of an output of ours; None for any other file, and where there is none."""
+    """The origin of an output of ours; None for any other file."""
+    origin = read_origin(path)
+    return origin if origin and {'settings', OWN} <= origin.keys() else None
+
+
+def _found(function: Callable[[Path], Any], path: Path) -> Any:
+    """What a function says of a file; None where there is none: another process with --fresh may just remove it."""
     try:
-        origin = read_origin(path)
+        return function(path)
     except FileNotFoundError:
         return None
-    return origin if origin and {'settings', OWN} <= origin.keys() else None
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
@@ -158,7 +163,7 @@ def refuse_unknown(paths: Iterable[Path]) -> None:
     Raises:
         ValueError: naming the first that is something else, and how many are.
     """
-    foreign = [path for path in paths if path.exists() and path.stat().st_size and _origin(path) is None]
+    foreign = [path for path in paths if _found(lambda path: _origin(path) is None and path.stat().st_size, path)]
     if foreign:
         raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
                          'away, or choose another folder')
