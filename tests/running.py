@@ -24,8 +24,9 @@ def place(data: Path, exp: Path, run: str = 'toy') -> tuple[str, ...]:
 
 def error_line(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> str:
     """The one line on stderr with which a script, run as from the shell, gives up on a wrong input (exit status 2)."""
-    (line,) = error_lines(main, words, capsys)
-    return line
+    lines = error_lines(main, words, capsys)
+    assert len(lines) == 1, lines
+    return lines[0]
 
 
 def error_lines(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> list[str]:
