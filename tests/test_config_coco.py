@@ -48,7 +48,8 @@ def attempt(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         run_script(lambda: main(arguments))
     printed = capsys.readouterr()
-    return stop.value.code or 0, printed.out, [line for line in printed.err.splitlines() if line.startswith(('error', 'interrupted'))]
+    errors = [line for line in printed.err.splitlines() if line.startswith(('error', 'interrupted'))]
+    return stop.value.code or 0, printed.out, errors
 
 
 def finished(capsys, arguments):
