@@ -32,13 +32,19 @@ def place(data: Path, exp: Path, run: str = 'toy') -> tuple[str, ...]:
 
 def error_line(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> str:
     """The one line on stderr with which a script, run as from the shell, gives up on a wrong input (exit status 2)."""
+    lines = error_lines(main, words, capsys)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def error_lines(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> list[str]:
+    """As error_line, where lists of problems or progress bars come before the line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         run_script(lambda: main([str(word) for word in words]))
     lines = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and len(lines) == 1, (stop.value.code, lines)
-    assert lines[0].startswith('error: '), lines
-    return lines[0]
+    assert stop.value.code == 2 and lines[-1].startswith('error: '), lines
+    return lines
 
 
 def outcome(main: Callable, words: tuple, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:

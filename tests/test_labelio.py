@@ -168,11 +168,11 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     write_maps(tmp_path / 'a.npz', [1], np.zeros((1, 2, 2)))
     before = (tmp_path / 'a.npz').read_bytes()
 
-    def full_disk(file, **arrays):
+    def full_disk(file, array, **_):
         file.write(b'half')
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(np, 'savez_compressed', full_disk)
+    monkeypatch.setattr(np.lib.format, 'write_array', full_disk)
     with pytest.raises(OSError):
         write_maps(tmp_path / 'a.npz', [2], np.ones((1, 2, 2)))
     assert (tmp_path / 'a.npz').read_bytes() == before and len(list(tmp_path.iterdir())) == 1
