@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -17,7 +17,7 @@ from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, difference
 from lib.run.record import made_by
 from tool.ending import Signals
-from tool.origin import is_whole, origin_text, read_origin
+from tool.origin import State, origin_text, read_state
 
 
 class Output(NamedTuple):
@@ -123,18 +123,20 @@ def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[s
     """Names without a whole file of their origin in each folder."""
     outdated, changed = set(), 0
     for output in outputs:
-        refuse_unknown(map(output.path, names))
-        other = []
+        foreign, other = [], []
         for name in names:
             path = output.path(name)
-            origin = _found(_origin, path)
-            if origin == {**output.origin, OWN: inputs[name]} and _found(is_whole, path):
+            state = _state(path)
+            if state.whole and state.origin == {**output.origin, OWN: inputs[name]}:
                 continue
             outdated.add(name)
-            if origin is not None:
+            if _is_ours(state.origin):
                 changed += 1
-                if words := difference({**origin, OWN: {}}, {**output.origin, OWN: {}}):
+                if words := difference({**state.origin, OWN: {}}, {**output.origin, OWN: {}}):
                     other.append(words)
+            elif not state.empty:
+                foreign.append(path)
+        _refuse(foreign)
         if other and not fresh:
             raise ValueError(f'{len(other)} of {len(names)} files in {output.folder} were made with other settings '
                              f'({other[0]}); {NEW_OR_BOTH.format("these")}')
@@ -143,18 +145,17 @@ def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[s
     return outdated
 
 
-def _origin(path: Path) -> dict | None:
-    """The origin of an output of ours; None for any other file."""
-    origin = read_origin(path)
-    return origin if origin and {'settings', OWN} <= origin.keys() else None
-
-
-def _found(function: Callable[[Path], Any], path: Path) -> Any:
-    """What a function says of a file; None where there is none: another process with --fresh may just remove it."""
+def _state(path: Path) -> State:
+    """What is known of a file; one that is not there is like an empty one."""
     try:
-        return function(path)
+        return read_state(path)
     except FileNotFoundError:
-        return None
+        return State(None, whole=False, empty=True)
+
+
+def _is_ours(origin: dict | None) -> bool:
+    """Whether a file of this origin was made by a stage."""
+    return origin is not None and {'settings', OWN} <= origin.keys()
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
@@ -163,7 +164,11 @@ def refuse_unknown(paths: Iterable[Path]) -> None:
     Raises:
         ValueError: naming the first that is something else, and how many are.
     """
-    foreign = [path for path in paths if _found(lambda path: _origin(path) is None and path.stat().st_size, path)]
+    states = ((path, _state(path)) for path in paths)
+    _refuse([path for path, state in states if not (state.empty or _is_ours(state.origin))])
+
+
+def _refuse(foreign: Sequence[Path]) -> None:
     if foreign:
         raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
                          'away, or choose another folder')
