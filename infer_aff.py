@@ -25,6 +25,7 @@ from lib.net.aff import AffinityNet
 from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.weights import load_network
 from lib.run import device as devices
+from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.options import (
     NOTHING,
@@ -120,7 +121,7 @@ def main(argv=None):
     output = Output(args.folder / 'labels' / split / 'walk', '.png',
                     stage_origin(args, spec, network=digests(checkpoint)))
     sources = [{'image': sample.image, 'cam': cams[sample.name]} for sample in dataset.samples]
-    print(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {output.folder}')
+    ranks.print_rank0(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {output.folder}')
 
     # Infer what is not up to date.
     with unfinished(args, dataset.names, [output], sources, digests, device) as work:

@@ -28,6 +28,7 @@ from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
+from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser, resolve, run_script
 from lib.run.origin import stage_origin
@@ -159,8 +160,8 @@ def main(argv=None):
     outputs = make_outputs(args, spec, split, network=digests(checkpoint))
     labels = [[spec.classes[index] for index in np.flatnonzero(row)] for row in dataset.labels]
     sources = [{'image': sample.image, 'image_labels': names} for sample, names in zip(dataset.samples, labels)]
-    print(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to '
-          f'{args.folder / "labels" / split}')
+    ranks.print_rank0(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to '
+                      f'{args.folder / "labels" / split}')
 
     # Infer what is not up to date.
     with unfinished(args, dataset.names, outputs, sources, digests, device) as work:

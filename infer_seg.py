@@ -31,6 +31,7 @@ from lib.net.backbones import check_backbone, trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.weights import load_network, read_meta
 from lib.run import device as devices
+from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.options import (
     NOTHING,
@@ -201,7 +202,7 @@ def main(argv=None):
     refuse_inputs([folder, *(output.path(name) for output in outputs for name in dataset.names), *copies],
                   [checkpoint, *dataset.paths, *map(Path, args.images or ())])
     refuse_unknown(copies)
-    print(f'Segmentation of {len(dataset)} images to {folder}')
+    ranks.print_rank0(f'Segmentation of {len(dataset)} images to {folder}')
 
     # Infer what is not up to date.
     sources = [{'image': path} for path in dataset.paths]

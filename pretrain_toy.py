@@ -26,7 +26,7 @@ from lib.run import device as devices
 from lib.run import ranks
 from lib.run.checkpoint import is_trained, remove_training
 from lib.run.digests import Digests
-from lib.run.loop import say, train
+from lib.run.loop import train
 from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve, run_script
 from lib.run.origin import training_origin
 from tool.imutils import normalise
@@ -115,7 +115,7 @@ def main(argv=None):
         raise ValueError(f'--whole-batch-size {args.whole_batch_size} is larger than the {len(whole)} images of '
                          f'{spec.train_split}; use at most {len(whole)}')
     folder = args.folder / 'backbone'
-    say(f'Toy pretraining: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
+    ranks.print_rank0(f'Toy pretraining: {args.close_ups} close-ups, {len(whole)} images of {spec.name}, to {folder}')
     if args.dry_run:
         return
 
@@ -124,7 +124,7 @@ def main(argv=None):
     origin = training_origin(args, spec, digests, whole.samples, whole.labels)
     model = folder / 'model.pth'
     if not args.fresh and is_trained(model, origin):
-        say(f'{model} is trained: nothing left to do (--fresh starts over)')
+        ranks.print_rank0(f'{model} is trained: nothing left to do (--fresh starts over)')
         return
 
     # Train on the two sets in turn.

@@ -1,7 +1,7 @@
 """Train AffinityNet: features in which neighbouring pixels of one class are near, from the CRF seeds.
 
     python train_aff.py                                  one GPU, or several in this process (DataParallel)
-    torchrun --nproc-per-node 4 train_aff.py             four processes that share each batch
+    torchrun --nproc-per-node 4 -- train_aff.py             four processes that share each batch
 
 Reads the images, exp/<run>/labels/<train split>/seeds and ImageNet weights; writes exp/<run>/aff/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
@@ -26,7 +26,7 @@ from lib.run import device as devices
 from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
-from lib.run.loop import say, train
+from lib.run.loop import train
 from lib.run.options import (
     NOTHING,
     add_device_flags,
@@ -147,7 +147,8 @@ def main(argv=None):
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
     folder = args.folder / 'aff'
-    say(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'AffinityNet: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to '
+                      f'{folder}')
 
     # What the network is made from.
     digests = Digests(args.folder / '.digests.json')

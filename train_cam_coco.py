@@ -1,19 +1,25 @@
 """Train the CAM network on MS COCO 2014 from image-level labels.
 
     python train_cam_coco.py                                  one GPU, or several in this process (DataParallel)
-    torchrun --nproc-per-node 4 train_cam_coco.py             four processes that share each batch
+    torchrun --nproc-per-node 4 -- train_cam_coco.py             four processes that share each batch
     python train_cam_coco.py --isl-weight 0 --no-fsl          plain SEAM
 
 Reads the images and labels of the training split and ImageNet weights; writes exp/<run>/cam/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
 """
-from lib.cam_stage import train_cam
+from lib import cam_stage
+from lib.cam_stage import PRESETS as PRESETS
 from lib.run.options import run_script
+
+
+def make_parser():
+    """Flags of CAM training."""
+    return cam_stage.make_parser(__doc__, 'coco')
 
 
 def main(argv=None):
     """Train with the paper's settings for COCO: the feature-similarity loss weighs 0.2."""
-    train_cam(__doc__, 'coco', argv)
+    cam_stage.train_cam(__doc__, 'coco', argv)
 
 
 if __name__ == '__main__':

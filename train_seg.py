@@ -1,7 +1,7 @@
 """Train DeepLab on the pseudo-labels.
 
     python train_seg.py                                  one GPU
-    torchrun --nproc-per-node 4 train_seg.py             four processes that share each batch
+    torchrun --nproc-per-node 4 -- train_seg.py             four processes that share each batch
     python train_seg.py --labels data/VOCdevkit/VOC2012/SegmentationClassAug --run upper     on true masks
 
 Reads the images, exp/<run>/labels/<train split>/walk and ImageNet weights; writes exp/<run>/seg/: model.pth, last.pth
@@ -29,7 +29,7 @@ from lib.run import device as devices
 from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
-from lib.run.loop import say, train
+from lib.run.loop import train
 from lib.run.options import (
     NOTHING,
     add_device_flags,
@@ -160,7 +160,8 @@ def main(argv=None):
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
     part = ranks.shares(args.batch_size)
     folder = args.folder / 'seg'
-    say(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to '
+                      f'{folder}')
 
     # What the network is made from.
     digests = Digests(args.folder / '.digests.json')

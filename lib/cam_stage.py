@@ -17,7 +17,7 @@ from lib.net.weights import load_imagenet, save_network
 from lib.run import device as devices
 from lib.run import ranks
 from lib.run.digests import Digests
-from lib.run.loop import say, train
+from lib.run.loop import train
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
@@ -152,12 +152,13 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
                        seed=args.seed, limit=args.limit)
     data.check()
     if warning := spec.check_labels(spec.train_split, args.empty_classes == 'allow'):
-        say(warning)
+        ranks.print_rank0(warning)
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     part = ranks.shares(args.batch_size, args.accumulate)
     folder = args.folder / 'cam'
-    say(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to {folder}')
+    ranks.print_rank0(f'CAM network: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to '
+                      f'{folder}')
     if args.dry_run:
         return
 

@@ -3,7 +3,9 @@ import multiprocessing
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import eval as evaluation
 import infer_aff
@@ -15,6 +17,8 @@ import train_cam_voc
 import train_seg
 from lib.data.toy import write_set
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, place
+from tool.imageio import write_label_png
+from voc12.prepare import prepare
 
 
 @pytest.fixture(scope='session')
@@ -46,6 +50,24 @@ def run_folder(toy, tmp_path_factory) -> Path:
         infer_seg.main([*common, *NETWORK, *HEAD, *SCALES, '--split', split])
         evaluation.main([*common, '--what', 'seg', '--split', split])
     return exp / 'toy'
+
+
+@pytest.fixture
+def voc_tree(tmp_path):
+    """A VOC tree of three training images and one for validation, with its lists."""
+    root = tmp_path / 'VOC2012'
+    (root / 'ImageSets/Segmentation').mkdir(parents=True)
+    for folder in ('JPEGImages', 'Annotations'):
+        (root / folder).mkdir()
+    for name, word in (('a', 'dog'), ('b', 'cat'), ('c', 'dog'), ('d', 'cat')):
+        Image.new('RGB', (40, 30)).save(root / f'JPEGImages/{name}.jpg')
+        (root / f'Annotations/{name}.xml').write_text(
+            f'<annotation><object><name>{word}</name></object></annotation>')
+        write_label_png(root / f'SegmentationClassAug/{name}.png', np.zeros((30, 40), np.uint8))
+    (root / 'ImageSets/Segmentation/train.txt').write_text('a\n')
+    (root / 'ImageSets/Segmentation/val.txt').write_text('d\n')
+    prepare(root, tmp_path / 'lists')
+    return root
 
 
 @pytest.fixture

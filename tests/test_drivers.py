@@ -1,44 +1,62 @@
-"""The shell drivers, with a stand-in for Python that notes its words, and once with the real one."""
+"""What the drivers make of their flags: the commands, before any of them runs."""
 import os
-import re
 import shlex
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tool.imageio import write_label_png
-from voc12.prepare import prepare
+import pipeline
+from lib.data.toy import write_set
+from lib.run.options import run_script
 
 ROOT = Path(__file__).parent.parent
-DRIVERS = ('run_voc.sh', 'run_coco.sh', 'run_demo.sh')
-STAGES = 'train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg,table,report'
+STAGES = 'train_cam, infer_cam, train_aff, infer_aff, train_seg, infer_seg, table, report'
+TORCHRUN = ['-m', 'lib.run.launch', '--standalone', '--nproc-per-node', '2', '--']
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch):
+    """A driver goes to the repository's folder; the test comes back."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+
+
+def echoed(text):
+    """The lines that a driver shows for pasting, as words."""
+    return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith('+ ')]
 
 
 @pytest.fixture
-def python(tmp_path):
-    """An interpreter that runs nothing: it notes its words, a line a call, and fails where FAIL is among them."""
-    path = tmp_path / 'python'
-    path.write_text(f'#!/usr/bin/env bash\necho "$*" >> {shlex.quote(str(tmp_path / "calls"))}\n'
-                    '[ -z "${FAIL:-}" ] || [[ "$*" != *"$FAIL"* ]]\n')
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+def drive(monkeypatch, capsys):
+    """Function that returns the commands of a driver as lists of words, none of which is run."""
+    def commands(driver, *words, called_from=ROOT):
+        monkeypatch.setattr(pipeline, 'Runner', lambda: SimpleNamespace(run=lambda *_: 0))
+        monkeypatch.chdir(called_from)
+        capsys.readouterr()
+        assert not pipeline.main([driver, *map(str, words)])
+        return [words[1:] for words in echoed(capsys.readouterr().out) if words[0] not in ('cd', 'export')]
+    return commands
 
 
-def drive(python, driver, *words, called_from='/', **environment):
-    """(exit status, output, what the stand-in was called with)."""
-    calls = python.with_name('calls')
-    calls.unlink(missing_ok=True)
-    done = subprocess.run([ROOT / driver, *words], capture_output=True, text=True, cwd=called_from,
-                          env={**os.environ, 'PYTHON': str(python), **environment})
-    return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines() if calls.exists() else []
+@pytest.fixture
+def refused(capsys):
+    """Function that returns the one line with which a driver refuses its words; status 2, nothing is printed or run."""
+    def line(driver, *words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            run_script(lambda: pipeline.main([driver, *map(str, words)]))
+        printed = capsys.readouterr()
+        assert stop.value.code == 2 and not printed.out and len(printed.err.splitlines()) == 1, printed
+        assert printed.err.startswith('error: ')
+        return printed.err
+    return line
 
 
-def chain(dataset, cam_script, train, val, score):
+def chain(cam_script, train, val, score):
     """SPEC's chain: the commands of a whole run, without what all of them share."""
     commands = [cam_script]
     for what, script in (('cam', 'infer_cam.py'), ('walk', 'infer_aff.py')):
@@ -51,226 +69,254 @@ def chain(dataset, cam_script, train, val, score):
     return [*commands, 'eval.py --table', '-m lib.report']
 
 
-VOC = chain('voc12', 'train_cam_voc.py', 'train_aug', 'val', 'train')
-COCO = chain('coco', 'train_cam_coco.py', 'train2014', 'val2014', 'train2014')
+VOC = chain('train_cam_voc.py', 'train_aug', 'val', 'train')
+COCO = chain('train_cam_coco.py', 'train2014', 'val2014', 'train2014')
 
 
-def short(calls):
-    """Calls without the flags that all share."""
-    return [re.sub(r' --(dataset|run|protocol|weights|data-root|lists) \S+', '', call) for call in calls]
+def named(commands, script):
+    """Those that run a script."""
+    return [command for command in commands if script in command]
 
 
-@pytest.mark.parametrize('driver', DRIVERS)
-def test_help_names_the_options_and_the_stages_and_runs_nothing(python, driver):
-    code, text, calls = drive(python, driver, '--help')
-    assert code == 0 and not calls and text.startswith(f'usage: {driver}')
-    for word in ('--run', '--stages', '--gpus', '--data-root', '--protocol', '--dry-run', STAGES):
-        assert word in text
+def value(command, flag):
+    """What follows a flag; it is there once."""
+    assert command.count(flag) == 1, command
+    return command[command.index(flag) + 1]
 
 
-@pytest.mark.parametrize('driver, dataset, commands', [('run_voc.sh', 'voc12', VOC), ('run_coco.sh', 'coco', COCO)])
-def test_the_whole_chain_runs_in_order(python, driver, dataset, commands):
-    code, text, calls = drive(python, driver)
-    assert code == 0 and short(calls) == commands
-    assert all(f'--dataset {dataset} --run {dataset}' in call for call in calls)
+@pytest.mark.parametrize('driver, commands', [('voc12', VOC), ('coco', COCO)])
+def test_the_whole_chain_runs_in_order(drive, driver, commands):
+    shared = f' --dataset {driver} --run {driver}'
+    assert [' '.join(words) for words in drive(driver)] == [command + shared for command in commands]
 
 
-def test_the_demo_draws_and_prepares_before_the_chain(python):
-    code, _, calls = drive(python, 'run_demo.sh', '--seed', '3')
-    assert code == 0 and calls[0].startswith('-m lib.data.toy --out data/toy-3 --seed 3')
-    assert calls[1].startswith('pretrain_toy.py')
-    assert short(calls[2:]) == chain('toy', 'train_cam_voc.py', 'train', 'val', 'train')
-    training = [call for call in calls[2:] if call.startswith('train_')]
-    assert len(training) == 3 and all('--weights exp/toy-3/backbone/model.pth' in call for call in training)
+def test_the_demo_draws_and_prepares_before_the_chain(drive):
+    commands = drive('demo', '--seed', '3')
+    assert commands[0] == '-m lib.data.toy --out data/toy-3 --seed 3'.split()
+    assert commands[1][:3] == 'pretrain_toy.py --seed 4'.split()
+    shared = ' --dataset data/toy-3/dataset.json --run toy-3'
+    weights = ' --weights exp/toy-3/backbone/model.pth'
+    assert [' '.join(words) for words in commands[2:]] == [
+        command + shared + (weights if command.startswith('train') else '')
+        for command in chain('train_cam_voc.py', 'train', 'val', 'train')]
 
 
-def echoed(text):
-    """The commands that a driver shows, as words."""
-    return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith('+ ')]
+def test_a_named_run_and_folder_of_the_demo_has_its_own_backbone(drive):
+    commands = drive('demo', '--run', 'mine', '--exp=/far')
+    assert all(value(words, '--weights') == '/far/mine/backbone/model.pth' for words in commands[2:]
+               if words[0].startswith('train'))
+    assert all(value(words, '--exp') == '/far' for words in commands[1:])
 
 
-def test_a_dry_run_checks_the_inputs_and_shows_every_command_and_runs_none(python):
-    code, text, calls = drive(python, 'run_voc.sh', '--dry-run', '--isl-weight', '0')
-    assert code == 0 and len(calls) == 2 and '--dry-run' in calls[0] and '--isl-weight 0' in calls[0]
-    assert calls[1].startswith(f'-m lib.disk --dataset voc12 --stages {STAGES}')
-    _, _, run = drive(python, 'run_voc.sh', '--isl-weight', '0')
-    assert [' '.join(words[1:]) for words in echoed(text)] == run
-    code, text, _ = drive(python, 'run_voc.sh', '--dry-run', FAIL='--dry-run')
-    assert code != 0 and not echoed(text)
+@pytest.mark.parametrize('flag', [['--limit', '5'], ['--workers', '0'], ['--fresh'], ['--device', 'cpu'], ['--lr', '1'],
+                                  ['--scales', '0.5', '1'], ['--no-crf'], ['--no-fsl'], ['--fsl-mu', '1'],
+                                  ['--protocol', 'strict'], ['--background-score', '0.3'], ['--count', '3'],
+                                  ['--close-ups', '40'], ['--train', '9'], ['--picture-every', '0']])
+def test_a_flag_goes_to_every_command_that_has_it_and_to_no_other(drive, flag):
+    tools = pipeline.tools_of('demo').values()
+    for words in drive('demo', *flag):
+        tool, = {tool.name: tool for tool in tools if tool.words == words[:len(tool.words)]}.values()
+        assert (flag[0] in words) == (flag[0] in tool.flags), words
+        if flag[0] in words:
+            place = words.index(flag[0])
+            assert words[place:place + len(flag)] == flag and words.count(flag[0]) == 1
 
 
-def test_echoed_commands_can_be_pasted(python, tmp_path):
-    folder = tmp_path / "it's here"
-    code, text, calls = drive(python, 'run_voc.sh', '--data-root', str(folder), '--stages', 'table')
-    words, = echoed(text)
-    assert code == 0 and words[0] == str(python) and words[words.index('--data-root') + 1] == str(folder)
-    assert calls == [' '.join(words[1:])]
+def test_spellings_with_underscores_equals_signs_and_old_names_are_taken(drive):
+    for words in (['--max_steps=5'], ['--max-steps', '5'], ['--max_steps', '5']):
+        steps = [value(command, '--max-steps') for command in drive('voc12', *words) if 'train' in command[0]]
+        assert steps == ['5'] * 3
+    assert all(value(command, '--voc12-root') == '/there' for command in drive('voc12', '--voc12_root', '/there'))
 
 
-def test_extra_flags_reach_cam_training_alone(python):
-    _, _, calls = drive(python, 'run_voc.sh', '--isl-weight', '0', '--no-fsl')
-    assert ['--isl-weight 0 --no-fsl' in call for call in calls] == [call.startswith('train_cam') for call in calls]
+def test_a_flag_with_a_stage_before_it_goes_there_alone(drive):
+    commands = drive('voc12', '--lr', '0.5', '--train_seg:lr', '0.1', '--train-aff:lr=0.2', '--infer_aff:scale', '2')
+    assert [value(command, '--lr') for command in commands if 'train' in command[0]] == ['0.5', '0.2', '0.1']
+    assert [command[0] for command in commands if '--scale' in command] == ['infer_aff.py'] * 2
 
 
-def test_gpus_spread_the_stages_that_run_a_network_and_places_reach_every_stage(python):
-    _, _, calls = drive(python, 'run_voc.sh', '--gpus', '2', '--run', 'mine', '--voc12_root', 'there', '--lists',
-                        'here', '--protocol', 'strict')
-    assert all('--run mine --data-root there --lists here' in call for call in calls)
-    spread = '-m torch.distributed.run --standalone --nproc-per-node 2 '
-    assert [call.startswith(spread) for call in calls] == [' train_' in call or ' infer_' in call for call in calls]
-    assert short([call.removeprefix(spread) for call in calls]) == VOC
-    assert ['--protocol strict' in call for call in calls] == ['--what' in call for call in calls]
+def test_what_is_given_wins_over_what_the_driver_would_give(drive):
+    commands = drive('demo', '--smoke', '--batch-size', '8', '--weights', 'none', '--infer_seg:scales', '0.5')
+    assert {value(command, '--batch-size') for command in commands if '--batch-size' in command} == {'8'}
+    assert {value(command, '--weights') for command in commands if '--weights' in command} == {'none'}
+    assert [value(command, '--scales') for command in commands if '--scales' in command] == ['1', '1', '0.5', '0.5']
 
 
-def test_a_launcher_of_the_environment_takes_the_place_of_the_interpreter(python):
-    _, text, calls = drive(python, 'run_voc.sh', '--stages', 'train_aff,table', SPREAD=f'env X=1 {python} -m launcher')
-    assert short(calls) == ['-m launcher train_aff.py', 'eval.py --table']
-    assert echoed(text)[0][:4] == ['env', 'X=1', str(python), '-m']
+@pytest.mark.parametrize('words, expected', [
+    (['--stages', 'infer_seg', '--workers', '0', '--scalles', '1'], ['--scalles', 'infer_seg', 'mean --scales']),
+    (['--stages', 'infer_seg', '--fsl-mu', '1'], ['--fsl-mu', 'infer_seg', 'it is a flag of train_cam']),
+    (['--train_cam:crf'], ['--train_cam:crf', 'train_cam']), (['--cook:lr', '1'], ['cook is not one of train_cam']),
+    (['--stages', 'table', '--train_cam:lr', '1'], ['train_cam is not among what runs: eval']),
+    (['lr', '1'], ["'lr' is no flag"]), (['--fresh', 'yes'], ['unrecognized arguments: yes']),
+    (['--', '--lr'], ["'--'"]), (['--fsl-mu', '-1'], ["argument --fsl-mu: '-1'"]),
+    (['--lr', '-1'], ['train_cam: argument --lr', '--train_cam:lr is for this stage alone']), (['--lr'], ['--lr']),
+    (['--freeze', 'early'], ['train_seg: argument --freeze']), (['--protocol', 'lax'], ['eval: argument --protocol']),
+    (['--scale', '2'], ['train_seg: argument --scale', 'expected 2']), (['--split', 'val'], ['--split']),
+    (['--infer_cam:split', 'val'], ['--infer_cam:split is set by the driver']), (['--dataset', 'toy'], ['--dataset']),
+    (['--checkpoint', 'a.pth'], ['say which: --infer_cam:checkpoint']), (['--table'], ['--table']),
+    (['--train_cam:run', 'a'], ['--train_cam:run']), (['--images', 'a.jpg'], ['--images']),
+    (['--stages', 'train_cam,cook'], ["--stages: 'cook' is not one of train_cam"]), (['--stages', ''], ['--stages']),
+    (['--run'], ['--run']), (['--run', 'a/b'], ['--run a/b']), (['--gpus', 'two'], ['--gpus']),
+    (['--gpus', '0'], ['--gpus']),
+    (['--gpus', '2', '--launcher', 'x'], ['--launcher']), (['--seed', 'x'], ['--seed']),
+    (['--gpus', '3'], ['train_cam: --batch-size 8', '3 processes'])])
+def test_what_is_wrong_is_refused_in_one_line_before_anything_runs(refused, words, expected):
+    text = refused('voc12', *words)
+    assert all(part in text for part in expected), text
 
 
-def test_fresh_reaches_every_stage(python):
-    _, _, calls = drive(python, 'run_voc.sh', '--fresh')
-    assert len(calls) == len(VOC)
-    assert [call.endswith(' --fresh') for call in calls] == ['report' not in call for call in calls]
+def test_the_demo_without_its_drawing_needs_the_set(refused):
+    assert 'data/toy-987654/dataset.json is not there' in refused('demo', '--seed', '987654', '--stages', 'train_cam')
 
 
-def test_a_named_run_of_the_demo_uses_its_own_backbone(python):
-    _, _, calls = drive(python, 'run_demo.sh', '--run', 'mine')
-    training = [call for call in calls if call.startswith('train_')]
-    assert all('--run mine' in call for call in training)
-    assert all('--weights exp/mine/backbone/model.pth' in call for call in training)
+@pytest.mark.parametrize('words', [('--seed',), ('--seed', 'x'), ('--seed', '--fresh'), ('--seed', '-1')])
+def test_a_seed_of_the_demo_that_is_no_number_is_refused(refused, words):
+    assert '--seed' in refused('demo', *words)
 
 
-def test_stages_can_be_chosen(python):
-    code, text, calls = drive(python, 'run_voc.sh', '--stages', 'train_aff,table')
-    assert code == 0 and short(calls) == ['train_aff.py', 'eval.py --table']
-    assert [line for line in text.splitlines() if line.startswith('== ')] == ['== train_aff', '== table']
+def test_several_processes_are_torchrun_for_all_that_runs_a_network(drive):
+    one, several = drive('demo', '--device', 'cpu'), drive('demo', '--device', 'cpu', '--gpus', '2')
+    for alone, words in zip(one, several, strict=True):
+        network = 'train_' in alone[0] or 'infer_' in alone[0]
+        assert words == (TORCHRUN + alone if network or alone[0] == 'pretrain_toy.py' else alone)
 
 
-@pytest.mark.parametrize('words', [('--stages', 'train_cam,cook'), ('--stages', 'cook'), ('--run',), ('--stages',),
-                                   ('--gpus', 'two'), ('--gpus', '0'), ('--protocol', 'lax')])
-def test_an_unknown_stage_or_a_missing_or_wrong_value_is_refused_before_anything_runs(python, words):
-    code, text, calls = drive(python, 'run_voc.sh', *words)
-    assert code == 2 and not calls and len(text.splitlines()) == 1 and text.startswith('error: --')
+def test_another_launcher_takes_the_place_of_interpreter_and_torchrun(monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, 'Runner', lambda: SimpleNamespace(run=lambda *_: 0))
+    pipeline.main(['voc12', '--stages', 'train_aff,table', '--launcher', "env X='a b' torchrun --"])
+    lines = echoed(capsys.readouterr().out)
+    assert lines[0][:5] == ['env', 'X=a b', 'torchrun', '--', 'train_aff.py']
+    assert lines[1][:2] == [sys.executable, 'eval.py']
 
 
-def described(tmp_path, masks):
-    """A data set in a file, and an interpreter that answers the driver's question about it."""
-    (tmp_path / 'birds.json').write_text('{}')
-    path = tmp_path / 'answering'
-    path.write_text(f"""#!/usr/bin/env bash
-if [ "$2" = lib.data.folder ]; then printf '%s\\n' teach check teach 'masks: {masks}'
-else {tmp_path / 'python'} "$@"; fi
-""")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+def test_a_failing_command_stops_the_chain_with_its_status(monkeypatch):
+    ran = []
+    runner = SimpleNamespace(run=lambda words, stage: ran.append(words) or 7 * ('walk' in words))
+    monkeypatch.setattr(pipeline, 'Runner', lambda: runner)
+    assert pipeline.main(['voc12']) == 7 and ran[-1][1:5] == ['eval.py', '--what', 'walk', '--split'] and len(ran) == 8
 
 
-@pytest.mark.parametrize('masks', ['check teach', 'teach', ''])
-def test_own_pictures_run_through_all_stages_and_are_scored_where_there_are_masks(python, tmp_path, masks):
-    answering = described(tmp_path, masks)
-    code, text, calls = drive(python, 'run_own.sh', str(tmp_path / 'birds.json'), '--width', '0.5', '--batch-size', '4',
-                              PYTHON=str(answering))
-    expected = chain('birds', 'train_cam_voc.py', 'teach', 'check', 'teach')
-    found = [re.sub(r' --(width|batch-size) \S+', '', call).replace(' --masked-only', '') for call in short(calls)]
-    assert code == 0, text
-    scored = [f'--split {split}' for split in masks.split()] + ['--table'] * bool(masks)
-    assert found == [call for call in expected if 'eval.py' not in call or call.endswith(tuple(scored))]
-    assert all('--masked-only' in call for call in calls if '--what' in call)
-    assert all(f'--dataset {tmp_path}/birds.json --run birds' in call for call in calls)
-    assert all(('--width 0.5' in call) == call.startswith(('train', 'infer')) for call in calls)
-    assert all(('--batch-size 4' in call) == call.startswith('train') for call in calls)
+def test_a_smoke_run_is_short_in_every_stage_and_has_a_name_of_its_own(drive):
+    for driver, name in (('voc12', 'voc12-smoke'), ('demo', 'toy-0-smoke')):
+        commands = drive(driver, '--smoke', '--gpus', '3', '--device', 'cpu')
+        for words in commands[driver == 'demo':]:
+            assert value(words, '--limit') == '8' and value(words, '--run') == name
+            assert int(value(words, '--batch-size')) % 3 == 0 if '--batch-size' in words else True
+            assert '--max-steps' not in words or value(words, '--max-steps') == '3'
+    assert all(value(words, '--run') == 'mine-smoke' for words in drive('coco', '--smoke', '--run', 'mine'))
 
 
-def test_own_pictures_on_a_laptop_train_heads_alone_and_what_is_given_wins(python, tmp_path):
-    answering = described(tmp_path, '')
-    code, text, calls = drive(python, 'run_own.sh', str(tmp_path / 'birds.json'), '--lr', '1', '--light',
-                              '--weights', 'other', PYTHON=str(answering))
-    training = [call for call in calls if call.startswith('train')]
-    assert code == 0 and '--light' not in ' '.join(calls), text
-    assert len(training) == 3 and all(
-        '--backbone timm:tf_efficientnet_lite0' in call and '--freeze backbone' in call
-        and call.index('--weights efficientnet-lite0') < call.index('--weights other') for call in training)
-    assert training[0].index('--lr 0.003 --head-lr 100') < training[0].index('--lr 1')
-    assert '--lr 1' not in training[1] and '--lr' not in training[2] and '--fov-channels 128' in training[2]
-    assert all('--backbone timm:tf_efficientnet_lite0' in call for call in calls if call.startswith('infer'))
+def own_set(folder, masks=('train', 'val')):
+    """dataset.json of a few images on which heads can be trained; masks of the splits named."""
+    write_set(folder, train=9, val=6)
+    for path in (folder / 'masks').iterdir():
+        if path.name.split('_')[0] not in masks:
+            path.unlink()
+    text = (folder / 'dataset.json').read_text().replace('"toy"', '"own"')
+    (folder / 'dataset.json').unlink()
+    (folder / 'birds.json').write_text(text)
+    return folder / 'birds.json'
 
 
-def test_a_run_on_a_dataset_json_is_named_after_its_folder(python, tmp_path):
-    answering = described(tmp_path, '')
-    (tmp_path / 'my birds').mkdir()
-    (tmp_path / 'my birds/dataset.json').write_text('{}')
-    _, _, calls = drive(python, 'run_own.sh', 'dataset.json', called_from=tmp_path / 'my birds', PYTHON=str(answering))
-    assert calls and all(f'--dataset {tmp_path}/my birds/dataset.json --run my birds' in call for call in calls)
+@pytest.mark.parametrize('masks', [('val', 'train'), ('train',), ()])
+def test_own_data_runs_through_all_stages_and_is_scored_where_there_are_masks(drive, refused, tmp_path, masks):
+    path = own_set(tmp_path, masks)
+    found = [' '.join(words).replace(' --masked-only', '') for words in drive('own', path)]
+    scored = [f'--split {split}' for split in masks] + ['--table'] * bool(masks)
+    assert found == [f'{command} --dataset {path} --run birds'
+                     for command in chain('train_cam_voc.py', 'train', 'val', 'train')
+                     if 'eval.py' not in command or command.endswith(tuple(scored))]
+    assert all('--masked-only' in words for words in drive('own', path) if '--what' in words)
+    if not masks:
+        assert 'without masks' in refused('own', path, '--stages', 'table')
 
 
-def test_own_pictures_need_a_data_set_first(python):
-    code, text, calls = drive(python, 'run_own.sh', '--run', 'a')
-    assert code == 2 and not calls and text.startswith('error: name the data set first: ./run_own.sh data/my.json')
+def test_own_data_on_a_laptop_trains_heads_alone_and_what_is_given_wins(drive, tmp_path):
+    commands = drive('own', own_set(tmp_path), '--lr', '1', '--light', '--weights', 'other')
+    cam, aff, seg = [words for words in commands if words[0].startswith('train')]
+    for words in (cam, aff, seg):
+        assert [value(words, flag) for flag in ('--backbone', '--freeze', '--weights', '--lr')] == [
+            'timm:tf_efficientnet_lite0', 'backbone', 'other', '1']
+    assert value(cam, '--min-steps') == value(aff, '--min-steps') == value(aff, '--head-lr') == '100'
+    assert value(seg, '--max-steps') == '300' and value(seg, '--fov-channels') == '128' and '--head-lr' not in seg
+    assert all(value(words, '--backbone') == 'timm:tf_efficientnet_lite0' for words in named(commands, 'infer_seg.py'))
 
 
-@pytest.mark.parametrize('words', [('--seed', '3', '--isl-weight', '0'), ('--isl-weight', '0', '--seed=3')])
-def test_the_seed_of_the_demo_may_stand_anywhere(python, words):
-    _, _, calls = drive(python, 'run_demo.sh', *words)
-    assert all('--dataset data/toy-3/dataset.json --run toy-3' in call for call in calls[1:])
-    assert '--seed 4' in calls[1] and '--isl-weight 0' in calls[2] and '--seed' not in calls[2]
+def test_a_run_on_a_dataset_json_is_named_after_its_folder(drive, tmp_path):
+    folder = tmp_path / 'my birds'
+    own_set(folder).rename(folder / 'dataset.json')
+    for words in drive('own', 'dataset.json', called_from=folder):
+        assert value(words, '--dataset') == str(folder / 'dataset.json') and value(words, '--run') == 'my birds'
 
 
-@pytest.mark.parametrize('words', [('--seed',), ('--seed', 'x'), ('--seed', '--fresh')])
-def test_a_seed_of_the_demo_that_is_no_number_is_refused(python, words):
-    code, text, calls = drive(python, 'run_demo.sh', *words)
-    assert code == 2 and not calls and len(text.splitlines()) == 1 and text.startswith('error: --seed is ')
+def test_own_data_needs_a_data_set_first(refused):
+    assert 'name the data set first: ./run_own.sh data/my.json' in refused('own', '--run', 'a')
 
 
-def test_another_folder_of_runs_reaches_every_stage(python):
-    _, _, calls = drive(python, 'run_voc.sh', '--exp', '/far')
-    assert len(calls) == len(VOC) and all(' --exp /far' in call for call in calls)
-    _, _, calls = drive(python, 'run_demo.sh', '--exp=/far')
-    assert all('--weights /far/toy-0/backbone/model.pth' in call for call in calls if call.startswith('train_'))
+def test_relative_paths_are_meant_where_a_driver_is_called(drive, tmp_path):
+    (tmp_path / 'mine.pth').touch()
+    commands = drive('voc12', '--data-root', 'images', '--lists', 'lists', '--train_cam:weights', 'mine.pth',
+                     '--train_aff:weights', 'none', '--exp', 'runs', called_from=tmp_path)
+    for words in commands:
+        assert [value(words, flag) for flag in ('--data-root', '--lists', '--exp')] == [
+            f'{tmp_path}/{name}' for name in ('images', 'lists', 'runs')]
+    assert value(commands[0], '--weights') == f'{tmp_path}/mine.pth'
+    assert [value(words, '--weights') for words in named(commands, 'train_aff.py')] == ['none']
 
 
-def test_paths_are_meant_where_a_driver_is_called(python, tmp_path):
-    for name in ('images', 'lists', 'none'):
-        (tmp_path / name).mkdir()
-    (tmp_path / 'birds.json').write_text('{}')
-    _, _, calls = drive(python, 'run_voc.sh', '--data-root', 'images', '--lists', 'lists', '--weights', 'none',
-                        called_from=tmp_path)
-    assert all(f'--data-root {tmp_path}/images --lists {tmp_path}/lists' in call for call in calls)
-    assert '--weights none' in calls[0]
-    _, _, calls = drive(python, 'run_own.sh', 'birds.json', called_from=tmp_path, PYTHON=str(described(tmp_path, '')))
-    assert all(f'--dataset {tmp_path}/birds.json' in call for call in calls)
+def test_a_dry_run_prints_settings_and_steps_as_they_would_be_and_the_commands(drive, capsys, tmp_path, monkeypatch):
+    path = own_set(tmp_path)
+    flags = ['--width', '0.03125', '--weights', 'none', '--lr', '0.5', '--device', 'cpu', '--exp', tmp_path / 'exp']
+    commands = drive('own', path, *flags)
+    monkeypatch.setattr(pipeline, 'Runner', lambda: None)
+    pipeline.main(['own', str(path), *map(str, flags), '--dry-run'])
+    text = capsys.readouterr().out
+    assert [words[1:] for words in echoed(text)] == commands
+    assert 'train_cam: train_cam_voc.py, 300 steps of 8 images' in text and 'CAM network: 300 steps of 8 images' in text
+    assert 'train_aff: train_aff.py, 300 steps' in text and 'train_seg: train_seg.py, 600 steps' in text
+    assert 'lr 0.5' in text and 'preset own: ' in text and 'isl-weight 0.2' in text
+    assert not (tmp_path / 'exp').exists()
+    pipeline.main(['own', str(path), *map(str, flags), '--dry-run', '--min-steps', '100', '--train_seg:max-steps', '7'])
+    text = capsys.readouterr().out
+    assert 'CAM network: 100 steps' in text and 'train_aff.py, 100 steps' in text and 'train_seg.py, 7 steps' in text
 
 
-@pytest.mark.parametrize('failing, number', [('train_cam_voc.py', 1), ('--what walk --split val', 8),
-                                             ('infer_seg.py --split train', 14)])
-def test_a_failing_command_stops_the_chain(python, failing, number):
-    code, _, calls = drive(python, 'run_voc.sh', FAIL=failing)
-    assert code != 0 and len(calls) == number and failing in calls[-1]
+def test_a_dry_run_whose_inputs_are_wrong_shows_no_command(voc_tree, tmp_path, capsys):
+    words = ['--dry-run', '--data-root', str(voc_tree), '--lists', str(tmp_path / 'nowhere'), '--weights', 'none']
+    with pytest.raises((ValueError, OSError)):
+        pipeline.main(['voc12', *words])
+    assert '+ ' not in capsys.readouterr().out
 
 
-@pytest.fixture
-def voc_tree(tmp_path):
-    """A VOC tree of three training images and one for validation, with its lists."""
-    root = tmp_path / 'VOC2012'
-    (root / 'ImageSets/Segmentation').mkdir(parents=True)
-    for folder in ('JPEGImages', 'Annotations'):
-        (root / folder).mkdir()
-    for name, word in (('a', 'dog'), ('b', 'cat'), ('c', 'dog'), ('d', 'cat')):
-        Image.new('RGB', (40, 30)).save(root / f'JPEGImages/{name}.jpg')
-        (root / f'Annotations/{name}.xml').write_text(
-            f'<annotation><object><name>{word}</name></object></annotation>')
-        write_label_png(root / f'SegmentationClassAug/{name}.png', np.zeros((30, 40), np.uint8))
-    (root / 'ImageSets/Segmentation/train.txt').write_text('a\n')
-    (root / 'ImageSets/Segmentation/val.txt').write_text('d\n')
-    prepare(root, tmp_path / 'lists')
-    return root
+def shell(script, *words, called_from=ROOT, **environment):
+    """A run of the script by the shell, with this interpreter."""
+    return subprocess.run([ROOT / script, *map(str, words)], capture_output=True, text=True, cwd=called_from,
+                          env={**os.environ, 'PYTHON': sys.executable, **environment})
 
 
-def test_a_dry_run_with_the_real_interpreter_checks_a_voc_tree(voc_tree, tmp_path):
-    words = ['--dry-run', '--data-root', str(voc_tree), '--lists', str(tmp_path / 'lists'), '--weights', 'none',
-             '--width', '0.03125', '--batch-size', '3', '--device', 'cpu', '--empty-classes', 'allow']
-    done = subprocess.run([ROOT / 'run_voc.sh', *words], capture_output=True, text=True,
-                          env={**os.environ, 'PYTHON': sys.executable})
-    code, text = done.returncode, done.stdout + done.stderr
-    assert code == 0 and 'CAM network: 8 steps of 3 images (voc12 train_aug)' in text, text
-    assert [words[1] for words in echoed(text)] == [command.split()[0] for command in VOC]
+def test_a_dry_run_by_the_shell_checks_a_voc_tree_from_another_folder(voc_tree, tmp_path):
+    done = shell('run_voc.sh', '--dry-run', '--data-root', 'VOC2012', '--lists', 'lists', '--weights', 'none',
+                 '--width', '0.03125', '--batch-size', '3', '--device', 'cpu', '--empty-classes', 'allow',
+                 called_from=tmp_path)
+    assert done.returncode == 0 and 'CAM network: 8 steps of 3 images (voc12 train_aug)' in done.stdout, done.stderr
+    lines = echoed(done.stdout)
+    assert lines[0] == ['cd', str(ROOT)] and [line[1] for line in lines[1:]] == [command.split()[0] for command in VOC]
+
+
+@pytest.mark.parametrize('driver', ['run_voc.sh', 'run_coco.sh', 'run_demo.sh', 'run_own.sh'])
+def test_help_names_the_options_the_stages_and_their_flags_and_runs_nothing(driver):
+    done = shell(driver, '--help')
+    text = ' '.join(done.stdout.split())
+    assert done.returncode == 0 and text.startswith(f'usage: ./{driver}') and not done.stderr
+    for word in ('--run', '--stages', '--gpus', '--data-root', '--protocol', '--dry-run', '--smoke', '--fsl',
+                 '--no-crf', STAGES, 'infer_cam, infer_seg: --scales', '--batch-size'):
+        assert word in text, word
+
+
+def test_a_failing_set_up_ends_a_driver(tmp_path):
+    (tmp_path / 'run_voc.sh').write_text((ROOT / 'run_voc.sh').read_text())
+    (tmp_path / 'setup_env.sh').write_text('#!/bin/sh\necho "error: no python3 found" >&2\nexit 2\n')
+    for path in tmp_path.iterdir():
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    done = subprocess.run([tmp_path / 'run_voc.sh'], capture_output=True, text=True, env={'PATH': os.environ['PATH']})
+    assert done.returncode == 2 and done.stderr == 'error: no python3 found\n'

@@ -8,17 +8,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').glob('*.md'))
 PAGES = ['README.md', *DOCS]
-SCRIPTS = ('infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel', 'lib.report.__main__',
-           'lib.data.own', 'benchmarks.compare')
+SCRIPTS = ('train_cam_voc', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel',
+           'lib.report.__main__', 'lib.data.own', 'lib.data.toy', 'benchmarks.compare')
 
 
 def known_flags():
     """Flags of all scripts, and those that the drivers and other commands spell out in their text."""
     parsers = [importlib.import_module(name).make_parser() for name in SCRIPTS]
-    parsers.append(importlib.import_module('lib.cam_stage').make_parser('', 'voc12'))
+    parsers += [importlib.import_module('pipeline').make_parser(driver) for driver in ('voc12', 'own', 'demo')]
     parsers.append(importlib.import_module('tool.datasetup').make_parser('', Path(), Path()))
     flags = {flag for parser in parsers for flag in parser._option_string_actions}
-    others = ('tool/pipeline.sh', 'run_demo.sh', 'run_own.sh', 'benchmarks/ablation.sh', 'coco/prepare.py',
+    others = ('benchmarks/ablation.sh', 'coco/prepare.py',
               'examples/slurm/run_voc_nodes.sh', 'tests/fault.py')
     spelled = re.findall(r'--[a-z][a-z0-9-]+', ''.join((ROOT / path).read_text() for path in others))
     return flags | set(spelled) | {'--logdir', '--nv', '--bind', '--fakeroot'}

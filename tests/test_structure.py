@@ -164,7 +164,7 @@ def test_check_finds_a_planted_breach(check, tmp_path):
     assert len(list(check(tmp_path))) == text.count('import') or len(list(check(tmp_path))) == 1
 
 
-SCRIPTS = sorted(path.stem for path in ROOT.glob('*.py'))
+SCRIPTS = sorted(path.stem for path in ROOT.glob('*.py') if path.stem != 'pipeline')      # which has their flags
 
 
 def reachable_text(path, seen):
@@ -179,8 +179,6 @@ def reachable_text(path, seen):
 
 
 def parser_of(script):
-    if script.startswith('train_cam'):
-        return importlib.import_module('lib.cam_stage').make_parser('', 'voc12')
     return importlib.import_module(script).make_parser()
 
 

@@ -6,12 +6,14 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 EXIT_STATUS = 75        # "temporary failure" of sysexits.h: the same command resumes
 PATIENCE = 16           # seconds that a noted signal waits
+OTHERS_FIRST = 2        # seconds that another process of a run leaves the first one to say what is wrong
 AGAIN = 'then run the same command again: it resumes'
 NO_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|std::bad_alloc")
 LOST = re.compile(r'Connection (closed|reset) by peer|gloo/transport|NCCL|Broken pipe')
@@ -107,6 +109,9 @@ def run_script(main: Callable) -> NoReturn:
             status, line = end.code, ''
         else:
             line = ''
+        if line and int(os.environ.get('LOCAL_RANK') or 0):     # torchrun ends this process if the first said it too
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(OTHERS_FIRST)
         _print_last(line)
         sys.exit(status)
 

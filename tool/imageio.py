@@ -4,6 +4,7 @@ EXIF rotation is applied on request only: the masks of the public data sets lie 
 pictures are stored.
 """
 import functools
+import re
 import struct
 import warnings
 from pathlib import Path
@@ -149,6 +150,10 @@ def _explained(error: Exception, path: Path, kind: str) -> Exception:
         return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
     if isinstance(error, OSError) and error.errno:      # of the system, not of the file's content
         return OSError(f'{path} cannot be read ({error.strerror}); check the rights, the disk and the memory')
+    if isinstance(error, Image.DecompressionBombError):
+        size = re.search(r'\((\d+) pixels\)', str(error))
+        return ValueError(f'{path} has {int(size[1]) / 1e6:.0f} megapixels, more than the '
+                          f'{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} that are read: shrink it, or cut it into tiles')
     reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
     return Corrupt(f'{path} is no readable {kind} ({reason}); restore it, drop it from the list, or leave it out with '
                    '--on-corrupt skip')

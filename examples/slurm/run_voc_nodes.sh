@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All stages of VOC on several nodes, one process a GPU. Submit it from the repository: sbatch examples/slurm/run_voc_nodes.sh
+# All stages of VOC on several nodes, one process per GPU. Submit it from the repository: sbatch examples/slurm/run_voc_nodes.sh
 # Arguments go to run_voc.sh. Fit the lines below to your cluster; exp/ and data/ must lie on a file system that all nodes share.
 #SBATCH --job-name=hfpl
 #SBATCH --nodes=2
@@ -12,30 +12,28 @@
 #SBATCH --signal=B:USR1@300
 #SBATCH --output=hfpl-%j.log
 set -euo pipefail
-GPUS_PER_NODE=4         # --batch-size must be a multiple of nodes times this
+GPUS_PER_NODE=${GPUS_PER_NODE:-4}       # --batch-size must be a multiple of nodes times this
 
 export PYTHON=${PYTHON:-$(./setup_env.sh)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
-# torchrun on each node; a killed worker comes back up to three times, and training goes on from its last checkpoint.
-export SPREAD="srun --kill-on-bad-exit=1 $PYTHON -m torch.distributed.run --nnodes=$SLURM_NNODES
-    --nproc-per-node=$GPUS_PER_NODE --max-restarts=3 --rdzv-id=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
-    --rdzv-backend=c10d --rdzv-endpoint=$head_node:$port"
+# torchrun on each node; a killed worker comes back up to three times, and training resumes from its last checkpoint.
+launcher="srun --kill-on-bad-exit=1 $PYTHON -m lib.run.launch --nnodes=$SLURM_NNODES --nproc-per-node=$GPUS_PER_NODE
+    --max-restarts=3 --rdzv-id=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0} --rdzv-backend=c10d
+    --rdzv-endpoint=$head_node:$port --"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1     # restarted workers must not find the addresses of dead ones
-SPREAD=$(tr -s '\n ' ' ' <<<"$SPREAD")
 
-./run_voc.sh "$@" &
+./run_voc.sh --launcher "$launcher" "$@" &
 run=$!
 
-# Five minutes before the end of the time (USR1), and at pre-emption (TERM): the processes save and end, and the job queues
-# again; the next attempt runs the same commands, which go on from there.
-stop() {
-    trap '' USR1 TERM
-    scancel --signal=TERM "$SLURM_JOB_ID"       # the steps of srun; not this script
-    wait "$run" || true
-    scontrol requeue "$SLURM_JOB_ID"
-    exit 0
-}
-trap stop USR1 TERM
-wait "$run"
+# Five minutes before the end of the time (USR1), and at pre-emption (TERM), the processes save and end. Status 75 says
+# so: the job queues again, and the next attempt runs the same commands, which resume.
+trap 'kill -TERM "$run"' USR1 TERM
+status=129
+while [ "$status" -gt 128 ]; do         # a signal ends the wait, not the run
+    status=0
+    wait "$run" || status=$?
+done
+[ "$status" != 75 ] || scontrol requeue "$SLURM_JOB_ID"
+exit "$status"

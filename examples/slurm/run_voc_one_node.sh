@@ -4,7 +4,7 @@
 #   DATA=/scratch/me sbatch examples/slurm/run_voc_one_node.sh [options of run_voc.sh]
 #
 # DATA holds VOCdevkit/VOC2012 and IMAGE (hfpl.sif) is the container; the weights lie in pretrained/. A job that ran out
-# of time goes on when it is submitted again: training resumes, and --stages leaves out what is finished.
+# of time resumes when it is submitted again.
 #SBATCH --job-name=hfpl-voc
 #SBATCH --nodes=1
 #SBATCH --ntasks=1

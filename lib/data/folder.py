@@ -8,11 +8,7 @@ set can be trained on and predicted, not scored. "lists" holds <split>.txt and l
 them. With "upright": true, images are turned as their EXIF tag says; "max_side" is the long side in pixels to which
 larger images are reduced when read. lib/data/own.py writes such a file from a folder and a table; "made_by" then says
 so, and no command overwrites one that does not.
-
-    python -m lib.data.folder data/my.json      prints the splits and which have masks, a line each, for scripts
 """
-import argparse
-import sys
 from pathlib import Path
 
 from tool.dataspec import DatasetSpec
@@ -77,22 +73,3 @@ def _check_values(entries: dict, path: Path) -> None:
     for template in (entries['images'], *entries.get('masks', ())):
         if template.count('{}') != 1 or template.count('{') != 1 or not template.isprintable():
             raise ValueError(f'{path}: {template!r} must be a path with one {{}} in place of the name')
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Print train, val and score split, and those of the last two with a mask: what run_own.sh has to know."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('dataset', type=Path, help='a dataset.json')
-    try:
-        spec = read_spec(parser.parse_args(argv).dataset)
-        masked = [split for split in (spec.val_split, spec.score_split)
-                  if any(sample.mask for sample in spec.samples(split))]
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    print(spec.train_split, spec.val_split, spec.score_split, ' '.join(['masks:', *masked]), sep='\n')
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -117,15 +117,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.')
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.',
+                                     allow_abbrev=False)
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to draw into')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
                         help='another seed is another set of the same kind')
     parser.add_argument('--train', type=integer(1, 1_000_000), default=256, help='number of training images')
     parser.add_argument('--val', type=integer(1, 1_000_000), default=64, help='number of validation images')
     parser.add_argument('--fresh', action='store_true', help='replace a toy set drawn with other settings')
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw the set."""
+    args = make_parser().parse_args(argv)
     drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)
     print(f'{args.out}: {args.train} training and {args.val} validation images, seed {args.seed}'
           + ('' if drawn else ' (already there)'))

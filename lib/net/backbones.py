@@ -54,6 +54,11 @@ def trained_backbone(path: Path, name: str | None, width: float) -> Backbone:
 
 
 def check_backbone(path: Path, name: str | None) -> None:
-    """Raise ValueError if a trained network's file was made with another backbone than --backbone names, if it does."""
-    if name is not None and name != (made_with := read_meta(path).get('backbone', RESNET38D)):
+    """Make sure that a trained network's file is there, and made with the backbone that --backbone names, if it does.
+
+    Raises:
+        FileNotFoundError, ValueError: if not.
+    """
+    made_with = read_meta(path).get('backbone', RESNET38D)
+    if name not in (None, made_with):
         raise ValueError(f'{path} was made with --backbone {made_with}, not {name}; leave the flag out')

@@ -61,7 +61,7 @@ def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer:
         if args.fresh and not ranks.was_restarted():
             ranks.by_the_first(lambda: remove_training(model, last))
         if is_trained(model, origin):
-            say(f'{model} is trained: nothing left to do (--fresh starts over)')
+            ranks.print_rank0(f'{model} is trained: nothing left to do (--fresh starts over)')
             return
         done = run.restore(last, origin)
         if done < total_steps:
@@ -189,7 +189,7 @@ class _Run:
             self.terms.load(state['terms'])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f'{path} belongs to a different network; {AGAIN}') from error
-        say(f'resuming {path} after step {done}')
+        ranks.print_rank0(f'resuming {path} after step {done}')
         return done
 
 
@@ -198,12 +198,6 @@ def _stop(record: Record | None, signal: str | None, where: str) -> None:
     if record:
         record.close(text)
     raise Stopped(f'{text}; the same command continues')
-
-
-def say(text: str) -> None:
-    """Print in the first process only."""
-    if ranks.is_first():
-        print(text, flush=True)
 
 
 def due(done: int, every: int) -> bool:

@@ -4,7 +4,7 @@ Each file carries its origin (lib/run/origin.py). Of three processes each takes 
 nothing of the others: the next run makes what a lost one left.
 """
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -39,11 +39,13 @@ class Work:
         outputs: the folders.
         inputs: by image name, what its files are made from: digests or plain values.
         todo: numbers of the images to do, in the order of the list.
+        begin: is called before the first image.
         signals: tells when to stop.
     """
 
-    def __init__(self, outputs: Sequence[Output], inputs: Mapping[str, Mapping], todo: list[int], signals: Signals):
-        self.outputs, self.inputs, self.todo, self.signals = outputs, inputs, todo, signals
+    def __init__(self, outputs: Sequence[Output], inputs: Mapping[str, Mapping], todo: list[int],
+                 begin: Callable[[], None], signals: Signals):
+        self.outputs, self.inputs, self.todo, self.begin, self.signals = outputs, inputs, todo, begin, signals
 
     def files(self, name: str) -> list[tuple[Path, str]]:
         """An image's file in each folder and its origin, as its writer wants it."""
@@ -52,6 +54,7 @@ class Work:
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
         """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
         skipped = []
+        self.begin()
         for image in self.signals.until_caught(images, lambda: 'what is finished stays'):
             if 'skipped' in image:
                 skipped.append(image['skipped'])
@@ -95,14 +98,17 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
         part = 'all' if here.world == 1 else f'process {here.rank} of {here.world}: its'
         print(f'{part} {len(mine)} images, {len(mine) - len(todo)} of them finished ({outputs[0].folder})' if todo else
               f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again', flush=True)
-        if todo and not args.dry_run:
+        if not args.dry_run:
             digests.save()
+
+        def begin() -> None:
             for output in outputs:
                 if fresh:
                     _remove(output, [names[index] for index in todo])
                 if ranks.is_first():
-                    made_by(output.folder, args, device)
-        yield Work(outputs, inputs, todo, stack.enter_context(Signals()))
+                    made_by(output.folder, args, device, {key: output.origin[key] for key in ('classes', 'network')})
+
+        yield Work(outputs, inputs, todo, begin, stack.enter_context(Signals()))
 
 
 def _digested(names: Sequence[str], sources: Sequence[Mapping], digests: Digests) -> dict[str, dict]:

@@ -71,6 +71,12 @@ def is_first() -> bool:
     return place().rank == 0
 
 
+def print_rank0(text: str) -> None:
+    """Print in the first process only."""
+    if is_first():
+        print(text, flush=True)
+
+
 def was_restarted() -> bool:
     """Whether torchrun or Slurm has started this run again after a failure: then --fresh has had its effect."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))

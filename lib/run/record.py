@@ -93,11 +93,11 @@ def git_state() -> str | None:
     return done.stdout.strip()
 
 
-def made_by(folder: Path, args: argparse.Namespace, device: torch.device | None = None) -> None:
+def made_by(folder: Path, args: argparse.Namespace, device: torch.device, inputs: Mapping) -> None:
     """Tell in an output folder, for people, what made the files last: made_by.json. A user's own one stays."""
     path = folder / 'made_by.json'
     if not path.exists() or '"command"' in path.read_text(errors='replace'):
-        write_json(path, {**environment(device), 'args': plain_args(args)})
+        write_json(path, {**environment(device), 'args': plain_args(args), 'inputs': dict(inputs)})
 
 
 def add_score(path: Path, record: dict, patience: float = 60) -> None:
