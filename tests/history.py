@@ -87,7 +87,9 @@ def commands(draw) -> Command:
     split = draw(st.sampled_from(('train', 'train', 'val')))
     words = draw(st.sampled_from(VARIANTS[stage]))
     limit = draw(st.sampled_from((None, None, None, 2, 3))) if stage in LIMITABLE else None
-    return command(stage, split, *words, *(('--limit', str(limit)) if limit else ()))
+    skip = draw(st.integers(0, 4)) == 4
+    return command(stage, split, *words, *(('--limit', str(limit)) if limit else ()),
+                   *(('--on-corrupt', 'skip') if skip else ()))
 
 
 RARELY = st.integers(0, 3).map(lambda number: number == 3)
@@ -100,7 +102,7 @@ class History(RuleBasedStateMachine):
 
     lab: 'Lab'
 
-    @initialize(finished=st.sampled_from((True, True, False)))
+    @initialize(finished=st.integers(0, 7).map(bool))
     def begin(self, finished):
         self.world = self.lab.world(finished)
 
@@ -109,12 +111,18 @@ class History(RuleBasedStateMachine):
         if self.lab.has_time():
             self.world.run(command, fresh=fresh, absolute=absolute)
 
-    @rule(first=st.integers(0, len(CHAIN) - 1), count=st.integers(2, 4), split=st.sampled_from(tuple(SPLITS)),
-          fresh=RARELY)
-    def run_some_in_order(self, first, count, split, fresh):
+    @rule(first=st.integers(0, len(CHAIN) - 1), count=st.integers(2, 6), split=st.sampled_from(tuple(SPLITS)),
+          skip=RARELY, advice=st.booleans())
+    def run_some_in_order(self, first, count, split, skip, advice):
+        """With `advice`, a stage that is refused and names --fresh gets it."""
         for stage in CHAIN[first:first + count]:
             if self.lab.has_time():
-                self.world.run(command(stage, split), fresh=fresh)
+                of_stage = command(stage, split, *(('--on-corrupt', 'skip') if skip else ()))
+                status = self.world.run(of_stage)
+                if status and advice and '--fresh' in self.world.steps[-1].partition(' -> ')[2]:
+                    status = self.world.run(of_stage, fresh=True)
+                if status:
+                    return
 
     @rule(command=commands(), fresh=RARELY, operation=st.integers(1, 45), again=st.booleans())
     def run_and_kill(self, command, fresh, operation, again):
@@ -131,13 +139,20 @@ class History(RuleBasedStateMachine):
     @rule(name=NAME, version=VERSION, keep_time=st.booleans(), mask=st.booleans(), image=st.booleans())
     def replace(self, name, version, keep_time, mask, image):
         split, index = name.split('_')
-        content = drawn(split, int(index), version)
+        content = drawn(split, index, version)
         if image:
             self.world.note(f'replace the image of {name} by version {version}{", same time" if keep_time else ""}')
             self.world.write(f'data/images/{name}.jpg', content[0], keep_time)
         if mask:
             self.world.note(f'replace the mask of {name} by version {version}{", same time" if keep_time else ""}')
             self.world.write(f'data/masks/{name}.png', content[1], keep_time)
+
+    @rule(name=NAME, cut=st.booleans(), keep_time=st.booleans())
+    def corrupt_an_image(self, name, cut, keep_time):
+        content = drawn(*name.split('_'), 0)[0]
+        wrong = content[:len(content) * 2 // 3] if cut else b'no image'.ljust(len(content))
+        self.world.note(f'{"cut the image" if cut else "write text in place of the image"} of {name}')
+        self.world.write(f'data/images/{name}.jpg', wrong, keep_time)
 
     @rule(folder=st.sampled_from('ab'), name=st.sampled_from(('one', 'two')), version=VERSION, keep_time=st.booleans())
     def replace_photo(self, folder, name, version, keep_time):
@@ -147,7 +162,8 @@ class History(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5))
     def rename_a_class(self, number):
         classes = self.world.description()['classes']
-        old, new = classes[number], f'{classes[number]}x' if len(classes[number]) < 8 else classes[number].rstrip('x')
+        old = classes[number]
+        new = old.removesuffix('-new') if old.endswith('-new') else f'{old}-new'
         self.world.note(f'rename class {old} to {new}')
         self.world.describe(classes=[new if name == old else name for name in classes])
         self.world.label({name: [new if word == old else word for word in words]
@@ -268,13 +284,14 @@ class Lab:
         return world
 
 
-def run_histories(lab: Lab, examples: int, steps: int, derandomize: bool) -> None:
-    """Play so many histories; raises AssertionError with the steps of the smallest that goes wrong."""
+def run_histories(lab: Lab, examples: int, steps: int, *, derandomize: bool = False, shrink: bool = False) -> None:
+    """Play so many histories; raises AssertionError with the steps of the first, or with `shrink` the smallest, that
+    goes wrong."""
     machine = type('SomeHistory', (History,), {'lab': lab})
     run_state_machine_as_test(machine, settings=settings(
         max_examples=examples, stateful_step_count=steps, derandomize=derandomize, database=None, deadline=None,
         print_blob=False, suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink), report_multiple_bugs=False))
+        phases=(Phase.generate, *([Phase.shrink] if shrink else [])), report_multiple_bugs=False))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -282,11 +299,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--examples', type=int, default=300, help='number of histories')
     parser.add_argument('--steps', type=int, default=12, help='most steps of a history')
+    parser.add_argument('--shrink', action='store_true', help='look for a smaller history that goes wrong: minutes')
     args = parser.parse_args(argv)
     began = time.monotonic()
     with Lab() as lab:
         try:
-            run_histories(lab, args.examples, args.steps, derandomize=False)
+            run_histories(lab, args.examples, args.steps, shrink=args.shrink)
         finally:
             commands = sum(lab.counts[kind] for kind in ('done', 'refused', 'failed as clean', 'killed'))
             print(f'{lab.histories} histories, {commands} commands, {time.monotonic() - began:.0f} s')

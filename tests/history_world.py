@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ class World:
 
     forks: Forks
     base: Path
-    cache: dict[str, Clean]
+    known: dict[str, Clean]         # clean results by digest of command and inputs
     counts: Counter = field(default_factory=Counter)
     steps: list[str] = field(default_factory=list)
     shared: set[str] = field(default_factory=set)       # stages whose network several processes may have trained
@@ -150,7 +151,7 @@ class World:
         return ended.status
 
     def clean(self, command: Command) -> Clean:
-        """The command in a folder of its own, with the inputs as they are and without flags that only say how to run."""
+        """The command alone with its inputs as they are, without flags that only say how to run."""
         words, skip = [], 0
         for word in command.words:
             skip = 2 if word == '--save-every' else 1 if word == '--fresh' else skip
@@ -163,9 +164,9 @@ class World:
             content = (self.root / path).read_bytes()
             digest.update(f'{path} {len(content)} '.encode() + content)
         key = digest.hexdigest()
-        if key not in self.cache:
-            self.cache[key] = self.make_clean(command, words, inputs)
-        return self.cache[key]
+        if key not in self.known:
+            self.known[key] = self.make_clean(command, words, inputs)
+        return self.known[key]
 
     def make_clean(self, command: Command, words: list[str], inputs: list[str]) -> Clean:
         folder = self.base / 'clean'
@@ -228,16 +229,31 @@ class World:
         self.fail_if(wrong, f'{command} was done; these differ from a clean run: {wrong}')
         self.check_others(command, before, after, clean.files)
         folders = {str(Path(path).parent) for path in clean.files}
-        left = [path for path in after if str(Path(path).parent) in folders and re.search(r'/(\.lock|\..*\.tmp)$', path)]
+        stale = self.stale(command, clean, after)
+        self.fail_if(stale, f'{command} was done; no clean run makes {stale}')
+        left = [path for path in after
+                if str(Path(path).parent) in folders and re.search(r'/(\.lock|\..*\.tmp)$', path)]
         self.fail_if(left, f'{command} was done and left {left}')
+
+    def stale(self, command: Command, clean: Clean, after: dict) -> list[str]:
+        """Files of images at hand that the clean run leaves out, as the image is corrupt."""
+        if command.trains:
+            return []
+        names = {Path(path).stem for path in clean.files}
+        kinds = {(str(Path(path).parent), Path(path).suffix) for path in clean.files}
+        split = command.words[command.words.index('--split') + 1] if '--split' in command.words else None
+        limit = int(command.words[command.words.index('--limit') + 1]) if '--limit' in command.words else None
+        listed = self.user[f'data/lists/{split}.txt'].decode().split()[:limit] if split else []
+        return [path for folder, suffix in kinds for name in listed
+                if name not in names and (path := f'{folder}/{name}{suffix}') in after and path not in self.user]
 
     def check_refused(self, command: Command, clean: Clean, ended: Ended, before: dict, after: dict, fresh: bool,
                       launcher: bool) -> None:
         """One line; no file is lost, and none but the command's own has changed."""
         if not launcher:
             self.check_last_words(ended, str(command))
-        began = command.trains and fresh and any(
-            before.get(f'{folder}/args.json') != after.get(f'{folder}/args.json') for folder in command.writes)
+        began = fresh and any(before.get(f'{folder}/{name}') != after.get(f'{folder}/{name}')
+                              for folder in command.writes for name in ('args.json', 'made_by.json'))
         lost = [path for path in before if path not in after and not began and not NOT_COMPARED.search(path)]
         self.fail_if(lost, f'{command} failed and lost {lost}')
         self.check_others(command, before, after, ())
@@ -287,9 +303,10 @@ def contents(root: Path) -> dict[str, bytes]:
 
 # The data.
 
-def drawn(split: str, index: int, version: int) -> tuple[bytes, bytes, list[str]]:
+@cache
+def drawn(split: str, index: int | str, version: int) -> tuple[bytes, bytes, list[str]]:
     """JPEG, mask PNG and classes of an image, padded to the same number of bytes whatever the version."""
-    image, mask, _ = draw(version, split, index)
+    image, mask, _ = draw(version, split, int(index))
     size = (mask.shape[1] * 3 // 8, mask.shape[0] * 3 // 8)
     small = Image.fromarray(mask).resize(size, Image.NEAREST)
     names = [CLASSES[value - 1] for value in np.unique(small) if value not in (0, 255)]
