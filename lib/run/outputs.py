@@ -73,7 +73,7 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
     """This process's part of the images that are not up to date; while the context lasts the folders are locked.
 
     With --dry-run nothing is written, locks included. With --fresh all images are done, and files that an earlier run
-    made of them are removed.
+    made of them are removed when the first begins: a run that is refused before, say for its network, removes none.
 
     Args:
         args: the script's settings.
