@@ -39,11 +39,13 @@ class Work:
         outputs: the folders.
         inputs: by image name, what its files are made from: digests or plain values.
         todo: numbers of the images to do, in the order of the list.
+        fresh: whether to remove the files that an earlier run made of them, before the first is done.
         signals: tells when to stop.
     """
 
-    def __init__(self, outputs: Sequence[Output], inputs: Mapping[str, Mapping], todo: list[int], signals: Signals):
-        self.outputs, self.inputs, self.todo, self.signals = outputs, inputs, todo, signals
+    def __init__(self, outputs: Sequence[Output], inputs: Mapping[str, Mapping], todo: list[int], fresh: bool,
+                 signals: Signals):
+        self.outputs, self.inputs, self.todo, self.fresh, self.signals = outputs, inputs, todo, fresh, signals
 
     def files(self, name: str) -> list[tuple[Path, str]]:
         """An image's file in each folder and its origin, as its writer wants it."""
@@ -51,6 +53,10 @@ class Work:
 
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
         """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
+        if self.fresh:          # not earlier: by now all that can be refused was; what is not ours, too
+            names = list(self.inputs)
+            for path in [output.path(names[index]) for output in self.outputs for index in self.todo]:
+                path.unlink(missing_ok=True)
         skipped = []
         for image in self.signals.until_caught(images, lambda: 'what is finished stays'):
             if 'skipped' in image:
@@ -97,12 +103,9 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
               f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again', flush=True)
         if todo and not args.dry_run:
             digests.save()
-            for output in outputs:
-                if fresh:
-                    _remove(output, [names[index] for index in todo])
-                if ranks.is_first():
-                    made_by(output.folder, args, device)
-        yield Work(outputs, inputs, todo, stack.enter_context(Signals()))
+            for output in outputs if ranks.is_first() else ():
+                made_by(output.folder, args, device)
+        yield Work(outputs, inputs, todo, fresh, stack.enter_context(Signals()))
 
 
 def _digested(names: Sequence[str], sources: Sequence[Mapping], digests: Digests) -> dict[str, dict]:
@@ -161,12 +164,6 @@ def refuse_unknown(paths: Iterable[Path]) -> None:
     if foreign:
         raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
                          'away, or choose another folder')
-
-
-def _remove(output: Output, names: Sequence[str]) -> None:
-    """Remove the files that an earlier run made of some images; what is not ours was refused before."""
-    for name in names:
-        output.path(name).unlink(missing_ok=True)
 
 
 def _more(items: Sequence) -> str:
