@@ -3,12 +3,15 @@ import argparse
 import json
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from lib.net.dropout import BatchDropout
+from lib.run import loop
+from lib.run.lock import Lock
 from lib.run.loop import due, step_seed, train
 from lib.run.terms import Terms
 from tests.running import another_run, no_signal_gets_out
@@ -244,8 +247,9 @@ def test_a_network_or_checkpoint_of_others_is_refused_and_kept(tmp_path, name, f
 
 
 @pytest.mark.parametrize('changes', [{}, {'lr': 0.2}, {'fresh': True}])
-def test_a_second_run_is_refused_while_the_first_lives(tmp_path, changes):
+def test_a_second_run_is_refused_while_the_first_lives(tmp_path, monkeypatch, changes):
     Task(tmp_path).run()
+    monkeypatch.setattr(loop, 'Lock', partial(Lock, patience=0))
     with another_run(tmp_path):
         before = contents(tmp_path)
         with pytest.raises(ValueError, match=f'{tmp_path} is in use by process'):

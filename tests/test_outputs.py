@@ -2,6 +2,7 @@
 import os
 import shutil
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import infer_seg
 import train_aff
 import train_cam_voc
 from lib.run import device as devices
-from lib.run.lock import InUse
+from lib.run import outputs
+from lib.run.lock import InUse, Lock
 from tests.running import (
     CAM_TRAINING,
     HEAD,
@@ -323,6 +325,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_hinders_
     folder, stages = again
     output = (folder / PLACES[stage][-1]).parent
     stamps = times(folder)
+    monkeypatch.setattr(outputs, 'Lock', partial(Lock, patience=0))
     with another_run(output, RANK='0', WORLD_SIZE='2', TORCHELASTIC_RUN_ID='first') as (first, _):
         with pytest.raises(InUse, match=f'{output} is in use by process {first.pid}'):
             run(stages[stage], *words)

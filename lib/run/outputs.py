@@ -174,11 +174,5 @@ def _refuse(foreign: Sequence[Path]) -> None:
                          'away, or choose another folder')
 
 
-def _remove(output: Output, names: Sequence[str]) -> None:
-    """Remove the files that an earlier run made of some images; what is not ours was refused before."""
-    for name in names:
-        output.path(name).unlink(missing_ok=True)
-
-
 def _more(items: Sequence) -> str:
     return f' (and {len(items) - 1} more)' if len(items) > 1 else ''
