@@ -50,11 +50,16 @@ class Work:
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
-        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
-        skipped = []
-        for image in self.signals.until_caught(images, lambda: 'what is finished stays'):
+        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted.
+
+        What was made from them before they were corrupt is removed: later stages would ask for it to be made again.
+        """
+        skipped, names = [], list(self.inputs)
+        for index, image in zip(self.todo, self.signals.until_caught(images, lambda: 'what is finished stays')):
             if 'skipped' in image:
                 skipped.append(image['skipped'])
+                for output in self.outputs:
+                    _remove(output, [names[index]])
             else:
                 yield image
         if skipped and len(skipped) == len(self.inputs):
