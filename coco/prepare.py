@@ -56,7 +56,7 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
 
     Raises:
         FileNotFoundError: if an instances file is not there.
-        ValueError: if one is damaged, or Masks holds masks of another rule or of other files.
+        ValueError: if one is corrupt, or Masks holds masks of another rule or of other files.
     """
     root, lists = Path(root), Path(lists)
     splits = {split: [f'{image_id:012d}' for image_id in index_instances(_file(root, split)).ids.tolist()]

@@ -171,7 +171,7 @@ def test_a_cut_archive_of_masks_is_named(served, tmp_path, capsys):
     content = (served / SBD.name).read_bytes()
     (tmp_path / 'archives' / SBD.name).write_bytes(content[:len(content) // 2])
     with serving(served) as server:
-        assert 'benchmark.tgz is damaged' in error_lines(main, words(tmp_path, server.url), capsys)[-1]
+        assert 'benchmark.tgz is corrupt' in error_lines(main, words(tmp_path, server.url), capsys)[-1]
         (tmp_path / 'archives' / SBD.name).unlink()
         main(words(tmp_path, server.url))
 

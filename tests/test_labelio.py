@@ -107,7 +107,7 @@ def test_missing_file_names_the_command(tmp_path):
             read(tmp_path / 'gone.npz')
 
 
-def damaged(path, kind):
+def corrupt(path, kind):
     """A file that is not what it should be."""
     if kind == 'empty':
         path.write_bytes(b'')
@@ -144,7 +144,7 @@ def damaged(path, kind):
 @pytest.mark.parametrize('read', [read_maps, read_seeds])
 def test_damaged_or_foreign_file_gives_one_line_with_name_and_remedy(tmp_path, kind, read):
     path = tmp_path / 'a.npz'
-    damaged(path, kind)
+    corrupt(path, kind)
     with pytest.raises(ValueError, match=r'a\.npz.*infer_cam\.py') as error:
         read(path)
     assert '\n' not in str(error.value)

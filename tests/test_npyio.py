@@ -170,7 +170,7 @@ def test_another_structure_is_refused_in_one_line(tmp_path, content):
 def test_damaged_file_is_refused_in_one_line(tmp_path, spoil):
     write_npy_maps(tmp_path / 'a.npy', [2, 14], MAPS)
     (tmp_path / 'a.npy').write_bytes(spoil((tmp_path / 'a.npy').read_bytes()))
-    with pytest.raises(ValueError, match=r'a\.npy is damaged') as error:
+    with pytest.raises(ValueError, match=r'a\.npy is corrupt') as error:
         read_npy_maps(tmp_path / 'a.npy')
     assert '\n' not in str(error.value)
 

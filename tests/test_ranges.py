@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
 from tool.ranges import LowHigh, integer, number
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,8 @@ def parser_of(module, monkeypatch):
     """The parser that a command builds, met where it would read the command line."""
     def found(parser, *_):
         raise Found(parser)
+    if module == 'pipeline':
+        return pipeline.make_parser('demo')
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', found)
     name = f'{module}.__main__' if module == 'lib.report' else module
     with pytest.raises(Found) as caught:

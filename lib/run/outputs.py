@@ -52,12 +52,17 @@ class Work:
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
-        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
-        skipped = []
+        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted.
+
+        What was made from them before they were corrupt is removed: later stages would ask for it to be made again.
+        """
+        skipped, names = [], list(self.inputs)
         self.begin()
-        for image in self.signals.until_caught(images, lambda: 'what is finished stays'):
+        for index, image in zip(self.todo, self.signals.until_caught(images, lambda: 'what is finished stays')):
             if 'skipped' in image:
                 skipped.append(image['skipped'])
+                for output in self.outputs:
+                    _remove(output, [names[index]])
             else:
                 yield image
         if skipped and len(skipped) == len(self.inputs):
@@ -172,6 +177,12 @@ def _refuse(foreign: Sequence[Path]) -> None:
     if foreign:
         raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
                          'away, or choose another folder')
+
+
+def _remove(output: Output, names: Sequence[str]) -> None:
+    """Remove the files that an earlier run made of some images; what is not ours was refused before."""
+    for name in names:
+        output.path(name).unlink(missing_ok=True)
 
 
 def _more(items: Sequence) -> str:
