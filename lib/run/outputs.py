@@ -52,18 +52,24 @@ class Work:
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
-        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted."""
-        skipped = []
+        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted.
+
+        What an earlier run made of a skipped one, when it was sound, is removed: a later stage would take it.
+        """
+        names, skipped = list(self.inputs), {}
         self.begin()
-        for image in self.signals.until_caught(images, lambda: 'what is finished stays'):
+        for image, index in zip(self.signals.until_caught(images, lambda: 'what is finished stays'), self.todo):
             if 'skipped' in image:
-                skipped.append(image['skipped'])
+                skipped[names[index]] = image['skipped']
             else:
                 yield image
-        if skipped and len(skipped) == len(self.inputs):
-            raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
+        if skipped and len(skipped) == len(names):
+            raise ValueError(f'all {len(skipped)} images are corrupt, {next(iter(skipped.values()))} the first; restore '
+                             'them')
         if skipped:
-            print(f'left out {len(skipped)} of {len(self.inputs)} images: corrupt: {"; ".join(skipped)}', flush=True)
+            for output in self.outputs:
+                _remove(output, skipped)
+            print(f'left out {len(skipped)} of {len(names)} images: corrupt: {"; ".join(skipped.values())}', flush=True)
 
 
 @contextmanager
@@ -164,7 +170,7 @@ def refuse_unknown(paths: Iterable[Path]) -> None:
                          'away, or choose another folder')
 
 
-def _remove(output: Output, names: Sequence[str]) -> None:
+def _remove(output: Output, names: Iterable[str]) -> None:
     """Remove the files that an earlier run made of some images; what is not ours was refused before."""
     for name in names:
         output.path(name).unlink(missing_ok=True)
