@@ -92,6 +92,7 @@ def commands(draw) -> Command:
                    *(('--on-corrupt', 'skip') if skip else ()))
 
 
+OPERATION = st.integers(1, 45)      # at which a command is killed
 RARELY = st.integers(0, 3).map(lambda number: number == 3)
 NAME = st.sampled_from(NAMES)
 VERSION = st.integers(0, 3)
@@ -112,24 +113,26 @@ class History(RuleBasedStateMachine):
             self.world.run(command, fresh=fresh, absolute=absolute)
 
     @rule(first=st.integers(0, len(CHAIN) - 1), count=st.integers(2, 6), split=st.sampled_from(tuple(SPLITS)),
-          skip=RARELY, advice=st.booleans())
-    def run_some_in_order(self, first, count, split, skip, advice):
-        """With `advice`, a stage that is refused and names --fresh gets it."""
-        for stage in CHAIN[first:first + count]:
+          skip=RARELY, advice=st.booleans(), killed=st.integers(0, 5), operation=OPERATION)
+    def run_some_in_order(self, first, count, split, skip, advice, killed, operation):
+        """With `advice`, a stage that is refused and names --fresh gets it. One stage is killed and run again."""
+        for number, stage in enumerate(CHAIN[first:first + count]):
             if self.lab.has_time():
                 of_stage = command(stage, split, *(('--on-corrupt', 'skip') if skip else ()))
+                if number == killed:
+                    self.world.run(of_stage, fresh=advice, kill_at=operation)
                 status = self.world.run(of_stage)
                 if status and advice and '--fresh' in self.world.steps[-1].partition(' -> ')[2]:
                     status = self.world.run(of_stage, fresh=True)
                 if status:
                     return
 
-    @rule(command=commands(), fresh=RARELY, operation=st.integers(1, 45), again=st.booleans())
+    @rule(command=commands(), fresh=RARELY, operation=OPERATION, again=st.booleans())
     def run_and_kill(self, command, fresh, operation, again):
         if self.lab.has_time():
             self.world.run(command, fresh=fresh, kill_at=operation)
             if again:
-                self.world.run(command, fresh=fresh and command.trains is False)
+                self.world.run(command, fresh=fresh and not command.trains)
 
     @rule(command=commands().filter(lambda command: command.script.startswith('infer')), fresh=RARELY)
     def run_in_two_processes(self, command, fresh):

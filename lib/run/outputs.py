@@ -65,10 +65,10 @@ class Work:
                     _remove(output, [names[index]])
             else:
                 yield image
-        if skipped and len(skipped) == len(self.inputs):
+        if skipped and len(skipped) == len(names):
             raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
         if skipped:
-            print(f'left out {len(skipped)} of {len(self.inputs)} images: corrupt: {"; ".join(skipped)}', flush=True)
+            print(f'left out {len(skipped)} of {len(names)} images: corrupt: {"; ".join(skipped)}', flush=True)
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def _refuse(foreign: Sequence[Path]) -> None:
                          'away, or choose another folder')
 
 
-def _remove(output: Output, names: Sequence[str]) -> None:
+def _remove(output: Output, names: Iterable[str]) -> None:
     """Remove the files that an earlier run made of some images; what is not ours was refused before."""
     for name in names:
         output.path(name).unlink(missing_ok=True)
