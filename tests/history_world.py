@@ -178,7 +178,8 @@ class World:
         ended = self.forks.run(command.script, words, folder)
         after = contents(folder)
         shutil.rmtree(folder)
-        self.fail_if(any(after.get(path) != content and not NOT_COMPARED.search(path) for path, content in before.items()),
+        self.fail_if(any(after.get(path) != content and not NOT_COMPARED.search(path)
+                         for path, content in before.items()),
                      f'a clean run of {command} changed its inputs')
         self.check_last_words(ended, f'a clean run of {command}')
         return Clean(ended.status, ended.out, {path: content for path, content in after.items()
