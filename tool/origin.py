@@ -86,7 +86,7 @@ def read_state(path: Path) -> State:
     with open(path, 'rb') as file:
         tail = _tail(file, TAIL)
         origin = _origin(file, suffix, NEAR) or _origin(file, suffix, FAR)
-    mark, more = ENDS[suffix]
+    mark, more = ENDS.get(suffix, ENDS['.npy'])         # files of other formats have no origin
     return State(origin, tail[-len(mark) - more:][:len(mark)] == mark, not tail)
 
 
