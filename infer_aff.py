@@ -109,13 +109,13 @@ def main(argv=None):
     split = args.split or spec.train_split
     checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     dataset = InferSet(spec, split, args.limit, with_labels=False)
+    folder, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
     check_backbone(checkpoint, args.backbone)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 
     # The CAMs: there, of these classes, and of the images as they are now.
     digests = Digests(args.folder / '.digests.json')
-    folder, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
     cams = {sample.name: folder / f'{sample.name}{suffix}' for sample in dataset.samples}
     remedy = (f'make them with python infer_cam.py --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {split}{" --export-npy" if args.unpickle else ""}')

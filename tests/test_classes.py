@@ -71,12 +71,11 @@ def test_a_network_of_other_classes_is_refused_where_there_are_no_files_yet(othe
     assert not [path for path in contents(folder) if path.suffix != '.pth']
 
 
-def test_the_affinity_network_knows_no_classes_but_its_seeds_do(other, capsys):
+def test_labels_of_other_classes_are_refused_in_every_stage_that_reads_them(other, capsys):
     folder, stages, names = other
-    shutil.rmtree(folder / 'aff')
-    for stage, kind in (('train_aff', 'seeds'), ('infer_aff', 'cam'), ('train_seg', 'walk')):
+    for stage, kind in (('infer_aff', 'cam'), ('train_aff', 'seeds'), ('train_seg', 'walk')):
         main, words = stages[stage]
-        if stage == 'train_seg':
-            shutil.rmtree(folder / 'seg')
+        if stage.startswith('train'):
+            shutil.rmtree(folder / stage.removeprefix('train_'))
         line = error_line(main, words, capsys)
         assert f'labels/train/{kind}/' in line and f'was made for the classes {CLASSES}, toy has {names}' in line

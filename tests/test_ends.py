@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom tool.ending import
 def started(*words, **settings):
     """A process in a group of its own."""
     return subprocess.Popen([sys.executable, *map(str, words)], cwd=ROOT, text=True, start_new_session=True,
+                            preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),    # under nohup, too
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
 
 
