@@ -23,7 +23,7 @@ from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.inference import Inference
 from lib.net.aff import AffinityNet
-from lib.net.backbones import check_backbone, trained_backbone
+from lib.net.backbones import check_network, trained_backbone
 from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run import ranks
@@ -110,7 +110,7 @@ def main(argv=None):
     checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     dataset = InferSet(spec, split, args.limit, with_labels=False)
     folder, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
-    check_backbone(checkpoint, args.backbone)
+    check_network(checkpoint, 'aff', args.backbone)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 
@@ -142,7 +142,7 @@ def infer(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, checkp
           device: torch.device, work: Work) -> None:
     """Write the files of the images that are left to do."""
     def trained_network() -> AffinityNet:
-        network = AffinityNet(trained_backbone(checkpoint, args.backbone, args.width))
+        network = AffinityNet(trained_backbone(checkpoint, args.width))
         load_network(network, checkpoint, {'classes': spec.classes})
         return network
 

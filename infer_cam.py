@@ -24,7 +24,7 @@ from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.inference import Inference
 from lib.multiscale import multi_scale
-from lib.net.backbones import check_backbone, trained_backbone
+from lib.net.backbones import check_network, trained_backbone
 from lib.net.seam import Seam
 from lib.net.weights import load_network
 from lib.run import device as devices
@@ -151,7 +151,7 @@ def main(argv=None):
     split = args.split or spec.train_split
     checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
     dataset = InferSet(spec, split, args.limit)
-    check_backbone(checkpoint, args.backbone)
+    check_network(checkpoint, 'seam', args.backbone)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 
@@ -174,7 +174,7 @@ def infer(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, checkp
           work: Work) -> None:
     """Write the files of the images that are left to do."""
     def trained_network() -> Seam:
-        network = Seam(trained_backbone(checkpoint, args.backbone, args.width), spec.num_classes)
+        network = Seam(trained_backbone(checkpoint, args.width), spec.num_classes)
         load_network(network, checkpoint, {'classes': spec.classes})
         return network
 

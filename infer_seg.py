@@ -27,9 +27,9 @@ from lib.data.loading import single_images
 from lib.data.registry import get_spec
 from lib.inference import Inference
 from lib.multiscale import multi_scale
-from lib.net.backbones import check_backbone, trained_backbone
+from lib.net.backbones import check_network, trained_backbone
 from lib.net.deeplab import DeepLab
-from lib.net.weights import load_network, read_meta
+from lib.net.weights import load_network
 from lib.run import device as devices
 from lib.run import ranks
 from lib.run.digests import Digests
@@ -171,10 +171,7 @@ def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSp
     """
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
-    meta = read_meta(checkpoint)
-    if meta.get('network', 'deeplab') != 'deeplab':
-        raise ValueError(f'{checkpoint} belongs to a different network than DeepLab ({meta["network"]}); name the '
-                         'seg/model.pth of a run with --checkpoint')
+    meta = check_network(checkpoint, 'deeplab', args.backbone)
     if args.images:
         spec = DatasetSpec(meta.get('dataset', spec.name), tuple(meta.get('classes', spec.classes)), Path(), Path(),
                            '{}', preset=meta.get('preset', spec.preset), max_side=meta.get('max_side') or 500)
@@ -194,7 +191,6 @@ def main(argv=None):
         dataset.check()
     else:
         dataset = InferSet(spec, split, args.limit, with_labels=False)
-    check_backbone(checkpoint, args.backbone)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 
@@ -225,7 +221,7 @@ def infer(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet | FileS
           device: torch.device, work: Work) -> None:
     """Write the files of the images that are left to do."""
     def trained_network() -> DeepLab:
-        backbone = trained_backbone(checkpoint, args.backbone, args.width)
+        backbone = trained_backbone(checkpoint, args.width)
         network = DeepLab(backbone, spec.num_classes, args.fov_channels, args.dilation)
         load_network(network, checkpoint, {'classes': spec.classes})
         return network

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from lib.net.backbones import make_backbone, trained_backbone
+from lib.net.backbones import check_network, make_backbone, trained_backbone
 from lib.net.resnet38d import ResNet38d
 from lib.net.weights import save_network
 from tool.imutils import fitting_size
@@ -32,14 +32,15 @@ def test_a_trained_file_says_its_backbone(tmp_path):
     path = tmp_path / 'model.pth'
     save_network(path, ResNet38d(1 / 32), {'backbone': 'resnet38d'})
     for name in (None, 'resnet38d'):
-        assert isinstance(trained_backbone(path, name, 1 / 32), ResNet38d)
+        assert isinstance(trained_backbone(path, 1 / 32), ResNet38d)
+        assert check_network(path, 'seam', name)['backbone'] == 'resnet38d'
     with pytest.raises(ValueError, match=r'made with --backbone resnet38d, not timm:resnet18; leave the flag out'):
-        trained_backbone(path, 'timm:resnet18', 1)
+        check_network(path, 'seam', 'timm:resnet18')
 
 
 def test_a_published_file_is_of_the_published_backbone(tmp_path):
     torch.save(ResNet38d(1 / 32).state_dict(), tmp_path / 'published.pth')
-    assert isinstance(trained_backbone(tmp_path / 'published.pth', None, 1 / 32), ResNet38d)
+    assert isinstance(trained_backbone(tmp_path / 'published.pth', 1 / 32), ResNet38d)
 
 
 @pytest.mark.parametrize('size, step, expected', [((240, 320), None, (240, 320)), ((240, 320), 8, (241, 321)),

@@ -47,7 +47,7 @@ SPEC = DatasetSpec('toy', ('a', 'b'), Path(), Path(), '{}', train_split='train',
 def deeplab(path):
     """The network that a file says it holds."""
     meta = read_meta(path)
-    backbone = trained_backbone(path, None, meta.get('width', NARROW))
+    backbone = trained_backbone(path, meta.get('width', NARROW))
     return DeepLab(backbone, len(meta.get('classes', 'ab')) + 1, meta.get('fov_channels', 2), meta.get('dilation', 2))
 
 

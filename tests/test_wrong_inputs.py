@@ -16,6 +16,7 @@ import train_aff
 import train_cam_coco
 import train_cam_voc
 import train_seg
+from lib.data.labelio import read_maps, write_maps
 from lib.run.options import run_script
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
 from tool.imageio import write_label_png
@@ -165,8 +166,9 @@ def test_an_unknown_preset(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('main', [infer_cam.main, infer_aff.main, infer_seg.main, evaluation.main])
-def test_an_unknown_split(data, tmp_path, capsys, main):
-    refused(tmp_path, capsys, main, (*place(data / 'dataset.json', tmp_path / 'exp'), '--split', 'test'),
+def test_an_unknown_split(run_folder, data, tmp_path, capsys, main):
+    network = ('--checkpoint', run_folder / 'seg/model.pth') if main is infer_seg.main else ()
+    refused(tmp_path, capsys, main, (*place(data / 'dataset.json', tmp_path / 'exp'), '--split', 'test', *network),
             r'lists/test\.txt is not there', 'lists here: train, val')
 
 
@@ -191,7 +193,7 @@ def test_weights_of_another_width_or_network(run_folder, data, tmp_path, capsys)
             r'backbone/model\.pth is of another width', 'give the --width')
     refused(tmp_path, capsys, train_cam_voc.main,
             cam_words(data, tmp_path, '--weights', run_folder / 'aff/model.pth'),
-            r'aff/model\.pth is of another network', 'name the file')
+            r'aff/model\.pth belongs to a different network', 'name the file')
     foreign = tmp_path / 'foreign.pth'
     torch.save({'fc.weight': torch.zeros(3)}, foreign)
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign), r'foreign\.pth is')
@@ -215,7 +217,7 @@ def test_a_network_of_another_stage_width_or_none(run_folder, data, tmp_path, ca
     refused(tmp_path, capsys, main, infer_words(data, run_folder, tmp_path, stage, tmp_path / 'absent.pth'),
             r'absent\.pth is missing; .* finish the stage that trains')
     refused(tmp_path, capsys, main, infer_words(data, run_folder, tmp_path, stage, run_folder / other / 'model.pth'),
-            rf'{other}/model\.pth is of another network', 'name the file of this stage')
+            rf'{other}/model\.pth belongs to a different network', 'name the file of this stage')
     own = infer_words(data, run_folder, tmp_path, stage, run_folder / stage / 'model.pth', '--width', '0.0625')
     refused(tmp_path, capsys, main, own, rf'{stage}/model\.pth is of another width', 'give the --width')
 
@@ -269,8 +271,15 @@ def test_cams_of_another_size(run_folder, data, tmp_path):
     image = data / 'images/val_00003.jpg'
     Image.open(image).resize((40, 40)).save(image)
     words = infer_words(data, run_folder, tmp_path, 'aff', run_folder / 'aff/model.pth')
-    with pytest.raises(ValueError, match=r'val_00003\.npz is of \d+x\d+, its image of 40x40; make the CAMs again'):
+    with pytest.raises(ValueError, match=r'val_00003\.npz was made from another state of its image; make them with'):
         infer_aff.main([str(word) for word in words])
+    # CAMs that say nothing of their image, as other code writes them.
+    cams = tmp_path / 'cams'
+    for path in (run_folder / 'labels/val/cam').glob('*.npz'):
+        write_maps(cams / path.name, *read_maps(path))
+    words = [str(word) for word in (*words, '--cams', cams)]
+    with pytest.raises(ValueError, match=r'val_00003\.npz is of \d+x\d+, its image of 40x40; make the CAMs again'):
+        infer_aff.main(words)
 
 
 def test_a_set_without_masks_cannot_be_scored(run_folder, data, tmp_path, capsys):

@@ -33,19 +33,16 @@ def make_backbone(name: str, width: float = 1, stride: int = 8, dropouts: tuple[
     raise ValueError(f'--backbone {name} is unknown; use {RESNET38D} or {PREFIX}NAME')
 
 
-def trained_backbone(path: Path, name: str | None, width: float) -> Backbone:
+def trained_backbone(path: Path, width: float) -> Backbone:
     """The backbone that a trained network's file was made with, to be filled from that file.
 
     Args:
         path: the file; a published one does not say its backbone: then it is ResNet-38d.
-        name: what --backbone says; None takes what the file says.
         width: of ResNet-38d.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `name` is another one.
     """
-    check_backbone(path, name)
     meta = read_meta(path)
     try:
         return make_backbone(meta.get('backbone', RESNET38D), width, meta.get('output_stride', ResNet38d.stride))
@@ -53,12 +50,25 @@ def trained_backbone(path: Path, name: str | None, width: float) -> Backbone:
         raise ValueError(f'{path} says of itself what cannot be: {error}') from error
 
 
-def check_backbone(path: Path, name: str | None) -> None:
-    """Make sure that a trained network's file is there, and made with the backbone that --backbone names, if it does.
+def check_network(path: Path, kind: str, backbone: str | None) -> dict:
+    """Make sure that a trained network's file is there, of this kind and made with this backbone, if it says so.
+
+    Args:
+        path: the file; a published one says nothing.
+        kind: seam, aff or deeplab.
+        backbone: what --backbone says; None for any.
+
+    Returns:
+        What the file says of itself.
 
     Raises:
         FileNotFoundError, ValueError: if not.
     """
-    made_with = read_meta(path).get('backbone', RESNET38D)
-    if name not in (None, made_with):
-        raise ValueError(f'{path} was made with --backbone {made_with}, not {name}; leave the flag out')
+    meta = read_meta(path)
+    if meta.get('network', kind) != kind:
+        raise ValueError(f'{path} belongs to a different network ({meta["network"]}, expected {kind}); name the file '
+                         'of this stage and backbone')
+    made_with = meta.get('backbone', RESNET38D)
+    if backbone not in (None, made_with):
+        raise ValueError(f'{path} was made with --backbone {made_with}, not {backbone}; leave the flag out')
+    return meta

@@ -188,7 +188,7 @@ def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
     if missing or unexpected:
         parts = [f'{len(names)} tensors {what} (first: {names[0]})'
                  for what, names in (('missing', missing), ('unexpected', unexpected)) if names]
-        raise ValueError(f'{path} is of another network than {type(net).__name__}: {", ".join(parts)}; '
+        raise ValueError(f'{path} belongs to a different network than {type(net).__name__}: {", ".join(parts)}; '
                          'name the file of this stage and backbone')
     other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     class_module = getattr(net, 'class_module', None)

@@ -3,6 +3,7 @@
 The kernel holds the lock (flock) for as long as a process lives: nothing is left to take over when it is killed. The
 processes of one run share it; the file says which run that is.
 """
+import contextlib
 import fcntl
 import json
 import os
@@ -32,7 +33,7 @@ class Lock:
     """
 
     def __init__(self, folder: Path, name: str = '.lock', patience: float = 2):
-        self.path, self.patience = Path(folder) / name, patience
+        self.path, self.patience, self.made = Path(folder) / name, patience, []
         self.run = {'run': ranks.run_id(), 'host': socket.gethostname(), 'process': os.getpid()}
 
     def __enter__(self) -> 'Lock':
@@ -50,10 +51,14 @@ class Lock:
             self.path.unlink(missing_ok=True)
         fcntl.flock(self.file, fcntl.LOCK_UN)       # forked workers have the file open too
         os.close(self.file)
+        with contextlib.suppress(OSError):          # a refused run leaves no empty folders
+            for path in self.made:
+                path.rmdir()
 
     def _acquire(self) -> dict | None:
         """None once this run has the lock; else what is known of the one that has it, {} if that just changes."""
         try:
+            self.made = self.made or [path for path in self.path.parents if not path.exists()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:

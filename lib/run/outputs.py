@@ -103,10 +103,11 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
         part = 'all' if here.world == 1 else f'process {here.rank} of {here.world}: its'
         print(f'{part} {len(mine)} images, {len(mine) - len(todo)} of them finished ({outputs[0].folder})' if todo else
               f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again', flush=True)
-        if not args.dry_run:
+        if not (todo or args.dry_run):
             digests.save()
 
         def begin() -> None:
+            digests.save()
             for output in outputs:
                 if fresh:
                     _remove(output, [names[index] for index in todo])
