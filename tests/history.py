@@ -139,6 +139,14 @@ class History(RuleBasedStateMachine):
         if self.lab.has_time():
             self.world.run(command, fresh=fresh, processes=2)
 
+    @rule(stage=st.sampled_from(('train_cam', 'train_aff', 'train_seg')), fresh=RARELY, operation=OPERATION)
+    def train_in_two_processes(self, stage, fresh, operation):
+        """Perhaps after a single process was killed."""
+        if self.lab.torchrun and self.lab.has_time():
+            if fresh:
+                self.world.run(command(stage, 'train', '--save-every', '1'), fresh=True, kill_at=operation)
+            self.world.run(command(stage, 'train', '--save-every', '1'), processes=2, launcher=True)
+
     @rule(name=NAME, version=VERSION, keep_time=st.booleans(), mask=st.booleans(), image=st.booleans())
     def replace(self, name, version, keep_time, mask, image):
         split, index = name.split('_')
@@ -243,9 +251,11 @@ class Lab:
 
     Args:
         seconds: after which commands are no longer run; None for no end.
+        torchrun: whether some are run in two processes by torchrun, which takes ten seconds.
     """
 
-    def __init__(self, seconds: float | None = None):
+    def __init__(self, seconds: float | None = None, torchrun: bool = True):
+        self.torchrun = torchrun
         memory = Path('/dev/shm')
         self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
         self.until = None if seconds is None else time.monotonic() + seconds
@@ -303,11 +313,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--examples', type=int, default=300, help='number of histories')
     parser.add_argument('--steps', type=int, default=12, help='most steps of a history')
     parser.add_argument('--shrink', action='store_true', help='look for a smaller history that goes wrong: minutes')
+    parser.add_argument('--torchrun', action='store_true', help='train in two processes too: ten seconds each time')
     args = parser.parse_args(argv)
     began = time.monotonic()
-    with Lab() as lab:
+    with Lab(torchrun=args.torchrun) as lab:
         try:
             run_histories(lab, args.examples, args.steps, shrink=args.shrink)
+        except AssertionError as error:
+            raise SystemExit(str(error)) from None
         finally:
             commands = sum(lab.counts[kind] for kind in ('done', 'refused', 'failed as clean', 'killed'))
             print(f'{lab.histories} histories, {commands} commands, {time.monotonic() - began:.0f} s')
