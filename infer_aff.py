@@ -7,7 +7,8 @@ exp/<run>/labels/<split>/walk/<id>.png, labels 0 (background) to the number of c
 """
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -83,6 +84,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def infer_affinity(view: torch.Tensor, radius: int, network: Callable) -> tuple[np.ndarray, tuple[int, int]]:
+    """Affinities of the pairs of one image's features, see tool/affutils.pair_affinity, and the size of these."""
+    features = network(view)
+    return pair_affinity(features, radius)[0].cpu().numpy(), tuple(features.shape[-2:])
+
+
 def write_walk(path: Path, origin: str, cam_file: Path, affinity: np.ndarray, size: tuple[int, int],
                args: argparse.Namespace, image_size: tuple[int, int], stride: int, num_fg: int) -> None:
     """Walk on one image's CAMs and write its label PNG."""
@@ -149,10 +156,9 @@ def infer(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, checkp
             image, name = sample['image'], sample['name']
             seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))
             view = torch.from_numpy(pad_to_multiple(normalise(seen, norm), stride))[None].to(device)
-            features = inference(name, lambda network, view=view: network(view))
-            affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
-            background.submit(write_walk, *work.files(name)[0], cams[name], affinity, tuple(features.shape[-2:]), args,
-                              image.shape[:2], stride, spec.num_fg)
+            affinity, grid = inference(name, partial(infer_affinity, view, args.radius))
+            background.submit(write_walk, *work.files(name)[0], cams[name], affinity, grid, args, image.shape[:2],
+                              stride, spec.num_fg)
 
 
 if __name__ == '__main__':

@@ -171,7 +171,10 @@ def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSp
     """
     args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
     checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
-    meta = read_meta(checkpoint) if checkpoint.is_file() else {}
+    meta = read_meta(checkpoint)
+    if meta.get('network', 'deeplab') != 'deeplab':
+        raise ValueError(f'{checkpoint} belongs to a different network than DeepLab ({meta["network"]}); name the '
+                         'seg/model.pth of a run with --checkpoint')
     if args.images:
         spec = DatasetSpec(meta.get('dataset', spec.name), tuple(meta.get('classes', spec.classes)), Path(), Path(),
                            '{}', preset=meta.get('preset', spec.preset), max_side=meta.get('max_side') or 500)
@@ -188,6 +191,7 @@ def main(argv=None):
     split = args.split or spec.val_split
     if args.images:
         dataset = FileSet(find_pictures(args.images)[:args.limit], args.max_side, args.on_corrupt)
+        dataset.check()
     else:
         dataset = InferSet(spec, split, args.limit, with_labels=False)
     check_backbone(checkpoint, args.backbone)

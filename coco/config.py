@@ -13,7 +13,7 @@ from pathlib import Path
 
 from coco.dataset import LIST_SIZES, LISTS, ROOT, spec
 from coco.prepare import add_mask_flag, is_official, prepare, report
-from tool.datasetup import Setup, make_parser, run_setup
+from tool.datasetup import Setup, make_parser
 from tool.download import Archive
 from tool.ending import run_script
 from tool.verify import check_samples, count_files
@@ -73,11 +73,11 @@ def _lists_are_there(lists: Path) -> bool:
     return all((lists / f'{name}.txt').is_file() for name in (*LIST_SIZES, 'labels'))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
+    """Set the data set up."""
     parser = make_parser(__doc__, ROOT, LISTS)
     add_mask_flag(parser)
-    args = parser.parse_args(argv)
-    return run_setup(lambda: set_up(args))
+    set_up(parser.parse_args(argv))
 
 
 if __name__ == '__main__':

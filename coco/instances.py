@@ -13,7 +13,7 @@ from tool.jsonfile import misfit
 from tool.progress import bar_style
 
 PIECE = 1 << 22             # bytes read at a time
-LARGEST_ITEM = 1 << 27      # a larger annotation means that the file is damaged
+LARGEST_ITEM = 1 << 27      # a larger annotation means that the file is corrupt
 LARGEST_SIDE = 1 << 16      # pixels
 SHAPES = {'images': {'id': int, 'height': int, 'width': int}, 'annotations': {'image_id': int},
           'categories': {'id': int, 'name': str}}

@@ -13,7 +13,6 @@ An interrupted call goes on where it stopped: a mask that is there is read, not 
 """
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -57,7 +56,7 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
 
     Raises:
         FileNotFoundError: if an instances file is not there.
-        ValueError: if one is damaged, or Masks holds masks of another rule or of other files.
+        ValueError: if one is corrupt, or Masks holds masks of another rule or of other files.
     """
     root, lists = Path(root), Path(lists)
     splits = {split: [f'{image_id:012d}' for image_id in index_instances(_file(root, split)).ids.tolist()]
@@ -158,7 +157,8 @@ def add_mask_flag(parser: argparse.ArgumentParser) -> None:
                         'as in COCO\'s own tools')
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
+    """Write lists, masks and labels, and say what they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-root', '--coco-root', '--coco_root', '--data_root', type=Path, default=ROOT,
                         metavar='DIR', help='the folder with annotations/ and Images/ in it')
@@ -167,13 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
                         help='helper processes; 0 does all in this one')
     args = parser.parse_args(argv)
-    try:
-        splits = prepare(args.data_root, args.lists, args.masks, args.workers)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    print('\n'.join(report(splits)))
-    return 0
+    print('\n'.join(report(prepare(args.data_root, args.lists, args.masks, args.workers))))
 
 
 if __name__ == '__main__':

@@ -12,10 +12,6 @@ from lib.run.device import autocast
 PLAIN = (nn.Conv2d, SplitDepthwise)     # not their subclasses, which may change the weights at each call
 
 
-class NotFinite(ValueError):
-    """A network gave NaN or infinite values."""
-
-
 class Inference:
     """Runs a trained network. An image whose outputs are not finite under autocast is computed again in float32.
 
@@ -39,19 +35,41 @@ class Inference:
         Raises:
             ValueError: if the outputs are not finite in float32 either; names the image and the file of the network.
         """
-        try:
-            try:
-                return compute(self._with_autocast)
-            except NotFinite:
-                self.in_float32 = self.in_float32 or ready(self.make(), self.device, None)
-                return compute(lambda images: finite(self.in_float32(images)))
-        except NotFinite:
-            raise ValueError(f'{name}: the outputs of {self.file} are not finite, in float32 either; check the '
-                             'image, or train the network again') from None
+        for network in (self._with_autocast, self._with_float32):
+            watched = Watched(network)
+            result = compute(watched)
+            if watched.all_finite():
+                return result
+        raise ValueError(f'{name}: the outputs of {self.file} are not finite, in float32 either; check the image, or '
+                         'train the network again')
 
     def _with_autocast(self, images: torch.Tensor) -> Any:
         with autocast(self.device, self.amp):
-            return finite(self.network(images))
+            return self.network(images)
+
+    def _with_float32(self, images: torch.Tensor) -> Any:
+        self.in_float32 = self.in_float32 or ready(self.make(), self.device, None)
+        return self.in_float32(images)
+
+
+class Watched:
+    """A network that remembers the sum of each of its outputs, in which NaN and infinity stay.
+
+    The sums are on its device. The host reads them once, after the result of the image, for which it waited anyway.
+    """
+
+    def __init__(self, network: Callable):
+        self.network, self.sums = network, []
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        output = self.network(images)
+        self.sums += [tensor.sum(dtype=torch.float32)
+                      for tensor in ((output,) if isinstance(output, torch.Tensor) else output)]
+        return output
+
+    def all_finite(self) -> bool:
+        """Whether all values of all outputs were finite."""
+        return not self.sums or bool(torch.stack(self.sums).isfinite().all())
 
 
 def ready(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> nn.Module:
@@ -62,11 +80,3 @@ def ready(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> 
         if amp and type(layer) in PLAIN:
             layer.to(amp)
     return network
-
-
-def finite(output: Any) -> Any:
-    """The output of a network, a tensor or a named tuple of them; raises NotFinite unless all its values are finite."""
-    for tensor in (output,) if isinstance(output, torch.Tensor) else output:
-        if not tensor.sum().isfinite():         # one pass over the maps; NaN and infinity stay in a sum
-            raise NotFinite
-    return output

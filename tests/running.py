@@ -1,13 +1,19 @@
 """How tests run the scripts: in this process, on a drawn set of twelve and six images, with a very narrow network."""
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lib.run.lock import Lock
 from lib.run.options import run_script
+from tool.ending import CAUGHT
 
 NETWORK = ('--width', '0.03125', '--device', 'cpu', '--amp', 'none')
 HEAD = ('--fov-channels', '8')
@@ -15,6 +21,8 @@ TRAINING = (*NETWORK, '--crop-size', '64', '--batch-size', '4', '--max-steps', '
 CAM_TRAINING = (*TRAINING, '--long-side', '64', '96')
 SCALES = ('--scales', '0.5', '1')
 LOADED_HERE = ('--workers', '0')
+APART = multiprocessing.get_context('forkserver')       # for processes that share nothing with this one
+APART.set_forkserver_preload(['tests.running'])
 
 
 def place(data: Path, exp: Path, run: str = 'toy') -> tuple[str, ...]:
@@ -24,13 +32,19 @@ def place(data: Path, exp: Path, run: str = 'toy') -> tuple[str, ...]:
 
 def error_line(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> str:
     """The one line on stderr with which a script, run as from the shell, gives up on a wrong input (exit status 2)."""
+    lines = error_lines(main, words, capsys)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def error_lines(main: Callable, words: tuple, capsys: pytest.CaptureFixture) -> list[str]:
+    """As error_line, where lists of problems or progress bars come before the line."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         run_script(lambda: main([str(word) for word in words]))
     lines = capsys.readouterr().err.splitlines()
-    assert stop.value.code == 2 and len(lines) == 1, lines
-    assert lines[0].startswith('error: '), lines
-    return lines[0]
+    assert stop.value.code == 2 and lines[-1].startswith('error: '), lines
+    return lines
 
 
 def outcome(main: Callable, words: tuple, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
@@ -64,3 +78,40 @@ def same_maps(first: Path, second: Path) -> bool:
     """Whether two .npz files hold the same arrays."""
     with np.load(first) as one, np.load(second) as other:
         return one.files == other.files and all(np.array_equal(one[key], other[key]) for key in one.files)
+
+
+@contextmanager
+def another_run(folder: Path, **variables: str) -> Iterator[tuple]:
+    """(a process that holds the lock of a folder, a function that has it end); `variables` say to which run it belongs.
+    """
+    here, there = APART.Pipe()
+    process = APART.Process(target=_hold, args=(there, folder, variables), daemon=True)
+    process.start()
+    there.close()
+    try:
+        assert here.recv() == 'held'
+        yield process, lambda: (here.send('end'), process.join(30))
+    finally:
+        process.kill()
+        process.join()
+
+
+def _hold(pipe, folder: Path, variables: dict) -> None:
+    os.environ.update(variables)
+    with Lock(folder):
+        pipe.send('held')
+        pipe.recv()
+
+
+@contextmanager
+def no_signal_gets_out() -> Iterator[None]:
+    """While the context lasts, a signal that the code under test does not catch fails the test, not the whole run."""
+    def fail(number: int, frame) -> None:
+        raise AssertionError(f'{signal.Signals(number).name} was not caught')
+
+    former = {number: signal.signal(number, fail) for number in CAUGHT}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,15 +1,22 @@
+"""Files of a training: checkpoints survive kills and corruption, and nothing but what a training left is removed."""
 import os
 
 import pytest
 import torch
 
-from lib.run.checkpoint import load_checkpoint, remove_checkpoints, save_checkpoint
+from lib.run.checkpoint import is_trained, load_checkpoint, remove_training, save_checkpoint
+from tool.torchfile import write_torch
 
-MADE_WITH = {'settings': {'lr': 0.1}, 'inputs': {}}
+ORIGIN = {'settings': {'lr': 0.1}, 'classes': ['a', 'b'], 'inputs': {'images': '1'}}
+OTHER = {**ORIGIN, 'settings': {'lr': 0.2}}
+
+
+class Killed(BaseException):
+    """In place of SIGKILL."""
 
 
 def save(path, step, values=0.0):
-    save_checkpoint(path, {'step': step, 'made_with': MADE_WITH, 'network': {'a': torch.full((1000,), values)}})
+    save_checkpoint(path, {'step': step, 'origin': ORIGIN, 'network': {'a': torch.full((1000,), values)}})
 
 
 def names(folder):
@@ -22,23 +29,23 @@ def last(tmp_path):
 
 
 @pytest.mark.parametrize('content', [b'', b'no checkpoint', b'PK\x03\x04 half a zip'])
-def test_a_damaged_checkpoint_is_refused_with_the_remedy(last, content):
+def test_a_corrupt_checkpoint_is_refused_with_the_remedy(last, content):
     last.write_bytes(content)
-    with pytest.raises(ValueError, match=r'last\.pth is corrupt .*; remove it, or start over with --fresh'):
-        load_checkpoint(last, MADE_WITH)
+    with pytest.raises(ValueError, match=r'last\.pth is corrupt .*; move it away'):
+        load_checkpoint(last, ORIGIN)
 
 
 @pytest.mark.parametrize('content', [{'network': {}}, torch.zeros(3), [1]])
 def test_a_file_of_something_else_is_refused_as_a_checkpoint(last, content):
     torch.save(content, last)
-    with pytest.raises(ValueError, match='no checkpoint; remove it'):
-        load_checkpoint(last, MADE_WITH)
+    with pytest.raises(ValueError, match='is not a checkpoint; move it away'):
+        load_checkpoint(last, ORIGIN)
 
 
 def test_a_checkpoint_with_pickled_objects_is_never_unpickled(last):
-    torch.save({'made_with': MADE_WITH, 'object': test_a_damaged_checkpoint_is_refused_with_the_remedy}, last)
+    torch.save({'origin': ORIGIN, 'object': test_a_corrupt_checkpoint_is_refused_with_the_remedy}, last)
     with pytest.raises(ValueError, match='holds pickled Python objects besides tensors, which could run code'):
-        load_checkpoint(last, MADE_WITH)
+        load_checkpoint(last, ORIGIN)
 
 
 def spoil_cut(path):
@@ -53,16 +60,16 @@ def spoil_a_bit(path):
 
 
 @pytest.mark.parametrize('spoil', [spoil_cut, spoil_a_bit])
-def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_with_a_warning(last, capsys, spoil):
+def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before_with_a_warning(last, capsys, spoil):
     save(last, 1)
     save(last, 2)
-    assert load_checkpoint(last, MADE_WITH)['step'] == 2 and not capsys.readouterr().out
+    assert load_checkpoint(last, ORIGIN)['step'] == 2 and not capsys.readouterr().out
     spoil(last)
-    assert load_checkpoint(last, MADE_WITH)['step'] == 1
-    assert 'last.pth is corrupt or not a PyTorch file; going on from' in capsys.readouterr().out
+    assert load_checkpoint(last, ORIGIN)['step'] == 1
+    assert 'last.pth is corrupt or not a PyTorch file; resuming from' in capsys.readouterr().out
     spoil(last.with_name('previous.pth'))
-    with pytest.raises(ValueError, match=r'last\.pth is corrupt or not a PyTorch file; remove it'):
-        load_checkpoint(last, MADE_WITH)
+    with pytest.raises(ValueError, match=r'last\.pth is corrupt or not a PyTorch file; move it away'):
+        load_checkpoint(last, ORIGIN)
 
 
 @pytest.mark.parametrize('killed_before', [1, 2])
@@ -74,16 +81,16 @@ def test_a_save_killed_between_its_renames_loses_nothing(last, monkeypatch, kill
         if str(old).endswith(('next.pth', 'last.pth')):
             calls.append(old)
             if len(calls) == killed_before:
-                raise KeyboardInterrupt
+                raise Killed
         real(old, new)
 
     monkeypatch.setattr('os.replace', replace)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         save(last, 2)
     monkeypatch.undo()
-    assert load_checkpoint(last, MADE_WITH)['step'] == 1
+    assert load_checkpoint(last, ORIGIN)['step'] == 1
     save(last, 2)
-    assert load_checkpoint(last, MADE_WITH)['step'] == 2
+    assert load_checkpoint(last, ORIGIN)['step'] == 2
 
 
 def test_a_save_that_fails_keeps_the_former_checkpoint(last, monkeypatch):
@@ -96,16 +103,83 @@ def test_a_save_that_fails_keeps_the_former_checkpoint(last, monkeypatch):
     monkeypatch.setattr(torch, 'save', half)
     with pytest.raises(OSError, match='disk broken'):
         save(last, 2)
-    assert load_checkpoint(last, MADE_WITH)['step'] == 1 and names(last.parent) == ['last.pth']
+    assert load_checkpoint(last, ORIGIN)['step'] == 1 and names(last.parent) == ['last.pth']
 
 
-def test_other_settings_are_refused_and_removed_checkpoints_are_gone(last):
+def test_a_checkpoint_of_another_training_is_refused_with_the_difference(last):
     save(last, 1)
-    save(last, 2)
-    with pytest.raises(ValueError, match=r'--lr was 0.1, is 0.2\); give --fresh'):
-        load_checkpoint(last, {'settings': {'lr': 0.2}, 'inputs': {}})
-    remove_checkpoints(last)
-    assert load_checkpoint(last, MADE_WITH) is None and not names(last.parent)
+    with pytest.raises(ValueError, match=r'last\.pth belongs to a run with other settings or inputs \(--lr was 0.1, is '
+                                         r'0.2\); give --fresh to make it again, or --run NAME to keep both'):
+        load_checkpoint(last, OTHER)
+    with pytest.raises(ValueError, match='the classes were a b, are b a'):
+        load_checkpoint(last, {**ORIGIN, 'classes': ['b', 'a']})
+    assert load_checkpoint(last, ORIGIN)['step'] == 1
+
+
+def train(folder, origin=ORIGIN):
+    """The files that a finished training leaves."""
+    write_torch(folder / 'model.pth', {'meta': {'origin': origin}, 'state_dict': {'a': torch.zeros(3)}})
+    for step in (1, 2):
+        save(folder / 'last.pth', step)
+    return folder / 'model.pth', folder / 'last.pth'
+
+
+def test_a_network_is_trained_if_its_file_has_the_origin_of_this_training(tmp_path):
+    assert not is_trained(tmp_path / 'model.pth', ORIGIN)
+    model, last = train(tmp_path)
+    last.unlink()
+    assert is_trained(model, ORIGIN)
+    for now, words in ((OTHER, '--lr was 0.1, is 0.2'), ({**ORIGIN, 'inputs': {'images': '2'}}, 'other images'),
+                       ({**ORIGIN, 'classes': ['b', 'a']}, 'the classes were a b, are b a')):
+        with pytest.raises(ValueError, match=rf'model\.pth was trained with other settings or inputs \({words}\)'):
+            is_trained(model, now)
+
+
+def test_what_a_training_left_is_removed_whatever_its_settings(tmp_path):
+    model, last = train(tmp_path, OTHER)
+    (tmp_path / 'mine.txt').write_text('')
+    remove_training(model, last)
+    assert names(tmp_path) == ['mine.txt'] and load_checkpoint(last, ORIGIN) is None
+    remove_training(model, last)
+
+
+FOREIGN = {'text': lambda path: path.write_text('mine'), 'cut': spoil_cut,
+           'list': lambda path: torch.save([1], path),
+           'published': lambda path: torch.save({'a': torch.zeros(1)}, path),
+           'wrapped': lambda path: torch.save({'meta': {}, 'state_dict': {}, 'epoch': 3}, path)}
+
+
+@pytest.mark.parametrize('kind', FOREIGN)
+@pytest.mark.parametrize('name', ['model.pth', 'last.pth', 'previous.pth'])
+def test_files_of_others_are_refused_and_never_removed(tmp_path, name, kind):
+    model, last = train(tmp_path)
+    FOREIGN[kind](tmp_path / name)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f'{name} (is|does) .*move it away'):
+        remove_training(model, last)
+    if name == 'model.pth':
+        with pytest.raises(ValueError, match='model.pth (is|does) .*move it away'):
+            is_trained(model, ORIGIN)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize('removed', [0, 1, 2])
+def test_a_removal_killed_midway_is_never_taken_for_finished(tmp_path, monkeypatch, removed):
+    model, last = train(tmp_path)
+    real, calls = type(last).unlink, []
+
+    def unlink(path, **words):
+        if len(calls) == removed:
+            raise Killed
+        calls.append(path)
+        real(path, **words)
+
+    monkeypatch.setattr(type(last), 'unlink', unlink)
+    with pytest.raises(Killed):
+        remove_training(model, last)
+    monkeypatch.undo()
+    assert is_trained(model, ORIGIN) == (removed == 0)
+    assert load_checkpoint(last, ORIGIN)['step'] == 2
 
 
 def test_the_bytes_of_a_checkpoint_depend_on_its_content_alone(tmp_path):

@@ -12,6 +12,7 @@ from coco.instances import index_instances, read_annotations, top_level_items
 from coco.prepare import RULES, is_official, main, prepare
 from lib.data.registry import get_spec
 from tests.coco_toy import CATEGORY_IDS, SHOWN, write_archives
+from tests.running import error_line, error_lines
 from tool.imageio import read_mask
 
 TRAIN, VAL = 12, 6
@@ -104,27 +105,27 @@ def test_an_interrupted_call_goes_on_where_it_stopped(root, tmp_path, monkeypatc
     assert not (tmp_path / 'lists/labels.txt').exists()
     assert len(list((root / 'Masks').glob('*.png'))) == 5 and not list((root / 'Masks').glob('.*'))
     painted[:] = [None] * 6
-    assert main(words) == 0
+    main(words)
     assert len(painted) == 6 + TRAIN + VAL - 5
     labels = (tmp_path / 'lists/labels.txt').read_text()
-    assert main(words) == 0 and len(painted) == 6 + TRAIN + VAL - 5
+    main(words)
+    assert len(painted) == 6 + TRAIN + VAL - 5
     assert labels == (tmp_path / 'lists/labels.txt').read_text()
 
 
 def test_masks_of_another_rule_are_not_mixed_in(root, tmp_path, capsys):
     words = ['--data-root', str(root), '--lists', str(tmp_path), '--workers', '0']
-    assert main(words) == 0
+    main(words)
     assert 'train2014: 12 images, NOT the official list' in capsys.readouterr().out
-    assert main([*words, '--masks', 'coco']) == 2
-    assert 'holds masks with masks reference, this call asks for coco; delete the folder' in capsys.readouterr().err
+    line = error_lines(main, [*words, '--masks', 'coco'], capsys)[-1]          # below progress bars
+    assert 'holds masks with masks reference, this call asks for coco; delete the folder' in line
     (root / 'Masks/made_by.json').unlink()
-    assert main(words) == 2 and 'masks that this command did not make' in capsys.readouterr().err
+    assert 'masks that this command did not make' in error_lines(main, words, capsys)[-1]
 
 
 def test_missing_annotations_are_named(tmp_path, capsys):
-    assert main(['--data-root', str(tmp_path), '--lists', str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert 'instances_train2014.json is not there' in error and error.count('\n') == 1
+    line = error_line(main, ['--data-root', tmp_path, '--lists', tmp_path], capsys)
+    assert 'instances_train2014.json is not there' in line
 
 
 def test_the_official_list_is_known_by_size_and_checksum():
@@ -190,20 +191,19 @@ def test_lists_that_this_command_did_not_write_stay(root, tmp_path, capsys, name
     words = ['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']
     (tmp_path / 'lists').mkdir()
     (tmp_path / 'lists' / name).write_text('mine\n')
-    assert main(words) == 2
-    assert f'{name} exists and was not written by python -m coco.prepare' in capsys.readouterr().err
+    line = error_lines(main, words, capsys)[-1]
+    assert f'{name} exists and was not written by python -m coco.prepare' in line
     assert len(list(root.glob('Masks/*.png'))) == masks         # 0: refused before any is painted
     assert [path.name for path in (tmp_path / 'lists').iterdir()] == [name]
     (tmp_path / 'lists' / name).unlink()
-    assert main(words) == 0
+    main(words)
     (tmp_path / 'lists/made_by.json').unlink()                  # as earlier versions left them
-    assert main(words) == 0
+    main(words)
 
 
 @pytest.mark.parametrize('content', ['', '[1]', '{}', '{"masks": "reference"}'])
 def test_a_note_on_masks_of_another_shape_is_named(root, tmp_path, capsys, content):
     (root / 'Masks').mkdir()
     (root / 'Masks/made_by.json').write_text(content)
-    assert main(['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']) == 2
-    error = capsys.readouterr().err.splitlines()[-1]                # below progress bars
-    assert error.startswith('error: ') and str(root / 'Masks') in error
+    words = ['--data-root', root, '--lists', tmp_path / 'lists', '--workers', '0']
+    assert str(root / 'Masks') in error_lines(main, words, capsys)[-1]

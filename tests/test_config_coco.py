@@ -1,5 +1,4 @@
 """config_coco.sh on a drawn set in COCO's shape, from a server on this machine, through all that can go wrong."""
-import errno
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from coco.config import ARCHIVES, main
 from tests.coco_toy import write_archives
 from tests.serving import serving
 from tool import datasetup, download
+from tool.ending import run_script
 
 ROOT = Path(__file__).parent.parent
 TRAIN, VAL = 8, 4
@@ -45,9 +45,11 @@ def words(tmp_path, server, *more):
 def attempt(capsys, arguments):
     """(exit status, output, lines on stderr that are no progress bars)."""
     capsys.readouterr()
-    code = main(arguments)
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: main(arguments))
     printed = capsys.readouterr()
-    return code, printed.out, [line for line in printed.err.splitlines() if line.startswith(('error', 'interrupted'))]
+    errors = [line for line in printed.err.splitlines() if line.startswith(('error', 'interrupted'))]
+    return stop.value.code or 0, printed.out, errors
 
 
 def finished(capsys, arguments):
@@ -120,7 +122,7 @@ def test_a_call_that_is_broken_off_while_unpacking_goes_on(server, tmp_path, cap
 
     monkeypatch.setattr(os, 'replace', stop_at_sixth)
     code, _, errors = attempt(capsys, words(tmp_path, server))
-    assert code == 2 and errors == ['interrupted; the same command goes on where it stopped']
+    assert code == 130 and errors == ['interrupted; the same command resumes']
     assert finished(capsys, words(tmp_path, server))
 
 
@@ -147,7 +149,8 @@ def test_too_small_a_disk_is_refused_before_the_first_byte(server, tmp_path, cap
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(datasetup.shutil, 'disk_usage', lambda path: usage)
     code, _, errors = attempt(capsys, words(tmp_path, server))
-    assert code == 2 and errors[0].startswith('error: the disk is full: ') and '1e-05 GB are free' in errors[0]
+    assert code == 2 and 'GB are needed, 1e-05 GB are free (--archives and --data-root name other' in errors[0]
+    assert '; make room, then run the same command again' in errors[0]
     assert not server.asked and not (tmp_path / 'archives').exists() and not (tmp_path / 'data').exists()
 
 
@@ -172,8 +175,8 @@ def test_a_disk_that_fills_up_on_the_way_leaves_a_state_to_go_on_from(server, sm
     arguments = words(tmp_path, server)
     arguments[arguments.index(what) + 1] = str(folder / 'here')
     code, _, errors = attempt(capsys, arguments)            # as if another process took the room after the check
-    assert code == 2 and len(errors) == 1 and os.strerror(errno.ENOSPC) in errors[0]
-    assert errors[0].startswith('error: the disk is full: ') and 'then run the same command again' in errors[0]
+    assert code == 2 and len(errors) == 1 and 'no space is left' in errors[0]
+    assert 'then run the same command again' in errors[0]
     assert not [path for path in folder.rglob('.*') if path.is_file()]
     resize('16m')
     assert finished(capsys, arguments)

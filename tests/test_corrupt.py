@@ -20,6 +20,7 @@ from lib.data import corrupt
 from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, SegTrainSet, label_pairs
 from lib.data.files import FileSet
 from lib.data.folder import read_spec
+from lib.data.labelio import read_seeds, write_seeds
 from lib.data.loading import training_batches
 from lib.report import __main__ as report
 from lib.run.options import base_parser, run_script
@@ -166,7 +167,7 @@ def test_where_everything_is_corrupt_nothing_goes_on(toy, tmp_path, spoil):
         with pytest.raises(Corrupt, match='all .*images.* are corrupt'):
             read()
     batches = training_batches(CamTrainSet(spec, 'train'), 4, 2, 1, 0, on_corrupt='skip')
-    with pytest.raises(Corrupt, match='all images of the split are corrupt: .* is the first'):
+    with pytest.raises(Corrupt, match='all images of the split are corrupt; restore them .the first: .*jpg is'):
         next(iter(batches(0)))
     if spoil is cut_off:
         for data in (CamTrainSet(spec, 'train'), InferSet(spec, 'val')):
@@ -202,10 +203,18 @@ def test_the_former_flag_is_a_hidden_alias(capsys):
     assert '--damaged' not in parser.format_help() and '--on-corrupt' in parser.format_help()
 
 
+@pytest.fixture
+def seeds(run_folder, tmp_path):
+    """Seeds of all images, the corrupt ones too, that do not say what they were made from."""
+    for path in (run_folder / 'labels/train/seeds').glob('*.npz'):
+        write_seeds(tmp_path / 'seeds' / path.name, *read_seeds(path))
+    return tmp_path / 'seeds'
+
+
 @pytest.mark.parametrize('workers', ['0', '1'])
-def test_training_stops_or_takes_the_next_image_and_counts(run_folder, spoilt, tmp_path, capsys, workers):
+def test_training_stops_or_takes_the_next_image_and_counts(seeds, spoilt, tmp_path, capsys, workers):
     words = [*place(spoilt, tmp_path), *TRAINING, '--weights', 'none', '--seed-dir',
-             str(run_folder / 'labels/train/seeds'), '--workers', workers, '--picture-every', '0']
+             str(seeds), '--workers', workers, '--picture-every', '0']
     with pytest.raises(Corrupt, match=r'train_00004\.jpg is no readable'):
         train_aff.main([*words, '--run', 'stops'])
     train_aff.main([*words, *SKIP])
@@ -214,9 +223,22 @@ def test_training_stops_or_takes_the_next_image_and_counts(run_folder, spoilt, t
     assert count >= 1
 
 
-def test_a_script_that_met_a_corrupt_image_ends(run_folder, spoilt, tmp_path):
+def test_a_script_that_met_a_corrupt_image_ends(seeds, spoilt, tmp_path):
     words = [*place(spoilt, tmp_path), *TRAINING, '--weights', 'none', '--seed-dir',
-             str(run_folder / 'labels/train/seeds'), '--workers', '1', '--picture-every', '0']
+             str(seeds), '--workers', '1', '--picture-every', '0']
     done = subprocess.run([sys.executable, 'train_aff.py', *words], capture_output=True, text=True, timeout=120,
                           cwd=Path(__file__).parent.parent)
     assert done.returncode == 2 and 'error: ' in done.stderr and 'train_00004.jpg' in done.stderr
+
+
+def test_what_was_made_of_an_image_before_it_was_corrupt_does_not_stop_those_who_leave_it_out(
+        run_folder, spoilt, tmp_path, capsys):
+    shutil.copytree(run_folder, tmp_path / 'exp/toy')
+    words = (*place(spoilt, tmp_path / 'exp'), *LOADED_HERE)
+    training = (*words, *TRAINING, '--weights', 'none', '--run', 'new', '--seed-dir',
+                str(tmp_path / 'exp/toy/labels/train/seeds'))
+    assert f'{DEEP}.npz was made from another state of its image' in error_line(
+        train_aff.main, (*training, *SKIP), capsys)
+    infer_cam.main([*words, *NETWORK, *SCALES, '--split', 'train', *SKIP])
+    assert not list((tmp_path / 'exp/toy/labels/train').glob(f'*/{DEEP}.npz'))
+    train_aff.main([*training, *SKIP])

@@ -4,6 +4,8 @@ Whatever mixes devices or dtypes raises, and so does whatever needs a value, for
 does not run on such tensors; it does on those of the meta device, which have sizes and dtypes alone.
 """
 import contextlib
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +14,16 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import infer_aff
 import infer_cam
+import infer_seg
 import pretrain_toy
 import train_aff
 import train_seg
 from lib import cam_stage
-from lib.multiscale import multi_scale
+from lib.inference import Inference
 from lib.net.aff import AffinityNet
 from lib.net.deeplab import DeepLab
-from lib.net.fold import for_inference
 from lib.net.freeze import freeze_early, freeze_norm_affine, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.resnet38d import ResNet38d
@@ -29,7 +32,6 @@ from lib.run import device as devices
 from lib.run.loop import part_of, to_device
 from lib.run.terms import Terms
 from tool import probutils, seamutils
-from tool.affutils import pair_affinity
 
 CPU, CUDA, META = (torch.device(name) for name in ('cpu', 'cuda:0', 'meta'))
 AMPS = (None, torch.bfloat16)
@@ -166,43 +168,44 @@ def test_a_whole_step_with_backward_and_optimiser_needs_no_value(stage, monkeypa
     assert next(network.parameters()).is_meta
 
 
-def ready(make_network, amp):
-    """A network as inference calls it."""
-    network = on(CUDA, lambda backbone: for_inference(make_network(backbone), amp))
+@pytest.fixture
+def run_inference(waits, monkeypatch):
+    """Function that has Inference compute one image on the GPU; returns the result and what the host waited for."""
+    monkeypatch.setattr(torch.Tensor, '__bool__', lambda tensor: waits.append('look') is None)
 
-    def forward(views):
-        with devices.autocast(CUDA, amp):
-            return network(views)
+    def run(make_network, amp, compute):
+        with unset_fake_temporarily():
+            inference = Inference(lambda: make_network(ResNet38d(1 / 32)), CPU, amp, Path('model.pth'))
+        inference.device, inference.network = CUDA, on(CUDA, lambda _: inference.network)
+        waits.clear()
+        return inference('a', compute), waits
 
-    return forward
+    return run
 
 
-VIEWS = ((33, 41), (65, 81))
-
-
-@pytest.mark.parametrize('amp', AMPS, ids=str)
-def test_cams_wait_once_for_the_finished_maps(waits, amp):
-    forward = ready(seam, amp)
-    cam = infer_cam.infer_cams([torch.empty(3, *size) for size in VIEWS], (65, 81), np.array([0, 2]),
-                               lambda views: forward(views).refined[:, 1:], CUDA)
-    assert cam.shape == (2, 65, 81)
-    assert waits == ['cuda->cpu']
+SIZES, IMAGE = ((33, 41), (65, 81)), np.zeros((65, 81, 3), np.uint8)
+ONE_RESULT_AND_ONE_LOOK = ['cuda->cpu', 'look']
 
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)
-def test_affinities_wait_once_for_the_walk(waits, amp):
-    features = ready(affinity, amp)(torch.empty(1, 3, 96, 112).to(CUDA))
-    waits.clear()
-    assert pair_affinity(features, 5)[0].cpu().numpy().shape == (34, (12 - 4) * (14 - 8))
-    assert features.dtype == torch.float32 and waits == ['cuda->cpu']
+def test_cams_wait_once_for_the_finished_maps(run_inference, amp):
+    sample = {'image': IMAGE, 'views': [torch.empty(3, *size) for size in SIZES]}
+    cam, waits = run_inference(seam, amp, partial(infer_cam.refined_cams, sample, np.array([0, 2]), CUDA))
+    assert cam.shape == (2, 65, 81) and waits == ONE_RESULT_AND_ONE_LOOK
 
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)
-def test_segmentation_waits_once_for_the_probabilities(waits, amp):
-    forward = ready(deeplab, amp)
-    maps = torch.cat(list(multi_scale([torch.empty(3, *size) for size in VIEWS], (65, 81), forward, CUDA, True)))
-    assert maps.mean(0).softmax(0).cpu().numpy().shape == (CLASSES, 65, 81)
-    assert waits == ['cuda->cpu']
+def test_affinities_wait_once_for_the_walk(run_inference, amp):
+    view = torch.empty(1, 3, 96, 112, device=CUDA)
+    (values, grid), waits = run_inference(affinity, amp, partial(infer_aff.infer_affinity, view, 5))
+    assert values.shape == (34, (12 - 4) * (14 - 8)) and grid == (12, 14) and waits == ONE_RESULT_AND_ONE_LOOK
+
+
+@pytest.mark.parametrize('amp', AMPS, ids=str)
+def test_segmentation_waits_once_for_the_probabilities(run_inference, amp, monkeypatch):
+    monkeypatch.setattr(infer_seg, 'make_views', lambda *_: (torch.empty(3, *size) for size in SIZES))
+    probs, waits = run_inference(deeplab, amp, partial(infer_seg.infer_probs, IMAGE, (0.5, 1), None, None, CUDA))
+    assert probs.shape == (CLASSES, 65, 81) and waits == ONE_RESULT_AND_ONE_LOOK
 
 
 @pytest.mark.parametrize('wrong', [

@@ -114,7 +114,7 @@ def test_seeds_and_final_result_have_their_own_crf(monkeypatch, tmp_path):
     monkeypatch.setattr(infer_seg, 'dense_crf', watched)
     image = np.zeros((4, 5, 3), np.uint8)
     crfutils.seed_scores(image, np.full((1, 4, 5), 0.5, np.float32), 24.0)
-    infer_seg.write_result(tmp_path / 'a.png', image, np.full((2, 4, 5), 0.5, np.float32), crf=True)
+    infer_seg.write_result([(tmp_path / 'a.png', '')], image, np.full((2, 4, 5), 0.5, np.float32), crf=True)
     assert used == [crfutils.SEED_CRF, crfutils.FINAL_CRF]
 
 

@@ -10,7 +10,7 @@ import torch
 import infer_seg
 import train_aff
 from lib.data.labelio import read_maps, write_maps
-from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
+from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, error_lines, place
 from tool.fileio import CannotWrite, host_code, remove_leftovers, replacing
 from tool.torchfile import read_torch, write_torch
 
@@ -53,7 +53,7 @@ def test_training_on_a_full_disk_stops_with_one_line_and_goes_on_with_room(run_f
              '--seed-dir', run_folder / 'labels/train/seeds', '--picture-every', '0')
     (small_disk / 'toy').mkdir()
     fill(small_disk, 150_000)
-    assert 'no space left for' in last_line(train_aff.main, words, capsys)
+    assert 'no space left for' in error_lines(train_aff.main, words, capsys)[-1]
     (small_disk / 'filler').unlink()
     subprocess.run(['mount', '-o', 'remount,size=50m', small_disk], check=True)
     train_aff.main([str(word) for word in words])
@@ -69,21 +69,13 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     assert (tmp_path / 'a').read_text() == 'kept'
 
 
-def last_line(main, words, capsys):
-    """error_line, where a progress bar stands on stderr already."""
-    try:
-        return error_line(main, words, capsys)
-    except AssertionError as error:
-        return str(error)
-
-
 def test_inference_into_a_folder_that_is_not_to_be_written_to(run_folder, toy, small_disk, capsys):
     words = (*place(toy, run_folder.parent), *LOADED_HERE, *NETWORK, *HEAD, *SCALES, '--split', 'val', '--out',
              small_disk / 'masks')
     (small_disk / 'masks').mkdir()
     subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
     line = error_line(infer_seg.main, words, capsys)
-    assert 'cannot be written (Read-only file system); choose another place with --exp, or mend the rights' in line
+    assert f'{small_disk}/masks/' in line and '(Read-only file system); choose another place with' in line
     subprocess.run(['mount', '-o', 'remount,rw', small_disk], check=True)
     infer_seg.main([str(word) for word in words])
     assert len(list((small_disk / 'masks').glob('*.png'))) == 6

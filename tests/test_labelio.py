@@ -107,7 +107,7 @@ def test_missing_file_names_the_command(tmp_path):
             read(tmp_path / 'gone.npz')
 
 
-def damaged(path, kind):
+def corrupt(path, kind):
     """A file that is not what it should be."""
     if kind == 'empty':
         path.write_bytes(b'')
@@ -144,7 +144,7 @@ def damaged(path, kind):
 @pytest.mark.parametrize('read', [read_maps, read_seeds])
 def test_damaged_or_foreign_file_gives_one_line_with_name_and_remedy(tmp_path, kind, read):
     path = tmp_path / 'a.npz'
-    damaged(path, kind)
+    corrupt(path, kind)
     with pytest.raises(ValueError, match=r'a\.npz.*infer_cam\.py') as error:
         read(path)
     assert '\n' not in str(error.value)
@@ -168,11 +168,11 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     write_maps(tmp_path / 'a.npz', [1], np.zeros((1, 2, 2)))
     before = (tmp_path / 'a.npz').read_bytes()
 
-    def full_disk(file, **arrays):
+    def full_disk(file, array, **_):
         file.write(b'half')
         raise OSError('No space left on device')
 
-    monkeypatch.setattr(np, 'savez_compressed', full_disk)
+    monkeypatch.setattr(np.lib.format, 'write_array', full_disk)
     with pytest.raises(OSError):
         write_maps(tmp_path / 'a.npz', [2], np.ones((1, 2, 2)))
     assert (tmp_path / 'a.npz').read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -1,6 +1,7 @@
-"""The lock of a folder: one holder, taken over from the dead of this machine and, after a silence, of others."""
+"""The lock of a folder: one run at a time, shared by its processes, free at once when they are gone."""
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,20 +10,17 @@ import time
 
 import pytest
 
-from lib.run import lock as locks
-from lib.run.lock import Lock, started
+from lib.run import ranks
+from lib.run.lock import InUse, Lock
+from tests.running import APART, another_run
+from tool.fileio import CannotWrite, host_code
+
+LAUNCH = {'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'TORCHELASTIC_RUN_ID': 'one', 'MASTER_ADDR': 'localhost',
+          'MASTER_PORT': '1'}
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(locks, 'BEAT', 0.05)
-    monkeypatch.setattr(locks, 'SILENCE', 0.5)
-
-
-def leave(folder, **holder):
-    """A lock file as some process left it."""
-    content = {'host': 'elsewhere', 'process': 1, 'started': '1', 'token': 'theirs', **holder}
-    (folder / '.lock').write_text(json.dumps(content))
+def rank(number, **changes):
+    return {**LAUNCH, 'RANK': str(number), **changes}
 
 
 def test_the_folder_is_made_and_left_without_a_trace(tmp_path):
@@ -31,80 +29,113 @@ def test_the_folder_is_made_and_left_without_a_trace(tmp_path):
     assert not list((tmp_path / 'new/stage').iterdir())
 
 
-def test_a_second_run_is_refused_while_the_first_lives(tmp_path):
-    code = ('import sys, time; from pathlib import Path; from lib.run.lock import Lock\n'
-            'with Lock(Path(sys.argv[1])): print("held", flush=True); time.sleep(60)')
-    process = subprocess.Popen([sys.executable, '-c', code, tmp_path], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == 'held\n'
-    with pytest.raises(ValueError, match=rf'{tmp_path} is in use by process {process.pid} on \S+: wait until .*--run'):
-        Lock(tmp_path).__enter__()
-    process.kill()
-    process.wait()
-    with Lock(tmp_path) as lock:                                # the lock of a killed process is taken over
-        lock.check()
+def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_nothing(tmp_path):
+    with another_run(tmp_path) as (process, _):
+        with pytest.raises(InUse, match=rf'{tmp_path} is in use by process {process.pid} on {socket.gethostname()}: '
+                                        'wait until that run has ended, or give --run another name'):
+            Lock(tmp_path, patience=0).__enter__()
+        process.kill()
+        process.join()
+        began = time.monotonic()
+        with Lock(tmp_path, patience=0):
+            assert time.monotonic() - began < 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_later_process_of_the_same_number_is_no_holder(tmp_path):
-    leave(tmp_path, host=socket.gethostname(), process=os.getpid(), started='another time')
-    assert started(os.getpid())
+def test_containers_that_share_host_name_and_process_number_exclude_one_another(tmp_path, monkeypatch):
     with Lock(tmp_path):
+        monkeypatch.setattr(ranks, '_started', ranks._started + 1)
+        with pytest.raises(InUse, match=f'in use by process {os.getpid()} on {socket.gethostname()}'):
+            Lock(tmp_path, patience=0).__enter__()
+
+
+def test_the_processes_of_one_run_share_the_lock(tmp_path, monkeypatch):
+    with another_run(tmp_path, **rank(0)) as (first, _), another_run(tmp_path, **rank(1)) as (second, _):
+        with pytest.raises(InUse):
+            Lock(tmp_path, patience=0).__enter__()
+        first.kill()
+        first.join()
+        with pytest.raises(InUse):              # the other one lives
+            Lock(tmp_path, patience=0).__enter__()
+        for name, value in rank(0, TORCHELASTIC_RESTART_COUNT='1').items():
+            monkeypatch.setenv(name, value)     # a process that torchrun starts again
+        with Lock(tmp_path, patience=0):
+            pass
+        second.kill()
+        second.join()
+    monkeypatch.undo()
+    with Lock(tmp_path, patience=0):
         pass
+    assert not list(tmp_path.iterdir())
 
 
-def test_the_silent_lock_of_another_machine_is_taken_over(tmp_path, capsys):
-    leave(tmp_path)
-    with Lock(tmp_path) as lock:
-        lock.check()
-    assert 'belongs to process 1 on elsewhere; waiting' in capsys.readouterr().out
+@pytest.mark.parametrize('other', [
+    {}, rank(1, WORLD_SIZE='3', TORCHELASTIC_RUN_ID='two'), rank(1, MASTER_PORT='2'),
+    {'SLURM_PROCID': '1', 'SLURM_STEP_NUM_TASKS': '2', 'SLURM_JOB_ID': '7', 'SLURM_STEP_ID': '0'}])
+def test_a_run_of_another_number_of_processes_is_refused(tmp_path, monkeypatch, other):
+    with another_run(tmp_path, **rank(0)):
+        for name, value in other.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(InUse):
+            Lock(tmp_path, patience=0).__enter__()
 
 
-def test_a_lock_of_another_machine_that_shows_signs_of_life_is_respected(tmp_path):
-    leave(tmp_path)
-    stop = threading.Event()
-
-    def beat():
-        while not stop.wait(0.05):
-            os.utime(tmp_path / '.lock')
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        with pytest.raises(ValueError, match='in use by process 1 on elsewhere'):
-            Lock(tmp_path).__enter__()
-    finally:
-        stop.set()
-        thread.join()
-    assert json.loads((tmp_path / '.lock').read_text())['token'] == 'theirs'
+def test_the_lock_outlives_processes_that_leave_before_the_last(tmp_path):
+    with another_run(tmp_path, **rank(0)) as (first, end_first):
+        with another_run(tmp_path, **rank(1)) as (second, end_second):
+            end_second()
+            assert second.exitcode == 0 and (tmp_path / '.lock').exists()
+        with pytest.raises(InUse):
+            Lock(tmp_path, patience=0).__enter__()
+        end_first()
+        assert first.exitcode == 0
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_holder_touches_its_lock(tmp_path):
-    with Lock(tmp_path):
-        before = (tmp_path / '.lock').stat().st_mtime_ns
-        time.sleep(0.3)
-        assert (tmp_path / '.lock').stat().st_mtime_ns > before
+def test_a_run_waits_for_one_that_just_ends(tmp_path):
+    with another_run(tmp_path) as (process, _):
+        threading.Timer(0.5, process.kill).start()
+        with Lock(tmp_path, patience=20):
+            process.join(10)
+            assert process.exitcode == -signal.SIGKILL
 
 
-def test_a_holder_that_lost_its_lock_writes_no_more(tmp_path):
-    with Lock(tmp_path) as lock:
-        leave(tmp_path)
-        with pytest.raises(ValueError, match='was taken over by another run'):
-            lock.check()
-    assert json.loads((tmp_path / '.lock').read_text())['token'] == 'theirs'       # and leaves it to the other
+def take_turns(folder):
+    for _ in range(8):
+        with Lock(folder, patience=60):
+            (folder / 'held').touch(exist_ok=False)
+            time.sleep(0.002)
+            (folder / 'held').unlink()
 
 
-def test_a_lock_file_that_was_never_whole_is_taken_over(tmp_path):
-    (tmp_path / '.lock').write_text('')
-    with Lock(tmp_path):
-        pass
+def test_many_runs_at_once_hold_the_lock_one_by_one(tmp_path):
+    started = [APART.Process(target=take_turns, args=(tmp_path,), daemon=True) for _ in range(4)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+    assert [process.exitcode for process in started] == [0] * 4 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('content', ['', '{"run": ', '[]', json.dumps({'run': 'another', 'host': 'h', 'process': 1})])
+def test_a_lock_file_that_nobody_holds_says_nothing(tmp_path, content):
+    (tmp_path / '.lock').write_text(content)
+    with Lock(tmp_path, patience=0):
+        assert json.loads((tmp_path / '.lock').read_text())['process'] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(CannotWrite, match=r'\.lock cannot be made \(.*\); choose another place with --exp'):
+        Lock(tmp_path / 'file/stage').__enter__()
 
 
 def test_the_temporary_files_of_killed_processes_are_removed_and_those_of_others_kept(tmp_path):
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
-    code = locks.remove_leftovers.__globals__['host_code']()
-    stay = [f'.last.{code}-{os.getpid()}.pth', f'.last.00000000-{dead.pid}.pth', '.other', 'last.pth']
-    for name in (*stay, f'.last.{code}-{dead.pid}.pth'):
+    stay = [f'.last.{host_code()}-{os.getpid()}.pth', f'.last.00000000-{dead.pid}.pth', '.other', 'last.pth']
+    for name in (*stay, f'.last.{host_code()}-{dead.pid}.pth'):
         (tmp_path / name).write_text('')
     with Lock(tmp_path):
         pass

@@ -3,24 +3,33 @@ import argparse
 import json
 import os
 import signal
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from lib.net.dropout import BatchDropout
+from lib.run import loop
+from lib.run.lock import Lock
 from lib.run.loop import due, step_seed, train
 from lib.run.terms import Terms
+from tests.running import another_run, no_signal_gets_out
 from tool.ending import Stopped
+from tool.torchfile import write_torch
 
 STEPS = 10
 LR = 0.1
 
 
+class Killed(BaseException):
+    """In place of SIGKILL."""
+
+
 class Task:
     """A linear network with dropout, momentum and a falling rate; batches come from their index alone."""
 
-    def __init__(self, folder, **changes):
+    def __init__(self, folder, inputs=None, classes=('a', 'b'), **changes):
         self.args = argparse.Namespace(**{'seed': 1, 'fresh': False, 'amp': 'none', 'log_every': 2, 'save_every': 4,
                                           'save_minutes': 1e9, 'accumulate': 1,
                                           'picture_every': 0, 'batch_size': 3, 'lr': LR, **changes})
@@ -30,11 +39,14 @@ class Task:
         self.optimizer = torch.optim.SGD([{'params': list(self.network.parameters()), 'base_lr': LR}], lr=LR,
                                          momentum=0.9)
         self.seen, self.rates = [], []
+        settings = {key: getattr(self.args, key, None) for key in ('seed', 'lr', 'batch_size', 'extra')}
+        self.origin = {'settings': settings, 'classes': list(classes),
+                       'inputs': inputs or {'weights': 'aa', 'images': 'b'}}
 
     def batches(self, start, stop=None, broken=None, killed=None):
         for index in range(start, STEPS):
             if index == stop:
-                raise KeyboardInterrupt
+                raise Killed
             if killed and index == killed[0]:
                 os.kill(os.getpid(), killed[1])
             self.seen.append(index)
@@ -47,11 +59,15 @@ class Task:
         loss = (self.network(batch['image']) - 1).square().mean()
         return {'loss': loss, 'half': loss / 2}
 
-    def run(self, pictures=None, inputs=None, **faults):
-        train(self.args, self.folder, self.network, self.optimizer, self.step,
-              lambda start: self.batches(start, **faults), lambda step: 1 - step / STEPS, STEPS, torch.device('cpu'),
-              pictures, inputs=inputs)
+    def run(self, pictures=None, save=True, **faults):
+        with no_signal_gets_out():
+            train(self.args, self.folder, self.network, self.optimizer, self.step,
+                  lambda start: self.batches(start, **faults), lambda step: 1 - step / STEPS, STEPS,
+                  torch.device('cpu'), pictures, origin=self.origin, save=self.save if save else None)
         return self
+
+    def save(self, path, origin):
+        write_torch(path, {'state_dict': self.network.state_dict(), 'meta': {'origin': origin}})
 
     def metrics(self):
         return [json.loads(line) for line in (self.folder / 'metrics.jsonl').read_text().splitlines()]
@@ -69,6 +85,11 @@ def flat(state):
     return [state.tolist() if isinstance(state, torch.Tensor) else state]
 
 
+def contents(folder):
+    """All files of a run, byte for byte."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """A run that nothing interrupted."""
@@ -77,12 +98,12 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize('stop', [1, 4, 5, 9])
 def test_resumed_run_equals_uninterrupted_run_bit_for_bit(whole, tmp_path, stop):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         Task(tmp_path).run(stop=stop)
     again = Task(tmp_path).run()
     assert again.seen[0] == stop // 4 * 4
     assert flat(again.checkpoint()) == flat(whole.checkpoint())
-    assert all(torch.equal(*pair) for pair in zip(again.network.parameters(), whole.network.parameters()))
+    assert (tmp_path / 'model.pth').read_bytes() == (whole.folder / 'model.pth').read_bytes()
     assert again.metrics() == whole.metrics()
     assert ('resumed after step' in (tmp_path / 'log.txt').read_text()) == (stop >= 4)
 
@@ -125,37 +146,63 @@ def test_a_checkpoint_is_never_written_from_a_loss_that_is_not_finite(tmp_path):
     assert not (tmp_path / 'last.pth').exists()
 
 
-def test_a_finished_run_is_left_alone(whole, tmp_path, capsys):
+def test_a_finished_run_is_left_alone_with_and_without_its_checkpoint(tmp_path, capsys):
     Task(tmp_path).run()
-    before = (tmp_path / 'metrics.jsonl').read_bytes()
+    for _ in range(2):
+        before = contents(tmp_path)
+        assert not Task(tmp_path).run().seen and contents(tmp_path) == before
+        assert 'model.pth is trained: nothing left to do (--fresh starts over)' in capsys.readouterr().out
+        (tmp_path / 'last.pth').unlink(missing_ok=True)
+
+
+def test_a_run_killed_before_its_network_was_written_writes_it_without_training(whole, tmp_path):
+    Task(tmp_path).run()
+    (tmp_path / 'model.pth').unlink()
     again = Task(tmp_path).run()
-    assert not again.seen and 'nothing left to train' in capsys.readouterr().out
-    assert (tmp_path / 'metrics.jsonl').read_bytes() == before
-    assert all(torch.equal(*pair) for pair in zip(again.network.parameters(), whole.network.parameters()))
+    assert not again.seen and contents(tmp_path)['model.pth'] == contents(whole.folder)['model.pth']
 
 
-def test_changed_settings_are_refused_with_the_difference(tmp_path):
+def test_a_training_that_is_part_of_another_leaves_no_network(tmp_path):
+    Task(tmp_path).run(save=False)
+    assert not Task(tmp_path).run(save=False).seen and not (tmp_path / 'model.pth').exists()
+
+
+OTHER = [({'lr': 0.2, 'batch_size': 6}, '--batch-size was 3, is 6, --lr was 0.1, is 0.2'),
+         ({'extra': 1}, '--extra was None, is 1'), ({'classes': ('b', 'a')}, 'the classes were a b, are b a'),
+         ({'inputs': {'weights': 'cc', 'images': 'b'}}, 'other weights')]
+
+
+@pytest.mark.parametrize('removed', [None, 'last.pth', 'model.pth'])
+def test_changed_settings_or_inputs_are_refused_with_the_difference_and_nothing_is_lost(tmp_path, removed):
     Task(tmp_path).run()
-    with pytest.raises(ValueError, match=r'settings or inputs \(--batch-size was 3, is 6, --lr was 0.1, is 0.2\); '
-                                         'give --fresh to start over, or --run NAME to keep both'):
-        Task(tmp_path, lr=0.2, batch_size=6).run()
-    with pytest.raises(ValueError, match=r'\(--extra was None, is 1\)'):
-        Task(tmp_path, extra=1).run()
-    assert Task(tmp_path).checkpoint()['made_with']['settings']['lr'] == 0.1
+    if removed:
+        (tmp_path / removed).unlink()
+    before = contents(tmp_path)
+    for changes, words in OTHER:
+        with pytest.raises(ValueError, match=rf'settings or inputs \({words}\); give --fresh to make it again, or '
+                                             '--run NAME to keep both'):
+            Task(tmp_path, **changes).run()
+    assert contents(tmp_path) == before
 
 
 def test_settings_of_place_and_speed_may_change(whole, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         Task(tmp_path).run(stop=5)
-    again = Task(tmp_path, workers=3, device='cpu', run='other').run()
-    assert flat(again.checkpoint()['network']) == flat(whole.checkpoint()['network'])
+    again = Task(tmp_path, workers=3, device='cpu', run='other', log_every=2).run()
+    assert flat(again.checkpoint()) == flat(whole.checkpoint())
+
+
+def test_a_run_says_what_it_is_made_from(whole):
+    env = json.loads((whole.folder / 'env.json').read_text())
+    assert env['settings']['lr'] == LR and env['classes'] == ['a', 'b'] and env['inputs'] == whole.origin['inputs']
+    assert torch.load(whole.folder / 'model.pth', weights_only=True)['meta']['origin'] == whole.origin
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    Task(tmp_path).run()
+    Task(tmp_path).run(save=False)
     other = Task(tmp_path)
     other.network[2] = nn.Linear(8, 2)
-    with pytest.raises(ValueError, match=r'last\.pth is of another network: have the classes .* changed\?'):
+    with pytest.raises(ValueError, match=r'last\.pth belongs to a different network; give --fresh'):
         other.run()
 
 
@@ -163,15 +210,51 @@ def test_fresh_starts_over(whole, tmp_path):
     Task(tmp_path, lr=0.2).run()
     again = Task(tmp_path, fresh=True).run()
     assert again.seen[0] == 0 and again.metrics() == whole.metrics()
+    assert contents(tmp_path)['model.pth'] == contents(whole.folder)['model.pth']
     assert len(list(tmp_path.glob('events.out.tfevents.*'))) == 1
 
 
-def test_a_fresh_run_that_is_cut_short_never_goes_on_from_the_old_one(whole, tmp_path):
-    Task(tmp_path).run()
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize('changes', [{}, {'lr': 0.2}])
+def test_a_fresh_run_stopped_midway_leaves_no_former_network_and_resumes_its_own(whole, tmp_path, changes):
+    Task(tmp_path, **changes).run()
+    with pytest.raises(Killed):
         Task(tmp_path, fresh=True).run(stop=2)
+    assert not contents(tmp_path).keys() & {'model.pth', 'last.pth', 'previous.pth'}
+    with pytest.raises(Killed):
+        Task(tmp_path).run(stop=6)
+    assert not (tmp_path / 'model.pth').exists()
     again = Task(tmp_path).run()
-    assert again.seen[0] == 0 and again.metrics() == whole.metrics()
+    assert again.seen[0] == 4 and again.metrics() == whole.metrics()
+
+
+@pytest.mark.parametrize('variable', ['TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'])
+def test_fresh_has_its_effect_once_where_a_run_is_started_again(whole, tmp_path, monkeypatch, variable):
+    with pytest.raises(Killed):
+        Task(tmp_path, fresh=True).run(stop=5)
+    monkeypatch.setenv(variable, '1')
+    again = Task(tmp_path, fresh=True).run()
+    assert again.seen[0] == 4 and again.metrics() == whole.metrics()
+
+
+@pytest.mark.parametrize('fresh', [False, True])
+@pytest.mark.parametrize('name', ['model.pth', 'last.pth'])
+def test_a_network_or_checkpoint_of_others_is_refused_and_kept(tmp_path, name, fresh):
+    torch.save({'state_dict': {'a': torch.zeros(1)}, 'epoch': 7}, tmp_path / name)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f'{name} (is not a checkpoint|does not say what it was trained on).* move it'):
+        Task(tmp_path, fresh=fresh).run()
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize('changes', [{}, {'lr': 0.2}, {'fresh': True}])
+def test_a_second_run_is_refused_while_the_first_lives(tmp_path, monkeypatch, changes):
+    Task(tmp_path).run()
+    monkeypatch.setattr(loop, 'Lock', partial(Lock, patience=0))
+    with another_run(tmp_path):
+        before = contents(tmp_path)
+        with pytest.raises(ValueError, match=f'{tmp_path} is in use by process'):
+            Task(tmp_path, **changes).run()
+        assert contents(tmp_path) == before
 
 
 def test_pictures_are_made_when_due_and_at_the_end(tmp_path):
@@ -198,7 +281,7 @@ def test_a_signal_saves_after_the_running_step_and_the_same_command_goes_on_ther
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=rf'stopped by {number.name} after step 6 of 10, saved in .*last\.pth; the same'):
         Task(tmp_path, save_every=0).run(killed=(5, number))
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == before and not (tmp_path / 'model.pth').exists()
     again = Task(tmp_path).run()
     assert again.seen[0] == 6 and flat(again.checkpoint()) == flat(whole.checkpoint())
     assert again.metrics() == whole.metrics()
@@ -206,19 +289,11 @@ def test_a_signal_saves_after_the_running_step_and_the_same_command_goes_on_ther
 
 
 def test_checkpoints_are_made_by_the_clock(whole, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         Task(tmp_path, save_every=0, save_minutes=0).run(stop=7)
     again = Task(tmp_path, save_every=0).run()
     assert again.seen[0] == 7 and again.metrics() == whole.metrics()
     assert not (tmp_path / 'previous.pth').exists()
-
-
-def test_changed_inputs_are_refused_with_their_checksums(tmp_path):
-    Task(tmp_path).run(inputs={'weights': 'aa', 'labels of train': 'b'})
-    with pytest.raises(ValueError, match=r'inputs \(weights had the checksum aa, has cc\); give --fresh'):
-        Task(tmp_path).run(inputs={'weights': 'cc', 'labels of train': 'b'})
-    env = json.loads((tmp_path / 'env.json').read_text())
-    assert env['inputs'] == {'weights': 'aa', 'labels of train': 'b'} and env['settings']['lr'] == LR
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):

@@ -31,6 +31,7 @@ from lib.data.registry import get_spec
 from lib.run.record import read_scores
 from tests.running import LOADED_HERE, NETWORK, TRAINING, error_line, place
 from tool.imutils import IMAGENET_NORM
+from tool.origin import read_origin
 
 MAPS = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
 
@@ -169,7 +170,7 @@ def test_another_structure_is_refused_in_one_line(tmp_path, content):
 def test_damaged_file_is_refused_in_one_line(tmp_path, spoil):
     write_npy_maps(tmp_path / 'a.npy', [2, 14], MAPS)
     (tmp_path / 'a.npy').write_bytes(spoil((tmp_path / 'a.npy').read_bytes()))
-    with pytest.raises(ValueError, match=r'a\.npy is damaged') as error:
+    with pytest.raises(ValueError, match=r'a\.npy is corrupt') as error:
         read_npy_maps(tmp_path / 'a.npy')
     assert '\n' not in str(error.value)
 
@@ -249,15 +250,19 @@ def test_walk_of_both_kinds_of_cams_is_the_same(toy, both, tmp_path):
     positions = (grid[0] - 4) * (grid[1] - 8)
     affinity = np.random.default_rng(2).random((34, positions)).astype(np.float32)
     for kind, suffix in (('labels', 'npz'), ('plabels', 'npy')):
-        infer_aff.write_walk(tmp_path / f'{kind}.png', both / kind / f'val/cam/{name}.{suffix}', affinity, grid, args,
-                             size, stride=8, num_fg=6)
+        infer_aff.write_walk(tmp_path / f'{kind}.png', '', both / kind / f'val/cam/{name}.{suffix}', affinity, grid,
+                             args, size, stride=8, num_fg=6)
     assert (tmp_path / 'labels.png').read_bytes() == (tmp_path / 'plabels.png').read_bytes()
 
 
 def test_export_holds_what_our_files_hold(tmp_path):
     image = np.random.default_rng(3).integers(0, 256, (12, 10, 3), np.uint8)
     cam = np.random.default_rng(4).random((2, 12, 10)).astype(np.float32)
-    infer_cam.write_labels(tmp_path / 'ours', 'a', image, np.array([0, 4]), cam, (1.0, 24.0), tmp_path / 'theirs')
+    paths = ['ours/cam/a.npz', 'ours/seeds/a.npz', 'theirs/cam/a.npy', 'theirs/crf/alpha_1.0/a.npy',
+             'theirs/crf/alpha_24.0/a.npy']
+    infer_cam.write_labels([(tmp_path / path, '{"made": "here"}') for path in paths], image, np.array([0, 4]), cam,
+                           (1.0, 24.0), export=True)
+    assert {str(read_origin(tmp_path / path)) for path in paths} == {"{'made': 'here'}"}
     keys, exported = read_npy_maps(tmp_path / 'theirs/cam/a.npy')
     assert keys.tolist() == [0, 4] and np.array_equal(exported, cam)
     np.testing.assert_allclose(exported, read_maps(tmp_path / 'ours/cam/a.npz')[1], atol=0.005)

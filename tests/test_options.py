@@ -89,5 +89,5 @@ def test_settings_leave_out_places_and_hold_plain_values_only():
 
 def test_help_shows_the_defaults_that_say_something():
     text = ' '.join(parser().format_help().split())
-    assert '(default: 8)' in text and '0 for none (default: 0)' in text
-    assert '(default: None)' not in text and '(default: False)' not in text
+    assert 'default: 8)' in text and '0 for none (a whole number from 0 to 1000000000; default: 0)' in text
+    assert 'default: None' not in text and 'default: False' not in text

@@ -26,13 +26,13 @@ from lib.net.mxnet import resnet38d_from_mxnet
 from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_imagenet, load_network, read_meta, save_network
 from lib.report.gather import read_stages
-from lib.run.options import one_line
 from lib.run.record import METRICS, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tests.running import score_record
 from tests.test_weights import mxnet_names, write_params
 from tool.datasetup import Setup
 from tool.dataspec import DatasetSpec
+from tool.ending import one_line
 from tool.jsonfile import misfit, parse_json, read_json, read_json_lines, write_json
 from tool.torchfile import read_torch
 

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.run.record import Record, add_score, environment, git_state, made_by, read_lines, read_scores
-from tests.running import score_record
+from tests.running import APART, score_record
 from tool.jsonfile import write_json
 
 ARGS = argparse.Namespace(lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None, fsl=True)
@@ -96,7 +96,7 @@ def test_scores_are_appended_in_order(tmp_path):
 
 
 @pytest.mark.parametrize('content', ['[{"a": 1}', '{"a": 1}', '"text"'])
-def test_damaged_scores_are_refused_and_kept(tmp_path, content):
+def test_corrupt_scores_are_refused_and_kept(tmp_path, content):
     path = tmp_path / 'scores.json'
     path.write_text(content)
     with pytest.raises(ValueError, match=r'scores\.json(: it is| is not valid JSON) .*; move it away'):
@@ -115,6 +115,37 @@ def test_an_output_folder_says_what_made_it(tmp_path):
     made_by(tmp_path / 'new', ARGS, CPU)
     record = json.loads((tmp_path / 'new/made_by.json').read_text())
     assert record['args']['lr'] == 0.1 and record['device'] == 'cpu' and record['numpy'] == np.__version__
+
+
+def test_a_made_by_file_of_the_user_stays(tmp_path):
+    path = tmp_path / 'made_by.json'
+    for content in ('{"made_by": "me"}', 'by me', '[]'):
+        path.write_text(content)
+        made_by(tmp_path, ARGS, CPU)
+        assert path.read_text() == content
+    path.unlink()
+    for lr in (0.1, 0.2):
+        made_by(tmp_path, argparse.Namespace(lr=lr), CPU)
+        assert json.loads(path.read_text())['args'] == {'lr': lr}
+
+
+def test_the_environment_holds_what_a_network_is_made_from(tmp_path):
+    origin = {'settings': {'lr': 0.1}, 'classes': ['a'], 'inputs': {'images': '1'}}
+    Record(tmp_path, ARGS, CPU, 0, origin).close('finished')
+    env = json.loads((tmp_path / 'env.json').read_text())
+    assert {key: env[key] for key in origin} == origin and env['torch'] == torch.__version__
+
+
+def test_scores_added_at_once_are_all_kept(tmp_path):
+    path = tmp_path / 'scores.json'
+    started = [APART.Process(target=add_score, args=(path, score_record(images=number)), daemon=True)
+               for number in range(4)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+    assert sorted(record['images'] for record in read_scores(path)) == [0, 1, 2, 3]
+    assert [found.name for found in tmp_path.iterdir()] == ['scores.json']
 
 
 def test_code_outside_a_checkout_has_no_version(monkeypatch, tmp_path):

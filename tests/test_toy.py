@@ -6,6 +6,7 @@ import pytest
 from lib.data.registry import get_spec
 from lib.data.toy import close_ups, draw, main, write_set
 from lib.data.toy_draw import CLASSES
+from tests.running import error_line
 from tool.imageio import read_image, read_mask
 
 
@@ -64,14 +65,14 @@ def test_drawing_again_does_nothing_or_asks_for_fresh(folder, capsys):
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
     assert not write_set(folder, seed=3, train=24, val=6)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == stamps
-    assert main(['--out', str(folder), '--seed', '4', '--train', '24', '--val', '6']) == 2
-    assert 'with seed 3, now 4; draw it again with --fresh' in capsys.readouterr().err
+    line = error_line(main, ['--out', folder, '--seed', '4', '--train', '24', '--val', '6'], capsys)
+    assert 'with seed 3, now 4; draw it again with --fresh' in line
 
 
 def test_fresh_leaves_nothing_of_the_earlier_set(tmp_path):
     write_set(tmp_path, seed=0, train=4, val=2)
     (tmp_path / 'mine.txt').write_text('kept')
-    assert main(['--out', str(tmp_path), '--seed', '1', '--train', '2', '--val', '1', '--fresh']) == 0
+    main(['--out', str(tmp_path), '--seed', '1', '--train', '2', '--val', '1', '--fresh'])
     assert len(list((tmp_path / 'images').iterdir())) == 3
     assert (tmp_path / 'mine.txt').exists()
     assert json.loads((tmp_path / 'made_by.json').read_text())['seed'] == 1

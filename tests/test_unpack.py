@@ -93,7 +93,7 @@ def test_a_damaged_archive_is_named(tmp_path, kind):
     archive = write(tmp_path / f'a{kind}', FILES.items())
     content = archive.read_bytes()
     archive.write_bytes(content[:len(content) // 3])
-    with pytest.raises(ValueError, match=f'a{kind} is damaged .*; move it away, and the same command fetches it again'):
+    with pytest.raises(ValueError, match=f'a{kind} is corrupt .*; move it away, and the same command fetches it again'):
         unpack(archive, tmp_path / 'root', place)
 
 
@@ -102,7 +102,7 @@ def test_a_flipped_byte_in_a_zip_is_noticed_and_leaves_no_half_file(tmp_path):
     content = bytearray(archive.read_bytes())
     content[content.index(b'oneone') + 100] ^= 1
     archive.write_bytes(content)
-    with pytest.raises(ValueError, match='is damaged .*Bad CRC-32'):
+    with pytest.raises(ValueError, match='is corrupt .*Bad CRC-32'):
         unpack(archive, tmp_path / 'root', place)
     assert everything(tmp_path / 'root') == {}
 

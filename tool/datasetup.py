@@ -7,7 +7,6 @@ import argparse
 import errno
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,8 +84,8 @@ class Setup:
         for existing, sizes in by_disk.values():
             free = shutil.disk_usage(existing).free
             if sum(sizes) > free:
-                raise OSError(errno.ENOSPC, f'{sum(sizes) / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free',
-                              str(existing))
+                raise OSError(errno.ENOSPC, f'{sum(sizes) / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free '
+                              '(--archives and --data-root name other folders)', str(existing))
 
     def fetch(self, archives: Sequence[Archive]) -> None:
         """Have all archives that are not unpacked yet in the folder of archives.
@@ -147,18 +146,3 @@ def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
                         help='helper processes; 0 does all in this one')
     parser.add_argument('--verify', action='store_true', help='verify again what was set up before')
     return parser
-
-
-def run_setup(main: Callable[[], None]) -> int:
-    """Run a set-up; a problem the user can mend is one line on stderr and exit status 2."""
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        text = str(error)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            text = (f'the disk is full: {error.strerror}{f" ({error.filename})" if error.filename else ""}; make room, '
-                    'or name other folders by --archives and --data-root, then run the same command again: it goes on '
-                    'where it stopped')
-        print(f'error: {" ".join(text.split())}', file=sys.stderr)
-        return 2
-    return 0

@@ -126,8 +126,9 @@ def _explained(error: Exception) -> tuple[int, str | None]:
     text = one_line(error)
     if isinstance(error, Stopped):
         return EXIT_STATUS, text
-    if isinstance(error, OSError) and not error.filename and error.errno in BY_NUMBER:
-        return 2, f'error: {BY_NUMBER[error.errno]}'
+    if isinstance(error, OSError) and error.errno in BY_NUMBER:
+        problem, remedy = BY_NUMBER[error.errno].split('; ')
+        return 2, f'error: {f"{error.filename}: {error.strerror}" if error.filename else problem}; {remedy}'
     if isinstance(error, RuntimeError) and 'out of memory' in text:       # CUDA's, in several classes
         return 2, f'error: {GPU_MEMORY} ({text[:120]})'
     if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and NO_MEMORY.search(text):

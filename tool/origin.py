@@ -4,20 +4,24 @@ PNG: a text chunk before the pixels. JPEG: a comment. .npz: the first member, st
 .pth: an entry of its meta, see lib/net/weights.py. A file is whole if it has its format's end as well.
 """
 import json
+import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL.PngImagePlugin import PngInfo
 
 KEYWORD = 'origin'
 MEMBER = 'origin.json'
-HEAD, TAIL = 1 << 16, 64            # bytes in which origin and end are looked for
-END_MARKS = {'.png': b'IEND\xaeB`\x82', '.jpg': b'\xff\xd9', '.npz': b'PK\x05\x06'}
+NEAR, FAR = 1 << 12, 1 << 16        # bytes in which the origin is looked for: where nearly all are, where all are
+TAIL = 64                           # bytes in which a file's end is looked for
 TRAILER = b'\nHFPL origin '         # in .npy, followed by the length of the JSON before it
+# What a format ends with, and how many more bytes there are.
+ENDS = {'.png': (b'IEND\xaeB`\x82', 0), '.jpg': (b'\xff\xd9', 0), '.npz': (b'PK\x05\x06', 18), '.npy': (TRAILER, 4)}
 UNREADABLE = (ValueError, KeyError, IndexError, struct.error, zlib.error)
 
 
@@ -48,6 +52,14 @@ def npy_trailer(text: str) -> bytes:
     return text.encode() + TRAILER + struct.pack('<I', len(text)) if text else b''
 
 
+class State(NamedTuple):
+    """What a file's beginning and end tell."""
+
+    origin: dict | None     # None for a file without one
+    whole: bool             # see is_whole
+    empty: bool
+
+
 def read_origin(path: Path) -> dict | None:
     """The origin of a PNG, JPEG, .npz or .npy file; None for a file without one.
 
@@ -56,20 +68,40 @@ def read_origin(path: Path) -> dict | None:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    suffix = Path(path).suffix
-    with open(path, 'rb') as file:
-        try:
-            origin = json.loads(_TEXT[suffix](file))
-        except UNREADABLE:
-            return None
-    return origin if isinstance(origin, dict) else None
+    return read_state(path).origin
 
 
 def is_whole(path: Path) -> bool:
     """Whether a file has its format's end, so was not cut; tells nothing of the bytes between."""
-    mark = END_MARKS.get(Path(path).suffix, TRAILER)
+    return read_state(path).whole
+
+
+def read_state(path: Path) -> State:
+    """The origin of a PNG, JPEG, .npz or .npy file and whether it is whole, at the cost of opening it once.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    suffix = os.path.splitext(path)[1]
     with open(path, 'rb') as file:
-        return mark in _tail(file, TAIL)
+        tail = _tail(file, TAIL)
+        origin = _origin(file, suffix, NEAR) or _origin(file, suffix, FAR)
+    mark, more = ENDS[suffix]
+    return State(origin, tail[-len(mark) - more:][:len(mark)] == mark, not tail)
+
+
+def _origin(file, suffix: str, count: int) -> dict | None:
+    """The origin within so many bytes of a file's beginning (.npy: end)."""
+    try:
+        origin = json.loads(_TEXT[suffix](_tail(file, count) if suffix == '.npy' else _head(file, count)))
+    except UNREADABLE:
+        return None
+    return origin if isinstance(origin, dict) else None
+
+
+def _head(file, count: int) -> bytes:
+    file.seek(0)
+    return file.read(count)
 
 
 def _tail(file, count: int) -> bytes:
@@ -78,8 +110,7 @@ def _tail(file, count: int) -> bytes:
     return file.read(count)
 
 
-def _from_png(file) -> bytes:
-    head = file.read(HEAD)
+def _from_png(head: bytes) -> bytes:
     place = 8
     while (kind := head[place + 4:place + 8]) not in (b'IDAT', b'IEND', b''):
         length, = struct.unpack('>I', head[place:place + 4])
@@ -90,8 +121,7 @@ def _from_png(file) -> bytes:
     raise ValueError('no origin')
 
 
-def _from_jpeg(file) -> bytes:
-    head = file.read(HEAD)
+def _from_jpeg(head: bytes) -> bytes:
     place = 2
     while head[place:place + 1] == b'\xff' and head[place + 1] != 0xda:
         length, = struct.unpack('>H', head[place + 2:place + 4])
@@ -101,16 +131,14 @@ def _from_jpeg(file) -> bytes:
     raise ValueError('no origin')
 
 
-def _from_npz(file) -> bytes:
-    head = file.read(HEAD)
+def _from_npz(head: bytes) -> bytes:
     signature, *_, size, name, extra = struct.unpack('<4s5H3I2H', head[:30])
     if signature != b'PK\x03\x04' or head[30:30 + name] != MEMBER.encode():
         raise ValueError('no origin')
     return head[30 + name + extra:30 + name + extra + size]
 
 
-def _from_npy(file) -> bytes:
-    tail = _tail(file, HEAD)
+def _from_npy(tail: bytes) -> bytes:
     if tail[-4 - len(TRAILER):-4] != TRAILER:
         raise ValueError('no origin')
     length, = struct.unpack('<I', tail[-4:])

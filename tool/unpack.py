@@ -42,7 +42,7 @@ def unpack(archive: Path, root: Path, place: Callable[[str], str | None]) -> dic
         Number of the archive's files by folder below root, those that were there already included.
 
     Raises:
-        ValueError: if a member is no plain file or would leave root, or if the archive is damaged.
+        ValueError: if a member is no plain file or would leave root, or if the archive is corrupt.
         OSError: ENOSPC if the disk has not the room.
     """
     with damage_named(archive), _opened(archive) as members:
@@ -87,7 +87,7 @@ def damage_named(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        raise ValueError(f'{archive} is damaged ({type(error).__name__}: {error}); move it away, and the same command '
+        raise ValueError(f'{archive} is corrupt ({type(error).__name__}: {error}); move it away, and the same command '
                          'fetches it again') from error
 
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from tool.datasetup import Setup, make_parser, run_setup
+from tool.datasetup import Setup, make_parser
 from tool.download import Archive
 from tool.ending import run_script
 from tool.verify import check_samples, count_files
@@ -92,9 +92,9 @@ def _lists_are_there(lists: Path) -> bool:
     return all((lists / f'{name}.txt').is_file() for name in ('train', 'val', 'train_aug', 'labels'))
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = make_parser(__doc__, ROOT, LISTS).parse_args(argv)
-    return run_setup(lambda: set_up(args))
+def main(argv: list[str] | None = None) -> None:
+    """Set the data set up."""
+    set_up(make_parser(__doc__, ROOT, LISTS).parse_args(argv))
 
 
 if __name__ == '__main__':

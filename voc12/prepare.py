@@ -10,7 +10,6 @@ ImageSets/Segmentation/trainaug.txt is taken. A part of the tree will do, and is
 """
 import argparse
 import re
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
@@ -123,19 +122,14 @@ def _read_names(path: Path) -> list[str]:
     return [Path(word).stem if '/' in word else word for word in words]
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
+    """Write the lists, and say what they are."""
     parser = argparse.ArgumentParser(description='Write VOC\'s split lists and image-level labels.')
     parser.add_argument('--data-root', '--voc12-root', '--voc12_root', '--data_root', type=Path, default=ROOT,
                         metavar='DIR', help='the folder VOC2012, with JPEGImages in it')
     parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder to write the lists to')
     args = parser.parse_args(argv)
-    try:
-        splits = prepare(args.data_root, args.lists)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    print('\n'.join(report(splits)))
-    return 0
+    print('\n'.join(report(prepare(args.data_root, args.lists))))
 
 
 if __name__ == '__main__':

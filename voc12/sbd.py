@@ -33,7 +33,7 @@ def convert_sbd(archive: Path, root: Path, workers: int = 0) -> int:
         workers: processes that convert; 0 converts in this one.
 
     Raises:
-        ValueError: if the archive or a mask in it is damaged, or a member would leave the folder.
+        ValueError: if the archive or a mask in it is corrupt, or a member would leave the folder.
     """
     own = sorted((root / 'SegmentationClass').glob('*.png'))
     if not own:

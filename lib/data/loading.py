@@ -94,4 +94,4 @@ def _next_readable(dataset: Dataset, epoch: int, index: int) -> dict:
             return {**dataset[epoch, place], 'skipped': problem}
         except Corrupt as error:
             problem = problem or str(error).partition('; restore')[0]
-    raise Corrupt(problem)
+    raise Corrupt(f'all images of the split are corrupt; restore them (the first: {problem})')

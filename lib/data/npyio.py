@@ -54,7 +54,7 @@ def read_npy_maps(path: Path, size: tuple[int, int] | None = None,
         of the reference's maps lie below 0, see tool/camutils.normalise_sum; they come out as 0.
 
     Raises:
-        FileNotFoundError, ValueError: if the file is missing, damaged, asks for code or holds something else.
+        FileNotFoundError, ValueError: if the file is missing, corrupt, asks for code or holds something else.
     """
     keys, maps = _read(path, num_fg)
     if not len(keys):
@@ -206,9 +206,9 @@ def _read(path, count):
         with open(path, 'rb') as file:
             _skip_header(file)
             (content,) = _Unpickler(file).load().values
-    except Exception as error:                  # a damaged pickle can end in any error
+    except Exception as error:                  # a corrupt pickle can end in any error
         reason = ' '.join(str(error).split())[:150]
-        raise ValueError(f'{path} is damaged or no pickled dict of maps ({type(error).__name__}: {reason}); it was '
+        raise ValueError(f'{path} is corrupt or no pickled dict of maps ({type(error).__name__}: {reason}); it was '
                          'not read') from error
     if not isinstance(content, dict) or not all(type(key) is int and key >= 0 for key in content):
         raise ValueError(f'{path} holds no dict from class indices to maps')

@@ -156,24 +156,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Check everything, then write the set; exit status 2 where something is wrong."""
+def main(argv: list[str] | None = None) -> None:
+    """Check everything, then write the set."""
     words = sys.argv[1:] if argv is None else argv
     args = make_parser().parse_args(words)
     problems = []
-    try:
-        notes = make_set(args, lambda place, problem: problems.append(f'{place}: {problem}'),
-                         f'python -m lib.data.own {shlex.join(map(str, words))}')
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    notes = make_set(args, lambda place, problem: problems.append(f'{place}: {problem}'),
+                     f'python -m lib.data.own {shlex.join(map(str, words))}')
     if problems:
         print(*sorted(problems, key=line_number), sep='\n', file=sys.stderr)
         count = 'one problem' if len(problems) == 1 else f'{len(problems)} problems'
-        print(f'error: {count} in {args.table} and what it names; nothing was written', file=sys.stderr)
-        return 2
+        raise ValueError(f'{count} in {args.table} and what it names; nothing was written')
     print(*notes, sep='\n')
-    return 0
 
 
 def line_number(problem: str) -> int:

@@ -87,7 +87,7 @@ class _Reader:
         """The next numbers as a new array [count]."""
         size = np.dtype(dtype).itemsize * count
         if size > self.left:
-            raise ValueError(f'damaged or cut off: {size} bytes are announced where {self.left} are left')
+            raise ValueError(f'corrupt or cut off: {size} bytes are announced where {self.left} are left')
         self.left -= size
         return np.fromfile(self.file, dtype, count)
 
@@ -105,12 +105,12 @@ def _read_file(reader: _Reader) -> dict[str, np.ndarray]:
         arrays.append(_read_array(reader))
     named = reader.number('<u8')
     if named != count:
-        raise ValueError(f'damaged: {count} arrays but {named} names')
+        raise ValueError(f'corrupt: {count} arrays but {named} names')
     names = [_read_name(reader) for _ in range(named)]
     if len(set(names)) < len(names):
-        raise ValueError('damaged: a name is there twice')
+        raise ValueError('corrupt: a name is there twice')
     if reader.left:
-        raise ValueError(f'damaged: {reader.left} bytes follow the last name')
+        raise ValueError(f'corrupt: {reader.left} bytes follow the last name')
     return dict(zip(names, arrays, strict=True))
 
 
@@ -118,7 +118,7 @@ def _read_name(reader: _Reader) -> str:
     try:
         return reader.take('u1', reader.number('<u8')).tobytes().decode()
     except UnicodeDecodeError as error:
-        raise ValueError('damaged: a name is no text') from error
+        raise ValueError('corrupt: a name is no text') from error
 
 
 def _read_array(reader: _Reader) -> np.ndarray:
@@ -132,10 +132,10 @@ def _read_array(reader: _Reader) -> np.ndarray:
     if ndim == (UNKNOWN_SHAPE if first == V3 else 0):
         return np.empty(0, np.float32)
     if ndim > MOST_DIMENSIONS:
-        raise ValueError(f'damaged or of an unknown layout: an array starts with {first:#x} and has {ndim} dimensions')
+        raise ValueError(f'corrupt or of an unknown layout: an array starts with {first:#x} and has {ndim} dimensions')
     shape = reader.take('<i8' if first in (V1, V2, V3) else '<u4', ndim).tolist()
     if any(size < 0 for size in shape):
-        raise ValueError(f'damaged: an array has the shape {tuple(shape)}')
+        raise ValueError(f'corrupt: an array has the shape {tuple(shape)}')
     reader.take('<i4', 2)       # device type and id: where it lay when it was saved
     code = reader.number('<i4')
     if code not in DTYPES:

@@ -6,7 +6,7 @@ from pathlib import Path
 from lib.run.origin import NEW_OR_BOTH, difference
 from tool.torchfile import read_torch, write_torch
 
-REMEDY = 'remove it, or start over with --fresh'
+REMEDY = 'move it away'
 AGAIN = NEW_OR_BOTH.format('it')
 
 
@@ -32,7 +32,7 @@ def trained_origin(path: Path) -> dict | None:
     """
     if not path.exists():
         return None
-    content = read_torch(path, 'remove it', tensors=False)
+    content = read_torch(path, REMEDY, tensors=False)
     meta = content.get('meta') if isinstance(content, dict) else None
     origin = meta.get('origin') if isinstance(meta, dict) else None
     if not isinstance(origin, dict):
@@ -59,9 +59,12 @@ def remove_training(model: Path, last: Path) -> None:
     In this order a run killed meanwhile is never taken for finished, and resumes from the newer one or starts over.
 
     Raises:
-        ValueError: as trained_origin.
+        ValueError: as trained_origin, and if a checkpoint is not one of ours.
     """
     trained_origin(model)
+    for path in (previous(last), last):
+        if path.exists():
+            _read(path, tensors=False)
     for path in (model, previous(last), last):
         path.unlink(missing_ok=True)
 
@@ -95,8 +98,8 @@ def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
     return None
 
 
-def _read(path: Path) -> dict:
-    state = read_torch(path, REMEDY)
+def _read(path: Path, tensors: bool = True) -> dict:
+    state = read_torch(path, REMEDY, tensors)
     if not isinstance(state, dict) or not isinstance(state.get('origin'), dict):
         raise ValueError(f'{path} is not a checkpoint; {REMEDY}')
     return state

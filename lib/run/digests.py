@@ -15,7 +15,8 @@ from tool.fileio import CannotWrite, replacing
 LENGTH = 16             # hexadecimal digits that are kept
 RECENT = 2.0            # seconds in which a file may change again without another time
 MOST = 1_000_000        # files that are remembered
-THREADS = 4
+THREADS, CHUNK = 4, 16      # a thread takes so many files at a time
+SMALL = 1_000_000       # bytes of a file that is read at once
 
 
 class Digests:
@@ -40,13 +41,14 @@ class Digests:
 
     def of(self, paths: Iterable[str | Path]) -> list[str]:
         """The digests of some files, in order."""
-        with ThreadPoolExecutor(THREADS) as pool:       # hashing lets other threads run
-            found = list(tqdm(pool.map(self._digest, paths), 'reading inputs', delay=10, leave=False))
-        for mark, digest in found:
-            if mark:
-                self.new |= mark not in self.known
-                self.known[mark] = digest
-        return [digest for _, digest in found]
+        paths = list(paths)
+        marks = [_mark(path) for path in paths]
+        unread = {mark: path for mark, path in zip(marks, paths) if mark and mark not in self.known}
+        read = dict(zip(unread, _read_all(list(unread.values()))))
+        settled = {mark: digest for mark, digest in read.values() if mark}
+        self.known |= settled
+        self.new |= bool(settled)
+        return [read[mark][1] if mark in read else self.known.get(mark, '') for mark in marks]
 
     def save(self) -> None:
         """Remember the digests for later commands, where that is possible."""
@@ -55,18 +57,38 @@ class Digests:
                 temporary.write_text(json.dumps(dict(list(self.known.items())[-MOST:]), separators=(',', ':')))
             self.new = False
 
-    def _digest(self, path: str | Path) -> tuple[str, str]:
-        """(what tells this state of the file from others, '' if nothing does; its digest)."""
-        try:
-            stat = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return '', ''
-        mark = f'{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}'
-        if mark in self.known:
-            return mark, self.known[mark]
-        with open(path, 'rb') as file:
-            digest = hashlib.file_digest(file, 'sha256').hexdigest()[:LENGTH]
-        return mark if time.time() - max(stat.st_mtime, stat.st_ctime) > RECENT else '', digest
+
+def _mark(path: str | Path) -> str:
+    """What tells this state of a file from others; '' for one that is not there."""
+    try:
+        return _mark_of(os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return ''
+
+
+def _mark_of(stat: os.stat_result) -> str:
+    return f'{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}'
+
+
+def _read_all(paths: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """What _read gives for some files, in order."""
+    if not paths:
+        return []
+    chunks = [paths[first:first + CHUNK] for first in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(THREADS) as pool:       # hashing lets other threads run
+        found = tqdm(pool.map(lambda chunk: [*map(_read, chunk)], chunks), 'reading inputs', len(chunks), delay=10,
+                     leave=False)
+        return [pair for pairs in found for pair in pairs]
+
+
+def _read(path: str | Path) -> tuple[str, str]:
+    """(mark of a file, '' if it may change again without another one; its digest)."""
+    with open(path, 'rb', 0) as file:
+        stat = os.fstat(file.fileno())
+        settled = time.time() - max(stat.st_mtime, stat.st_ctime) > RECENT
+        small = stat.st_size <= SMALL
+        digest = (hashlib.sha256(file.read()) if small else hashlib.file_digest(file, 'sha256')).hexdigest()[:LENGTH]
+    return _mark_of(stat) if settled else '', digest
 
 
 def text_digest(parts: Sequence) -> str:

@@ -108,7 +108,7 @@ class _Run:
     pictures: Callable | None
     device: torch.device
     scaler: torch.amp.GradScaler = field(init=False)
-    skipped: list[str] = field(default_factory=list)        # problems of damaged pictures, once for each time
+    skipped: list[str] = field(default_factory=list)        # problems of corrupt pictures, once for each time
     saved: float = field(default_factory=time.monotonic)    # when there was a checkpoint last, or the run began
 
     def __post_init__(self):

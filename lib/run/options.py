@@ -34,8 +34,8 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
     group.add_argument('--limit', type=integer(1, COUNT), metavar='N',
                        help='use only the first N images of the split').affects = NOTHING
     group.add_argument('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
-                       help='helper processes that read images, run the CRF and the like; 0 '
-                       'does all in this process').affects = NOTHING
+                       help='worker processes that read images, run the CRF and the like; 0 '
+                       'does all in the main process').affects = NOTHING
     group.add_argument('--on-corrupt', choices=('error', 'skip'), default='error',
                        help='what to do about an image or mask that cannot be decoded: stop, or leave it out in every '
                        'stage and say so; one that is missing stays an error').affects = NOTHING
@@ -171,10 +171,11 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
             if key not in ('folder', 'affects') and (affects.get(key) is None or kind in affects[key])}
 
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows what numbers a flag takes, defaults where they say something, and the docstring as it is written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.default is None or action.default is False
-        text = action.help if says_nothing else super()._get_help_string(action)
-        return f'{text} ({action.type.expected})' if hasattr(action.type, 'expected') else text
+        facts = [action.type.expected] if hasattr(action.type, 'expected') else []
+        if action.default not in (None, argparse.SUPPRESS) and action.default is not False and action.option_strings:
+            facts.append('default: %(default)s')
+        return f'{action.help} ({"; ".join(facts)})' if facts else action.help

@@ -84,12 +84,12 @@ def check_labels(paths: Sequence[Path], spec: DatasetSpec, images: Sequence[str]
     Raises:
         ValueError: naming the first that is not, and how many.
     """
-    stale = []
+    stale, classes = [], list(spec.classes)
     for number, path in enumerate(paths):
         origin = read_origin(path) or {}
-        if origin.get('classes', list(spec.classes)) != list(spec.classes):
+        if origin.get('classes', classes) != classes:
             raise ValueError(f'{path} was made for the classes {_short(origin["classes"])}, {spec.name} has '
-                             f'{_short(list(spec.classes))}; {remedy} --fresh')
+                             f'{_short(classes)}; {remedy} --fresh')
         if images and origin.get(OWN, {}).get('image', images[number]) != images[number]:
             stale.append(path)
     if stale:

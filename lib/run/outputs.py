@@ -17,7 +17,7 @@ from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, difference
 from lib.run.record import made_by
 from tool.ending import Signals
-from tool.origin import is_whole, origin_text, read_origin
+from tool.origin import State, origin_text, read_state
 
 
 class Output(NamedTuple):
@@ -54,22 +54,21 @@ class Work:
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
         """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted.
 
-        What an earlier run made of a skipped one, when it was sound, is removed: a later stage would take it.
+        What was made from them before they were corrupt is removed: later stages would ask for it to be made again.
         """
-        names, skipped = list(self.inputs), {}
+        skipped, names = [], list(self.inputs)
         self.begin()
-        for image, index in zip(self.signals.until_caught(images, lambda: 'what is finished stays'), self.todo):
+        for index, image in zip(self.todo, self.signals.until_caught(images, lambda: 'what is finished stays')):
             if 'skipped' in image:
-                skipped[names[index]] = image['skipped']
+                skipped.append(image['skipped'])
+                for output in self.outputs:
+                    _remove(output, [names[index]])
             else:
                 yield image
         if skipped and len(skipped) == len(names):
-            raise ValueError(f'all {len(skipped)} images are corrupt, {next(iter(skipped.values()))} the first; restore '
-                             'them')
+            raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
         if skipped:
-            for output in self.outputs:
-                _remove(output, skipped)
-            print(f'left out {len(skipped)} of {len(names)} images: corrupt: {"; ".join(skipped.values())}', flush=True)
+            print(f'left out {len(skipped)} of {len(names)} images: corrupt: {"; ".join(skipped)}', flush=True)
 
 
 @contextmanager
@@ -98,7 +97,7 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
         for output in outputs if not args.dry_run else ():
             stack.enter_context(Lock(output.folder))
         inputs = _digested(names, sources, digests)
-        outdated = _outdated(names, outputs, inputs, fresh)
+        outdated = _outdated(names, outputs, inputs, args.fresh)
         mine = range(here.rank, len(names), here.world)
         todo = [index for index in mine if fresh or names[index] in outdated]
         part = 'all' if here.world == 1 else f'process {here.rank} of {here.world}: its'
@@ -129,18 +128,20 @@ def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[s
     """Names without a whole file of their origin in each folder."""
     outdated, changed = set(), 0
     for output in outputs:
-        refuse_unknown(map(output.path, names))
-        other = []
+        foreign, other = [], []
         for name in names:
             path = output.path(name)
-            origin = _origin(path)
-            if origin == {**output.origin, OWN: inputs[name]} and is_whole(path):
+            state = _state(path)
+            if state.whole and state.origin == {**output.origin, OWN: inputs[name]}:
                 continue
             outdated.add(name)
-            if origin is not None:
+            if _is_ours(state.origin):
                 changed += 1
-                if words := difference({**origin, OWN: {}}, {**output.origin, OWN: {}}):
+                if words := difference({**state.origin, OWN: {}}, {**output.origin, OWN: {}}):
                     other.append(words)
+            elif not state.empty:
+                foreign.append(path)
+        _refuse(foreign)
         if other and not fresh:
             raise ValueError(f'{len(other)} of {len(names)} files in {output.folder} were made with other settings '
                              f'({other[0]}); {NEW_OR_BOTH.format("these")}')
@@ -149,13 +150,17 @@ def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[s
     return outdated
 
 
-def _origin(path: Path) -> dict | None:
-    """The origin of an output of ours; None for any other file, and where there is none."""
+def _state(path: Path) -> State:
+    """What is known of a file; one that is not there is like an empty one."""
     try:
-        origin = read_origin(path)
+        return read_state(path)
     except FileNotFoundError:
-        return None
-    return origin if origin and {'settings', OWN} <= origin.keys() else None
+        return State(None, whole=False, empty=True)
+
+
+def _is_ours(origin: dict | None) -> bool:
+    """Whether a file of this origin was made by a stage."""
+    return origin is not None and {'settings', OWN} <= origin.keys()
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
@@ -164,7 +169,11 @@ def refuse_unknown(paths: Iterable[Path]) -> None:
     Raises:
         ValueError: naming the first that is something else, and how many are.
     """
-    foreign = [path for path in paths if path.exists() and path.stat().st_size and _origin(path) is None]
+    states = ((path, _state(path)) for path in paths)
+    _refuse([path for path, state in states if not (state.empty or _is_ours(state.origin))])
+
+
+def _refuse(foreign: Sequence[Path]) -> None:
     if foreign:
         raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
                          'away, or choose another folder')
