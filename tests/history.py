@@ -139,8 +139,16 @@ class History(RuleBasedStateMachine):
         if self.lab.has_time():
             self.world.run(command, fresh=fresh, processes=2)
 
-    @rule(name=NAME, version=VERSION, keep_time=st.booleans(), mask=st.booleans(), image=st.booleans())
-    def replace(self, name, version, keep_time, mask, image):
+    @rule(stage=st.sampled_from(('train_cam', 'train_aff', 'train_seg')), fresh=RARELY, operation=OPERATION)
+    def train_in_two_processes(self, stage, fresh, operation):
+        """Perhaps after a single process was killed."""
+        if self.lab.torchrun and self.lab.has_time():
+            if fresh:
+                self.world.run(command(stage, 'train', '--save-every', '1'), fresh=True, kill_at=operation)
+            self.world.run(command(stage, 'train', '--save-every', '1'), processes=2, launcher=True)
+
+    @rule(name=NAME, version=VERSION, keep_time=st.booleans(), mask=st.booleans(), image=st.booleans(), then=commands())
+    def replace(self, name, version, keep_time, mask, image, then):
         split, index = name.split('_')
         content = drawn(split, index, version)
         if image:
@@ -149,21 +157,25 @@ class History(RuleBasedStateMachine):
         if mask:
             self.world.note(f'replace the mask of {name} by version {version}{", same time" if keep_time else ""}')
             self.world.write(f'data/masks/{name}.png', content[1], keep_time)
+        self.run(then, False, False)
 
-    @rule(name=NAME, cut=st.booleans(), keep_time=st.booleans())
-    def corrupt_an_image(self, name, cut, keep_time):
+    @rule(name=NAME, cut=st.booleans(), keep_time=st.booleans(), then=commands())
+    def corrupt_an_image(self, name, cut, keep_time, then):
         content = drawn(*name.split('_'), 0)[0]
         wrong = content[:len(content) * 2 // 3] if cut else b'no image'.ljust(len(content))
         self.world.note(f'{"cut the image" if cut else "write text in place of the image"} of {name}')
         self.world.write(f'data/images/{name}.jpg', wrong, keep_time)
+        self.run(then, False, False)
 
-    @rule(folder=st.sampled_from('ab'), name=st.sampled_from(('one', 'two')), version=VERSION, keep_time=st.booleans())
-    def replace_photo(self, folder, name, version, keep_time):
+    @rule(folder=st.sampled_from('ab'), name=st.sampled_from(('one', 'two')), version=VERSION, keep_time=st.booleans(),
+          then=commands())
+    def replace_photo(self, folder, name, version, keep_time, then):
         self.world.note(f'replace photos/{folder}/{name}.jpg by version {version}')
         self.world.write(f'photos/{folder}/{name}.jpg', drawn('val', 1, version)[0], keep_time)
+        self.run(then, False, False)
 
-    @rule(number=st.integers(0, 5))
-    def rename_a_class(self, number):
+    @rule(number=st.integers(0, 5), then=commands())
+    def rename_a_class(self, number, then):
         classes = self.world.description()['classes']
         old = classes[number]
         new = old.removesuffix('-new') if old.endswith('-new') else f'{old}-new'
@@ -171,32 +183,36 @@ class History(RuleBasedStateMachine):
         self.world.describe(classes=[new if name == old else name for name in classes])
         self.world.label({name: [new if word == old else word for word in words]
                           for name, words in self.world.labels().items()})
+        self.run(then, False, False)
 
-    @rule(first=st.integers(0, 5), second=st.integers(0, 5))
-    def reorder_classes(self, first, second):
+    @rule(first=st.integers(0, 5), second=st.integers(0, 5), then=commands())
+    def reorder_classes(self, first, second, then):
         classes = self.world.description()['classes']
         classes[first], classes[second] = classes[second], classes[first]
         self.world.note(f'swap classes {classes[second]} and {classes[first]}')
         self.world.describe(classes=classes)
+        self.run(then, False, False)
 
-    @rule(name=NAME, number=st.integers(0, 5))
-    def change_labels(self, name, number):
+    @rule(name=NAME, number=st.integers(0, 5), then=commands())
+    def change_labels(self, name, number, then):
         word, labels = self.world.description()['classes'][number], self.world.labels()
         present = labels[name]
         labels[name] = [other for other in present if other != word] if word in present else [*present, word]
         self.world.note(f'{"remove" if word in present else "add"} label {word} of {name}')
         self.world.label(labels)
+        self.run(then, False, False)
 
-    @rule(split=st.sampled_from(tuple(SPLITS)), count=st.integers(2, 4), turn=st.booleans())
-    def change_list(self, split, count, turn):
+    @rule(split=st.sampled_from(tuple(SPLITS)), count=st.integers(2, 4), turn=st.booleans(), then=commands())
+    def change_list(self, split, count, turn, then):
         names = [f'{split}_{index}' for index in range(min(count, SPLITS[split]))]
         names = names[::-1] if turn else names
         self.world.note(f'{split}.txt names {" ".join(names)}')
         self.world.write(f'data/lists/{split}.txt', ''.join(f'{name}\n' for name in names).encode())
+        self.run(then, False, False)
 
     @rule(place=st.floats(0, 0.999), how=st.sampled_from(('delete', 'cut', 'cut', 'empty', 'swap', 'replace')),
-          share=st.floats(0.01, 0.99))
-    def damage(self, place, how, share):
+          share=st.floats(0.01, 0.99), then=commands())
+    def damage(self, place, how, share, then):
         paths = self.world.outputs()
         if not paths:
             return
@@ -215,9 +231,11 @@ class History(RuleBasedStateMachine):
             beside[0].write_bytes(content)
         elif how == 'replace' and file.suffix == '.png':        # by one of the user's own
             self.world.write(path, drawn('val', 0, 7)[1])
+        self.run(then, False, False)
 
-    @rule(folder=st.sampled_from(('cam', 'aff', 'seg', 'labels/train/cam', 'labels/train/walk', 'results/val')))
-    def move_results_away(self, folder):
+    @rule(folder=st.sampled_from(('cam', 'aff', 'seg', 'labels/train/cam', 'labels/train/walk', 'results/val')),
+          then=commands())
+    def move_results_away(self, folder, then):
         path = self.world.root / 'exp/toy' / folder
         if path.exists() and not any(name.startswith(f'exp/toy/{folder}/') for name in self.world.user):
             self.world.note(f'move exp/toy/{folder} away, or back what was moved before in exchange')
@@ -227,6 +245,7 @@ class History(RuleBasedStateMachine):
             if away.exists():
                 away.rename(path)
             spare.rename(away)
+        self.run(then, False, False)
 
     @rule()
     def move_everything(self):
@@ -243,9 +262,11 @@ class Lab:
 
     Args:
         seconds: after which commands are no longer run; None for no end.
+        torchrun: whether some are run in two processes by torchrun, which takes ten seconds.
     """
 
-    def __init__(self, seconds: float | None = None):
+    def __init__(self, seconds: float | None = None, torchrun: bool = True):
+        self.torchrun = torchrun
         memory = Path('/dev/shm')
         self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
         self.until = None if seconds is None else time.monotonic() + seconds
@@ -303,11 +324,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--examples', type=int, default=300, help='number of histories')
     parser.add_argument('--steps', type=int, default=12, help='most steps of a history')
     parser.add_argument('--shrink', action='store_true', help='look for a smaller history that goes wrong: minutes')
+    parser.add_argument('--torchrun', action='store_true', help='train in two processes too: ten seconds each time')
     args = parser.parse_args(argv)
     began = time.monotonic()
-    with Lab() as lab:
+    with Lab(torchrun=args.torchrun) as lab:
         try:
             run_histories(lab, args.examples, args.steps, shrink=args.shrink)
+        except AssertionError as error:
+            raise SystemExit(str(error)) from None
         finally:
             commands = sum(lab.counts[kind] for kind in ('done', 'refused', 'failed as clean', 'killed'))
             print(f'{lab.histories} histories, {commands} commands, {time.monotonic() - began:.0f} s')

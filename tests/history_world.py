@@ -24,7 +24,7 @@ IMAGE_BYTES, MASK_BYTES = 6000, 2500      # sizes of all images and masks
 # Files that hold times, versions or process numbers, and last.pth, which is not made again once a network is trained.
 NOT_COMPARED = re.compile(r'(^|/)(log\.txt|env\.json|args\.json|made_by\.json|events\.out\..*|last\.pth|previous\.pth'
                           r'|next\.pth|\.digests\.json|\.lock|\.scores-lock|\..*\.tmp)$')
-RUN_ONLY = ('--fresh', '--save-every')
+RUN_ONLY = {'--fresh': 1, '--save-every': 2, '--accumulate': 2}     # words of flags that only say how to run
 # Why a command may be refused that a clean run would do: something lies there that it does not replace unasked.
 REFUSALS = re.compile(r'were made with other settings|was trained with other settings or inputs'
                       r'|belongs to a run with other settings or inputs')
@@ -70,8 +70,7 @@ class World:
     known: dict[str, Clean]         # clean results by digest of command and inputs
     counts: Counter = field(default_factory=Counter)
     steps: list[str] = field(default_factory=list)
-    shared: set[str] = field(default_factory=set)       # stages whose network several processes may have trained
-    killed: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)       # stages whose network is equal but for rounding
     number: int = 0
 
     def __post_init__(self):
@@ -137,15 +136,15 @@ class World:
         how += f', {processes} processes of {"torchrun" if launcher else "srun"}' if processes > 1 else ''
         line = next((line for line in ended.errors if line.startswith('error')), '')
         self.note(f'{command}{" (absolute)" if absolute else ""}{how} -> {ended.status} {line}')
-        if launcher:
-            self.shared.add(command.stage)
+        if launcher or '--accumulate' in command.words:
+            self.shared.add(command.stage)      # equal but for rounding
         self.check_user(after)
         self.count(command, ended, clean)
         if ended.status == -9:
             self.check_others(command, before, after, ())
         elif ended.status == 0:
             self.check_done(command, clean, ended, before, after)
-            if fresh and not launcher:
+            if fresh and not launcher and '--accumulate' not in command.words:
                 self.shared.discard(command.stage)
         else:
             self.check_refused(command, clean, ended, before, after, fresh, launcher)
@@ -155,7 +154,7 @@ class World:
         """The command alone with its inputs as they are, without flags that only say how to run."""
         words, skip = [], 0
         for word in command.words:
-            skip = 2 if word == '--save-every' else 1 if word == '--fresh' else skip
+            skip = skip or RUN_ONLY.get(word, 0)
             if not skip:
                 words.append(str(word))
             skip = max(0, skip - 1)
@@ -178,9 +177,9 @@ class World:
         ended = self.forks.run(command.script, words, folder)
         after = contents(folder)
         shutil.rmtree(folder)
-        self.fail_if(any(after.get(path) != content and not NOT_COMPARED.search(path)
-                         for path, content in before.items()),
-                     f'a clean run of {command} changed its inputs')
+        changed = [path for path, content in before.items()
+                   if after.get(path) != content and not NOT_COMPARED.search(path)]
+        self.fail_if(changed, f'a clean run of {command} changed its inputs: {changed}')
         self.check_last_words(ended, f'a clean run of {command}')
         return Clean(ended.status, ended.out, {path: content for path, content in after.items()
                                                if path not in before and not NOT_COMPARED.search(path)})

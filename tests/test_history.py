@@ -10,7 +10,7 @@ SKIP = ('--on-corrupt', 'skip')
 
 @pytest.fixture(scope='module')
 def lab():
-    with Lab(SECONDS) as lab:
+    with Lab(SECONDS, torchrun=False) as lab:
         yield lab
 
 
@@ -25,6 +25,12 @@ def test_what_was_made_of_an_image_that_is_corrupt_now_is_left_out_by_all_stages
     assert world.run(command('infer_cam', 'train', *SKIP)) == 0
     assert [world.run(command(stage, 'train', *SKIP), fresh=True) for stage in CHAIN[2:]] == [0] * 4
     assert not list(world.root.glob('exp/toy/labels/train/*/train_1.*'))
+
+
+def test_a_killed_training_is_finished_by_two_processes_of_torchrun(lab):
+    world, killed = lab.world(finished=False), command('train_cam', 'train', '--save-every', '1')
+    assert world.run(killed, kill_at=45) == -9 and (world.root / 'exp/toy/cam/last.pth').exists()
+    assert world.run(killed, processes=2, launcher=True) == 0
 
 
 def test_a_test_of_histories_sees_a_stale_file(lab, monkeypatch):
