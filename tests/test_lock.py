@@ -26,7 +26,10 @@ def rank(number, **changes):
 def test_the_folder_is_made_and_left_without_a_trace(tmp_path):
     with Lock(tmp_path / 'new/stage'):
         assert [path.name for path in (tmp_path / 'new/stage').iterdir()] == ['.lock']
-    assert not list((tmp_path / 'new/stage').iterdir())
+    assert not list(tmp_path.iterdir())
+    with Lock(tmp_path / 'new/stage'):
+        (tmp_path / 'new/stage/a').touch()
+    assert [path.name for path in (tmp_path / 'new/stage').iterdir()] == ['a']
 
 
 def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_nothing(tmp_path):

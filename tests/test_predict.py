@@ -90,7 +90,7 @@ def test_folders_and_patterns_name_pictures_once(photos):
     (('--images', 'photos'), '2 of 10 files cannot be read as pictures: photos/a.png, photos/b.jpg; remove them'),
     (('--images', 'photos/none.jpg'), 'photos/none.jpg; check the names after --images'),
     (('--images', 'photos/plain.png', '--checkpoint', 'aff'),
-     'aff/model.pth belongs to a different network than DeepLab'),
+     'aff/model.pth belongs to a different network'),
     (('--images', 'photos/plain.png', '--checkpoint', 'none'), 'none/model.pth is missing'),
     (('--images', 'photos/plain.png', '--checkpoint', 'text'), 'text/model.pth is corrupt or not a PyTorch file')])
 def test_what_cannot_be_segmented_is_one_line_before_any_work(run_folder, photos, tmp_path, capsys, monkeypatch, words,

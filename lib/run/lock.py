@@ -39,7 +39,7 @@ class Lock:
     def __enter__(self) -> 'Lock':
         until = time.monotonic() + self.patience
         while (holder := self._acquire()) is not None:
-            if holder and time.monotonic() >= until:
+            if time.monotonic() >= until + (0 if holder else 10):
                 raise InUse(f'{self.path.parent} is in use by process {holder.get("process")} on {holder.get("host")}: '
                             'wait until that run has ended, or give --run another name')
             time.sleep(0.05)
@@ -61,6 +61,8 @@ class Lock:
             self.made = self.made or [path for path in self.path.parents if not path.exists()]
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:       # another process has just taken the empty folder away
+            return {}
         except OSError as error:
             raise CannotWrite(f'{self.path} cannot be made ({error.strerror}); choose another place with --exp') \
                 from error
