@@ -196,7 +196,8 @@ def test_weights_of_another_width_or_network(run_folder, data, tmp_path, capsys)
             r'aff/model\.pth belongs to a different network', 'name the file')
     foreign = tmp_path / 'foreign.pth'
     torch.save({'fc.weight': torch.zeros(3)}, foreign)
-    refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign), r'foreign\.pth belongs')
+    refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign),
+            r'foreign\.pth belongs')
     foreign.write_bytes(b'no weights')
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', foreign),
             r'foreign\.pth is corrupt')
