@@ -5,4 +5,4 @@ cd "$(dirname "$0")"
 python=$(./setup_env.sh --dev)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 "$python" -m ruff check .
-"$python" -m pytest -q -n 2 "$@"
+"$python" -m pytest -q -n 2 --dist worksteal "$@"

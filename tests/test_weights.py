@@ -269,7 +269,7 @@ def test_file_of_another_width_is_explained(tmp_path):
 
 def test_file_of_another_network_is_explained(tmp_path):
     save_network(tmp_path / 'a.pth', deeplab(), {})
-    refused(tmp_path / 'a.pth', seam(), r'another network than Seam: \d+ tensors missing \(first: conv1a.weight\), '
+    refused(tmp_path / 'a.pth', seam(), r'a different network than Seam: \d+ tensors missing \(first: conv1a.weight\), '
                                         r'\d+ tensors unexpected \(first: backbone.conv1a.weight\)')
     state = seam().state_dict()
     state.pop('f9.weight')
