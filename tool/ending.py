@@ -1,4 +1,5 @@
 """How a program ends: with one line that says what to do, whatever ends it, and without processes left behind."""
+import atexit
 import errno
 import multiprocessing
 import os
@@ -113,6 +114,9 @@ def run_script(main: Callable) -> NoReturn:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(OTHERS_FIRST)
         _print_last(line)
+        if 'TORCHELASTIC_RUN_ID' in os.environ:     # a thread of the process group can abort the end of the interpreter
+            atexit._run_exitfuncs()
+            os._exit(status if isinstance(status, int) else bool(status))
         sys.exit(status)
 
 
