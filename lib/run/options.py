@@ -83,7 +83,7 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
     group.add_argument('--picture-every', type=integer(0, COUNT), default=500, metavar='N',
                        help='steps between pictures in TensorBoard; 0 for none').affects = NOTHING
     group.add_argument('--accumulate', type=integer(1, 1024), default=1, metavar='N',
-                       help='passes in which a batch is computed: less memory, the same result').affects = NOTHING
+                       help='gradient accumulation steps: less memory; results differ by rounding').affects = NOTHING
     group.add_argument('--compile', action='store_true',
                        help='compile the network on its first steps; one device; results '
                        'differ by rounding').affects = NOTHING
