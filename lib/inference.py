@@ -5,10 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.net.depthwise import SplitDepthwise
 from lib.run.device import autocast
 
+# Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
+FOLDED = {'conv_branch2a': 'bn_branch2b1', 'conv_branch2b1': 'bn_branch2b2', 'conv_fov': 'bn_fov',
+          'conv_fov2': 'bn_fov2'}
 PLAIN = (nn.Conv2d, SplitDepthwise)     # not their subclasses, which may change the weights at each call
 
 
@@ -73,9 +77,17 @@ class Watched:
 
 
 def ready(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> nn.Module:
-    """The network in eval mode on its device. Autocast would turn the weights into its type at every call: they are
-    kept in it. Changed in place; it can neither be trained nor saved from then on."""
+    """The network in eval mode on its device, with less to compute; it can neither be trained nor saved from then on.
+
+    Batch norms are folded into the convolutions before them (ResNet-38d and the head of DeepLab). Autocast would turn
+    the weights into its type at every call: they are kept in it.
+    """
     network = network.eval().to(device, memory_format=torch.channels_last)
+    for block in list(network.modules()):
+        for conv, norm in FOLDED.items():
+            if isinstance(getattr(block, norm, None), nn.BatchNorm2d) and hasattr(block, conv):
+                setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+                setattr(block, norm, nn.Identity())
     for layer in network.modules():
         if amp and type(layer) in PLAIN:
             layer.to(amp)

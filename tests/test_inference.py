@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib.inference import Inference, Watched
+from lib.inference import Inference, Watched, ready
+from lib.net.deeplab import DeepLab
 from lib.net.freeze import norm_layers
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
@@ -72,3 +73,21 @@ def test_one_bad_value_in_any_part_of_any_output_is_found(value):
         watched = Watched(lambda output: output)
         assert [watched(output) for output in outputs] == outputs
         assert watched.all_finite() == expected
+
+
+@pytest.mark.parametrize('make', [lambda: Seam(ResNet38d(1 / 32), 5), lambda: DeepLab(ResNet38d(1 / 32), 5, 8, 2)])
+@torch.inference_mode()
+def test_batch_norms_that_are_folded_change_no_output(make):
+    torch.manual_seed(0)
+    network = make().double().eval()
+    for norm in norm_layers(network):
+        for values in (norm.running_mean, norm.weight, norm.bias):
+            values.copy_(torch.randn_like(values))
+        norm.running_var.uniform_(0.5, 2)
+    plain = network(IMAGES.double())
+    count = len(list(norm_layers(network)))
+    folded = ready(network, CPU, None)
+    assert len(list(norm_layers(folded))) < count
+    for one, other in zip(*((maps,) if isinstance(maps, torch.Tensor) else maps
+                            for maps in (plain, folded(IMAGES.double())))):
+        assert (one - other).abs().max() < 1e-9 * one.abs().max()

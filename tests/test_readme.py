@@ -19,7 +19,7 @@ def known_flags():
     parsers.append(importlib.import_module('tool.datasetup').make_parser('', Path(), Path()))
     flags = {flag for parser in parsers for flag in parser._option_string_actions}
     others = ('benchmarks/ablation.sh', 'coco/prepare.py',
-              'examples/slurm/run_voc_nodes.sh', 'tests/fault.py')
+              'examples/slurm/run_voc_nodes.sh', 'tests/fault.py', 'tests/history.py')
     spelled = re.findall(r'--[a-z][a-z0-9-]+', ''.join((ROOT / path).read_text() for path in others))
     return flags | set(spelled) | {'--logdir', '--nv', '--bind', '--fakeroot'}
 
