@@ -10,7 +10,7 @@ import infer_seg
 from lib.data.files import find_pictures
 from lib.net.weights import read_meta
 from lib.run.options import run_script
-from tests.running import LOADED_HERE, SCALES
+from tests.running import LOADED_HERE, SCALES, error_line
 from tool.imutils import enlarged_label
 
 QUICK = (*LOADED_HERE, *SCALES, '--device', 'cpu', '--amp', 'none')
@@ -119,3 +119,12 @@ def test_an_enlarged_label_is_the_strongest_of_the_enlarged_scores():
 
 def test_meta_is_plain_json(run_folder):
     json.dumps(read_meta(run_folder / 'seg/model.pth'))
+
+
+def test_results_are_never_written_over_the_images(run_folder, photos, capsys):
+    before = {path: path.read_bytes() for path in photos.rglob('*') if path.is_file()}
+    for words in ((), ('--fresh',), ('--fresh', '--limit', '1')):
+        line = error_line(infer_seg.main, (*QUICK, '--checkpoint', run_folder / 'seg/model.pth', '--images', photos,
+                                           '--out', photos, *words), capsys)
+        assert f'{photos} is an input of this command' in line
+    assert {path: path.read_bytes() for path in photos.rglob('*') if path.is_file()} == before
