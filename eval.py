@@ -24,20 +24,19 @@ from lib.data.corrupt import unless_corrupt
 from lib.data.datasets import LabelPair, label_pairs
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import Corrupt, read_mask
+from lib.process.progress import bar_style
+from lib.process.ranges import number
+from lib.process.workers import map_chunks
 from lib.run.digests import Digests, text_digest
 from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve, run_script
 from lib.run.origin import check_labels, stage_origin
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
-from tool.dataspec import DatasetSpec
 from tool.evalutils import PROTOCOLS, Curve, Scores
-from tool.imageio import Corrupt, read_mask
-from tool.progress import bar_style
-from tool.ranges import number
-from tool.workers import map_chunks
 
-PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
 
 
@@ -127,7 +126,7 @@ def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelP
 
 def main(argv=None):
     """Score one output of one split, or print the run's table."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, '', get_spec)
     scores = args.folder / 'scores.json'
     if args.table:
         print(summary_text(read_scores(scores), args.run))

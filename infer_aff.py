@@ -6,7 +6,6 @@ Reads exp/<run>/aff/model.pth, the images of the split and exp/<run>/labels/<spl
 exp/<run>/labels/<split>/walk/<id>.png, labels 0 (background) to the number of classes, with the VOC palette.
 """
 import argparse
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,12 +20,17 @@ from lib.data.datasets import InferSet
 from lib.data.loading import single_images
 from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import write_label_png
 from lib.inference import Inference
 from lib.net.aff import AffinityNet
 from lib.net.backbones import check_network, trained_backbone
 from lib.net.weights import load_network
+from lib.process import ranks
+from lib.process.progress import progress
+from lib.process.ranges import integer, number
+from lib.process.workers import Background
 from lib.run import device as devices
-from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.options import (
     NOTHING,
@@ -39,21 +43,7 @@ from lib.run.options import (
 from lib.run.origin import check_labels, stage_origin
 from lib.run.outputs import Output, Work, unfinished
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
-from tool.dataspec import DatasetSpec
-from tool.imageio import write_label_png
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size
-from tool.progress import progress
-from tool.ranges import integer, number
-from tool.workers import Background
-
-PRESETS = {
-    'voc12': {},
-    'coco': {},
-    'toy': {'width': 0.125, 'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'log_steps': 4, 'amp': 'auto'},
-    # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
-    'own': {'alpha': 3.0, 'beta': 16.0, 'log_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement))),
-            'amp': 'auto'},
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -105,7 +95,7 @@ def write_walk(path: Path, origin: str, cam_file: Path, affinity: np.ndarray, si
 
 def main(argv=None):
     """Infer one split."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, 'infer_aff', get_spec)
     split = args.split or spec.train_split
     checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     dataset = InferSet(spec, split, args.limit, with_labels=False)

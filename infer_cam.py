@@ -22,31 +22,24 @@ from lib.data.labelio import write_maps, write_seeds
 from lib.data.loading import single_images
 from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
 from lib.inference import Inference
 from lib.multiscale import multi_scale
 from lib.net.backbones import check_network, trained_backbone
 from lib.net.seam import Seam
 from lib.net.weights import load_network
+from lib.process import ranks
+from lib.process.progress import progress
+from lib.process.ranges import LowHigh, number
+from lib.process.workers import Background
 from lib.run import device as devices
-from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser, resolve, run_script
 from lib.run.origin import stage_origin
 from lib.run.outputs import Output, Work, unfinished
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
-from tool.dataspec import DatasetSpec
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
-from tool.progress import progress
-from tool.ranges import LowHigh, number
-from tool.workers import Background
-
-PRESETS = {
-    'voc12': {},
-    'coco': {},
-    'toy': {'width': 0.125, 'scales': (0.5, 1.0, 1.5), 'seed_alphas': (1.0, 5.0), 'amp': 'auto'},
-    'own': {'seed_alphas': (2.0, 10.0), 'amp': 'auto'},
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -147,7 +140,7 @@ def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: 
 
 def main(argv=None):
     """Infer one split."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     split = args.split or spec.train_split
     checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
     dataset = InferSet(spec, split, args.limit)

@@ -25,13 +25,20 @@ from lib.data.files import FileSet, find_pictures
 from lib.data.labelio import write_probs
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
+from lib.files.fileio import replacing
+from lib.files.imageio import voc_palette, write_label_png
+from lib.files.outpaths import refuse_inputs
 from lib.inference import Inference
 from lib.multiscale import multi_scale
 from lib.net.backbones import check_network, trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.weights import load_network
+from lib.process import ranks
+from lib.process.progress import progress
+from lib.process.ranges import integer, number
+from lib.process.workers import Background
 from lib.run import device as devices
-from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.options import (
     NOTHING,
@@ -44,22 +51,8 @@ from lib.run.options import (
 from lib.run.origin import stage_origin
 from lib.run.outputs import Output, Work, refuse_unknown, unfinished
 from tool.crfutils import FINAL_CRF, dense_crf
-from tool.dataspec import DatasetSpec
 from tool.drawing import blend, legend, stacked
-from tool.fileio import replacing
-from tool.imageio import voc_palette, write_label_png
 from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest, scaled_size
-from tool.outpaths import refuse_inputs
-from tool.progress import progress
-from tool.ranges import integer, number
-from tool.workers import Background
-
-PRESETS = {
-    'voc12': {},
-    'coco': {},
-    'toy': {'width': 0.125, 'dilation': 6, 'fov_channels': 128, 'scales': (0.75, 1.0, 1.25), 'amp': 'auto'},
-    'own': {'amp': 'auto'},
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -169,15 +162,14 @@ def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSp
 
     A flag given beats what the file says, and that beats the preset. For --images the file also names the classes.
     """
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, 'infer_seg', get_spec)
     checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
     meta = check_network(checkpoint, 'deeplab', args.backbone)
     if args.images:
         spec = DatasetSpec(meta.get('dataset', spec.name), tuple(meta.get('classes', spec.classes)), Path(), Path(),
                            '{}', preset=meta.get('preset', spec.preset), max_side=meta.get('max_side') or 500)
     said = {key: meta[key] for key in ('width', 'fov_channels', 'dilation') if key in meta}
-    presets = {spec.preset: {**PRESETS.get(spec.preset, {}), 'max_side': spec.max_side, **said}}
-    args, spec = resolve(make_parser(), argv, presets, lambda *_: spec)
+    args, spec = resolve(make_parser(), argv, 'infer_seg', lambda *_: spec, {'max_side': spec.max_side, **said})
     args.overlays = bool(args.images) if args.overlays is None else args.overlays
     return args, spec, checkpoint, meta
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
 from lib.data.toy_draw import CLASSES
+from lib.files.dataspec import DatasetSpec
+from lib.process.launch import Runner, check_batch
+from lib.process.ranges import LARGEST_SEED, integer
 from lib.routing import Command, Flag, Tool, add_help, give, give_all, read_flags, settings_text
-from lib.run.launch import Runner, check_batch
 from lib.run.options import run_script
-from tool.dataspec import DatasetSpec
-from tool.ranges import LARGEST_SEED, integer
 
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {'voc12': 'run_voc.sh', 'coco': 'run_coco.sh', 'demo': 'run_demo.sh', 'own': 'run_own.sh DATA.json'}
@@ -85,7 +85,9 @@ def tools_of(driver: str) -> dict[str, Tool]:
     modules['train_cam'] = 'train_cam_coco' if driver == 'coco' else 'train_cam_voc'
     if driver == 'demo':
         modules = {'draw': 'lib.data.toy', 'backbone': 'pretrain_toy', **modules}
-    return {name: Tool(name, module, name not in ('draw', 'eval', 'report')) for name, module in modules.items()}
+    stages = {'draw': None, 'backbone': 'pretrain_toy', 'eval': '', 'report': ''}
+    return {name: Tool(name, module, name not in ('draw', 'eval', 'report'), stages.get(name, name))
+            for name, module in modules.items()}
 
 
 class Job(NamedTuple):
@@ -222,7 +224,7 @@ def launch_words(command: Command, job: Job) -> list[str]:
         start = shlex.split(job.args.launcher)
     elif command.tool.network and job.args.gpus:
         # Without the -- torchrun takes --run for its own --run-path.
-        start += ['-m', 'lib.run.launch', '--standalone', '--nproc-per-node', str(job.args.gpus), '--']
+        start += ['-m', 'lib.process.launch', '--standalone', '--nproc-per-node', str(job.args.gpus), '--']
     return [*start, *command.words]
 
 

@@ -22,17 +22,15 @@ from lib.data.toy import close_ups
 from lib.net.backbones import make_backbone
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
+from lib.process import ranks
+from lib.process.ranges import integer
 from lib.run import device as devices
-from lib.run import ranks
 from lib.run.checkpoint import is_trained, remove_training
 from lib.run.digests import Digests
 from lib.run.loop import train
 from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve, run_script
 from lib.run.origin import training_origin
 from tool.imutils import normalise
-from tool.ranges import integer
-
-PRESETS = {'toy': {'width': 0.125, 'amp': 'auto'}}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -99,7 +97,7 @@ def make_step(network: Callable, target: str, loss: Callable) -> Callable:
 
 def main(argv=None):
     """Train on close-ups, then on whole images."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, 'pretrain_toy', get_spec)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 

@@ -17,13 +17,15 @@ from lib.data.datasets import AffTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.npyio import label_place
 from lib.data.registry import get_spec
+from lib.files.imageio import voc_palette
 from lib.net.aff import AffinityNet
 from lib.net.backbones import make_backbone
 from lib.net.freeze import FREEZE, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.weights import load_imagenet, save_network
+from lib.process import ranks
+from lib.process.ranges import COUNT, integer
 from lib.run import device as devices
-from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
 from lib.run.loop import train
@@ -38,18 +40,8 @@ from lib.run.options import (
 from lib.run.origin import check_labels, training_origin, weights_digest
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified, side_by_side, stacked
-from tool.imageio import voc_palette
 from tool.imutils import denormalise
-from tool.ranges import COUNT, integer
 from tool.torchutils import poly_factor
-
-PRESETS = {
-    'voc12': {},
-    'coco': {},
-    'toy': {'width': 0.125, 'crop_size': 128, 'epochs': 6, 'lr': 0.03, 'momentum': 0.9, 'dropout': False,
-            'amp': 'auto'},
-    'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448), 'amp': 'auto'},
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -133,7 +125,7 @@ def make_pictures(args: argparse.Namespace, dataset: AffTrainSet, network: Affin
 
 def main(argv=None):
     """Train on the data set's training split."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, 'train_aff', get_spec)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 

@@ -8,7 +8,6 @@ Reads the images and labels of the training split and ImageNet weights; writes e
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
 """
 from lib import cam_stage
-from lib.cam_stage import PRESETS as PRESETS
 from lib.run.options import run_script
 
 

@@ -19,14 +19,17 @@ from lib.data.corrupt import read_truth
 from lib.data.datasets import InferSet, SegTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import IGNORED, voc_palette
 from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import load_imagenet, save_network, unwrapped
+from lib.process import ranks
+from lib.process.ranges import LowHigh, integer, number
 from lib.run import device as devices
-from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
 from lib.run.loop import train
@@ -39,22 +42,9 @@ from lib.run.options import (
     run_script,
 )
 from lib.run.origin import check_labels, training_origin, weights_digest
-from tool.dataspec import DatasetSpec
 from tool.drawing import blend, side_by_side, stacked
-from tool.imageio import IGNORED, voc_palette
 from tool.imutils import normalise
-from tool.ranges import LowHigh, integer, number
 from tool.torchutils import poly_factor
-
-PRESETS = {
-    'voc12': {'max_steps': 20000},
-    'coco': {'max_steps': 200000},
-    'toy': {'max_steps': 700, 'width': 0.125, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128,
-            'bn_momentum': 0.1, 'dropout': False, 'amp': 'auto'},
-    'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
-            'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
-            'crop_size': lambda spec: spec.scaled(448), 'amp': 'auto'},
-}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -143,7 +133,7 @@ def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab,
 
 def main(argv=None):
     """Train on the pseudo-labels of the data set's training split."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, 'train_seg', get_spec)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
     if args.accumulate > 1:

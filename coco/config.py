@@ -13,10 +13,10 @@ from pathlib import Path
 
 from coco.dataset import LIST_SIZES, LISTS, ROOT, spec
 from coco.prepare import add_mask_flag, is_official, prepare, report
-from tool.datasetup import Setup, make_parser
-from tool.download import Archive
-from tool.ending import run_script
-from tool.verify import check_samples, count_files
+from lib.process.ending import run_script
+from lib.setup.datasetup import Setup, make_parser
+from lib.setup.download import Archive
+from lib.setup.verify import check_samples, count_files
 
 HOME = 'http://images.cocodataset.org'
 # The one place that says where the archives are. No checksums are published with them; a .zip has one for each file.

@@ -2,7 +2,7 @@
 from pathlib import Path
 from shlex import quote
 
-from tool.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec
 
 COCO_CLASSES = (
     'person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat', 'traffic light',

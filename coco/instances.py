@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tool.jsonfile import misfit
-from tool.progress import bar_style
+from lib.files.jsonfile import misfit
+from lib.process.progress import bar_style
 
 PIECE = 1 << 22             # bytes read at a time
 LARGEST_ITEM = 1 << 27      # a larger annotation means that the file is corrupt

@@ -23,15 +23,15 @@ import numpy as np
 from coco.dataset import COCO_CLASSES, LIST_SIZES, LISTS, ROOT, VAL_SHA256
 from coco.instances import Instances, index_instances, read_annotations
 from coco.masks import RULES
-from tool.dataspec import list_sha256
-from tool.ending import run_script
-from tool.fileio import remove_leftovers
-from tool.imageio import read_mask, write_label_png
-from tool.jsonfile import read_json, write_json
-from tool.outpaths import check_lists, write_lists
-from tool.progress import progress
-from tool.ranges import integer
-from tool.workers import map_in_workers
+from lib.files.dataspec import list_sha256
+from lib.files.fileio import remove_leftovers
+from lib.files.imageio import read_mask, write_label_png
+from lib.files.jsonfile import read_json, write_json
+from lib.files.outpaths import check_lists, write_lists
+from lib.process.ending import run_script
+from lib.process.progress import progress
+from lib.process.ranges import integer
+from lib.process.workers import map_in_workers
 
 MASK_YEAR, MAKER = '2017', 'coco.prepare'
 

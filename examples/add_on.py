@@ -30,14 +30,14 @@ if __name__ == '__main__' and not __package__:      # run as a file: start anew 
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
+from lib.files.imageio import read_mask
+from lib.process.ranges import COUNT, LARGEST_SEED, integer
 from lib.run.options import run_script
 from tool.camloss import cam_fsl  # 1: the two losses
 from tool.camutils import fuse_scales
 from tool.evalutils import Curve
-from tool.imageio import read_mask
 from tool.imutils import IMAGENET_NORM, normalise
 from tool.probutils import isl_loss  # 1
-from tool.ranges import COUNT, LARGEST_SEED, integer
 
 
 def maps_of_tokens(tokens: Tensor, height: int, width: int) -> Tensor:

@@ -9,13 +9,16 @@ import torch
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import voc_palette
 from lib.net.backbones import make_backbone
 from lib.net.freeze import FREEZE, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.seam import Seam
 from lib.net.weights import load_imagenet, save_network
+from lib.process import ranks
+from lib.process.ranges import COUNT, LowHigh, integer, number
 from lib.run import device as devices
-from lib.run import ranks
 from lib.run.digests import Digests
 from lib.run.loop import train
 from lib.run.options import (
@@ -27,22 +30,10 @@ from lib.run.options import (
 from lib.run.origin import training_origin, weights_digest
 from tool.camloss import cam_objective, second_view
 from tool.camutils import cam_label, fuse_scales
-from tool.dataspec import DatasetSpec
 from tool.drawing import blend, heat, side_by_side, stacked
-from tool.imageio import voc_palette
 from tool.imutils import normalise, resize_bicubic, scaled_size
-from tool.ranges import COUNT, LowHigh, integer, number
 from tool.torchutils import poly_factor
 
-PRESETS = {
-    'voc12': {'fsl_weight': 1.0},
-    'coco': {'fsl_weight': 0.2},
-    'toy': {'width': 0.125, 'crop_size': 128, 'long_side': (115, 197), 'view2_scale': 0.6, 'epochs': 6, 'lr': 0.03,
-            'amp': 'auto'},
-    'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448),
-            'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)),
-            'view2_scale': lambda spec: min(0.6, 0.3 * spec.enlargement), 'amp': 'auto'},
-}
 LENGTH = number(0, 1000, above=True)
 
 
@@ -142,7 +133,7 @@ def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: Seam, de
 
 def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     """Train on the data set's training split; what the two scripts share."""
-    args, spec = resolve(make_parser(doc, dataset), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(doc, dataset), argv, 'train_cam', get_spec)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 

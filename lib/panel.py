@@ -18,17 +18,16 @@ from PIL import Image
 from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec, Sample
+from lib.files.fileio import replacing
+from lib.files.imageio import IGNORED, read_image, read_mask, voc_palette
+from lib.files.outpaths import image_mark, refuse_foreign
+from lib.process.ranges import integer, number
 from lib.run.options import base_parser, resolve, run_script
 from lib.run.record import read_scores
 from tool.camutils import cam_label, labels_of
-from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titled
-from tool.fileio import replacing
-from tool.imageio import IGNORED, read_image, read_mask, voc_palette
-from tool.outpaths import image_mark, refuse_foreign
-from tool.ranges import integer, number
 
-PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 DEFAULT_THRESHOLD, MAKER = 0.25, 'lib.panel'
 COLUMNS = ('image', 'CAM', 'CAM label', 'seeds', 'random walk', 'segmentation', 'truth')
 THINNED_OUT = ('CAM', 'seeds')          # what --thin-out leaves out
@@ -115,7 +114,7 @@ def arrange(rows: Sequence[Mapping[str, np.ndarray]], titles: Mapping[str, str],
 
 def main(argv: list[str] | None = None) -> None:
     """Draw some images of one split."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, '', get_spec)
     split = args.split or spec.val_split
     if args.out.suffix.lower() not in ('.png', '.jpg', '.jpeg'):
         raise ValueError(f'--out {args.out} must end in .png or .jpg')

@@ -8,13 +8,14 @@ import difflib
 import importlib
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from lib.run.options import plain_flag, resolve
+from lib.run.settings import row_of
 
 # Another file in each stage: given to one of them. And what drivers do by themselves.
 ONE_STAGE = ('--checkpoint', '--labels', '--out', '--split', '--unpickle')
@@ -40,16 +41,12 @@ class Tool:
     name: str
     module: str
     network: bool = False           # runs one, in as many processes as the user says
+    stage: str | None = ''          # its column in the table of settings; None where it asks no data set
 
     @property
     def words(self) -> list[str]:
         """What Python is to be called with."""
         return ['-m', self.module.removesuffix('.__main__')] if '.' in self.module else [f'{self.module}.py']
-
-    @property
-    def presets(self) -> Mapping:
-        """Its settings by preset; none where it asks no data set."""
-        return getattr(importlib.import_module(self.module), 'PRESETS', {})
 
     def make_parser(self) -> argparse.ArgumentParser:
         """A new parser of its flags, which raises ValueError where argparse would end the process."""
@@ -104,9 +101,9 @@ class Command:
         Raises:
             ValueError: if a value is wrong.
         """
-        if not self.tool.presets:
+        if self.tool.stage is None:
             return self.tool.make_parser().parse_args(self.flag_words)
-        return resolve(self.tool.make_parser(), self.flag_words, self.tool.presets, lambda *_: spec)[0]
+        return resolve(self.tool.make_parser(), self.flag_words, self.tool.stage, lambda *_: spec)[0]
 
 
 def read_flags(words: Sequence[str]) -> list[Flag]:
@@ -200,7 +197,7 @@ def _check(command: Command, commands: Sequence[Command], flags: Sequence[Flag])
 
 def settings_text(command: Command, args: argparse.Namespace, preset: str) -> str:
     """The settings of a command by where they come from: flags, the data set's preset, or the script's defaults."""
-    preset_names = set(command.tool.presets.get(preset, {})) - set(command.given)
+    preset_names = set(row_of(command.tool.stage, preset) if command.tool.stage else ()) - set(command.given)
     actions = {action.dest: action for action in command.tool.flags.values() if action.dest not in PER_COMMAND}
     rows = {'flags': set(command.given), f'preset {preset}': preset_names,
             'defaults': set(actions) - set(command.given) - preset_names}

@@ -16,8 +16,8 @@ import train_aff
 import train_cam_voc
 import train_seg
 from lib.data.toy import write_set
+from lib.files.imageio import write_label_png
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, place
-from tool.imageio import write_label_png
 from voc12.prepare import prepare
 
 

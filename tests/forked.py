@@ -153,7 +153,7 @@ def _child(request: dict, rank: int, environment: dict) -> None:
                 main(request['words'])
                 status = 0
             else:
-                importlib.import_module('tool.ending').run_script(lambda: main(request['words']))
+                importlib.import_module('lib.process.ending').run_script(lambda: main(request['words']))
         except SystemExit as end:
             status = end.code or 0
     except BaseException:

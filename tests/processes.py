@@ -16,9 +16,9 @@ from lib.net.freeze import freeze_norm_affine, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.resnet38d import ResNet38d
 from lib.net.syncnorm import share_batch_norm
+from lib.process import ranks
+from lib.process.batchpart import batch_part
 from lib.run import device as devices
-from lib.run import ranks
-from tool.batchpart import batch_part
 
 CPU = torch.device('cpu')
 

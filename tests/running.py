@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from lib.process.ending import CAUGHT
 from lib.run.lock import Lock
 from lib.run.options import run_script
-from tool.ending import CAUGHT
 
 NETWORK = ('--width', '0.03125', '--device', 'cpu', '--amp', 'none')
 HEAD = ('--fov-channels', '8')

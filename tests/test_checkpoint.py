@@ -4,8 +4,8 @@ import os
 import pytest
 import torch
 
+from lib.files.torchfile import write_torch
 from lib.run.checkpoint import is_trained, load_checkpoint, remove_training, save_checkpoint
-from tool.torchfile import write_torch
 
 ORIGIN = {'settings': {'lr': 0.1}, 'classes': ['a', 'b'], 'inputs': {'images': '1'}}
 OTHER = {**ORIGIN, 'settings': {'lr': 0.2}}

@@ -11,9 +11,9 @@ from coco.dataset import COCO_CLASSES, LIST_SIZES
 from coco.instances import index_instances, read_annotations, top_level_items
 from coco.prepare import RULES, is_official, main, prepare
 from lib.data.registry import get_spec
+from lib.files.imageio import read_mask
 from tests.coco_toy import CATEGORY_IDS, SHOWN, write_archives
 from tests.running import error_line, error_lines
-from tool.imageio import read_mask
 
 TRAIN, VAL = 12, 6
 

@@ -15,10 +15,10 @@ import pytest
 from coco.dataset import COCO_CLASSES
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.registry import get_spec
+from lib.files.imageio import read_image, read_mask
 from tests.coco_toy import write_archives
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, SCALES
 from tests.serving import serving
-from tool.imageio import read_image, read_mask
 
 ROOT = Path(__file__).parent.parent
 TRAIN, VAL, EMPTY = 7, 3, 2         # EMPTY: place in each list of the picture without any object

@@ -9,10 +9,10 @@ import pytest
 
 from coco import config
 from coco.config import ARCHIVES, main
+from lib.process.ending import run_script
+from lib.setup import datasetup, download
 from tests.coco_toy import write_archives
 from tests.serving import serving
-from tool import datasetup, download
-from tool.ending import run_script
 
 ROOT = Path(__file__).parent.parent
 TRAIN, VAL = 8, 4

@@ -15,10 +15,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from lib.data.registry import get_spec
+from lib.files.imageio import read_mask, voc_palette
+from lib.setup.datasetup import Setup
 from tests.running import error_lines
 from tests.serving import serving
-from tool.datasetup import Setup
-from tool.imageio import read_mask, voc_palette
 from voc12 import config
 from voc12.config import AUG, SBD, TEST, TRAINVAL, main
 from voc12.sbd import mask_of

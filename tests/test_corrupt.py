@@ -22,11 +22,11 @@ from lib.data.files import FileSet
 from lib.data.folder import read_spec
 from lib.data.labelio import read_seeds, write_seeds
 from lib.data.loading import training_batches
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import Corrupt, read_image
 from lib.report import __main__ as report
 from lib.run.options import base_parser, run_script
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
-from tool.dataspec import DatasetSpec
-from tool.imageio import Corrupt, read_image
 
 SKIP = ('--on-corrupt', 'skip')
 DEEP, CUT, MASK = 'train_00004', 'val_00001', 'val_00003'

@@ -9,7 +9,7 @@ from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
 from lib.data.registry import get_spec
 from lib.data.toy import write_set
-from tool.imageio import write_label_png
+from lib.files.imageio import write_label_png
 from tool.imutils import IMAGENET_NORM, normalise
 
 NUM = 6

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lib.data.folder import read_spec
 from lib.data.registry import get_spec
-from tool.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 
+from lib.setup import download
+from lib.setup.download import Archive, Unreachable, fetch, size_of
 from tests.serving import serving
-from tool import download
-from tool.download import Archive, Unreachable, fetch, size_of
 
 CONTENT = bytes(range(256)) * 20_000
 MD5 = hashlib.md5(CONTENT).hexdigest()

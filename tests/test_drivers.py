@@ -15,7 +15,7 @@ from lib.run.options import run_script
 
 ROOT = Path(__file__).parent.parent
 STAGES = 'train_cam, infer_cam, train_aff, infer_aff, train_seg, infer_seg, table, report'
-TORCHRUN = ['-m', 'lib.run.launch', '--standalone', '--nproc-per-node', '2', '--']
+TORCHRUN = ['-m', 'lib.process.launch', '--standalone', '--nproc-per-node', '2', '--']
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.files.imageio import read_mask, write_label_png
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING
-from tool.imageio import read_mask, write_label_png
 
 NAMES = [f'{number:012d}' for number in (9, 391895, 581921, 42)]
 WITH_ANOTHER = [*NAMES, 'shows_a_cat']      # not among the first four, which are used

@@ -16,15 +16,15 @@ import torch
 
 import infer_cam
 import train_aff
+from lib.process.ending import Signals, Stopped, run_script
 from tests.fault import contents, members
 from tests.running import NETWORK, SCALES, TRAINING, place
-from tool.ending import Signals, Stopped, run_script
 
 ROOT = Path(__file__).parent.parent
 SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 REMEDY = 'then run the same command again: it resumes'
-HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom tool.ending import run_script, Signals\n'
-        'from tool.workers import Background, map_in_workers\nready = Path(sys.argv[1])\n')
+HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom lib.process.ending import run_script, Signals\n'
+        'from lib.process.workers import Background, map_in_workers\nready = Path(sys.argv[1])\n')
 
 
 def started(*words, **settings):
@@ -89,14 +89,14 @@ def test_a_second_interrupt_ends_at_once_and_an_ignored_hangup_stays_ignored(tmp
 
 
 def test_a_noted_signal_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr('tool.ending.PATIENCE', 0.2)
+    monkeypatch.setattr('lib.process.ending.PATIENCE', 0.2)
     with pytest.raises(Stopped, match='stopped by SIGTERM'), Signals():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
 
 
 def test_what_swallows_the_first_stop_is_stopped_again(monkeypatch):
-    monkeypatch.setattr('tool.ending.PATIENCE', 0.4)
+    monkeypatch.setattr('lib.process.ending.PATIENCE', 0.4)
     with pytest.raises(Stopped, match='stopped by SIGTERM'), Signals(at_once=True):
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)

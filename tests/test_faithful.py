@@ -9,6 +9,7 @@ from torch import nn
 import infer_aff
 import infer_cam
 import infer_seg
+import pretrain_toy
 import train_aff
 import train_seg
 from lib import cam_stage
@@ -17,6 +18,7 @@ from lib.net.freeze import norm_layers
 from lib.net.optimizer import make_optimizer
 from lib.net.weights import unwrapped
 from lib.run.options import resolve
+from lib.run.settings import COMMON, SETTINGS
 from tests.running import tensors
 from tool import crfutils
 from tool.affutils import Pairs, affinity_loss
@@ -27,12 +29,12 @@ TRAINING = ('cam', 'aff', 'seg')
 
 def resolved(stage, dataset='voc12', *words):
     """Settings with which a stage runs on a data set when no flag is given but these."""
-    parsers = {'cam': (cam_stage.make_parser('', dataset), cam_stage.PRESETS),
-               'infer_cam': (infer_cam.make_parser(), infer_cam.PRESETS),
-               'aff': (train_aff.make_parser(), train_aff.PRESETS),
-               'infer_aff': (infer_aff.make_parser(), infer_aff.PRESETS),
-               'seg': (train_seg.make_parser(), train_seg.PRESETS),
-               'infer_seg': (infer_seg.make_parser(), infer_seg.PRESETS)}
+    parsers = {'cam': (cam_stage.make_parser('', dataset), 'train_cam'),
+               'infer_cam': (infer_cam.make_parser(), 'infer_cam'),
+               'aff': (train_aff.make_parser(), 'train_aff'),
+               'infer_aff': (infer_aff.make_parser(), 'infer_aff'),
+               'seg': (train_seg.make_parser(), 'train_seg'),
+               'infer_seg': (infer_seg.make_parser(), 'infer_seg')}
     return resolve(parsers[stage][0], ['--dataset', dataset, *words], parsers[stage][1], get_spec)
 
 
@@ -97,8 +99,8 @@ def test_scale_and_shift_of_batch_norm_are_in_no_optimiser_group_and_never_chang
 
 
 def test_feature_similarity_weighs_1_on_voc_and_a_fifth_on_coco():
-    assert resolved('cam', 'voc12')[0].fsl_weight == 1.0 == cam_stage.PRESETS['voc12']['fsl_weight']
-    assert resolved('cam', 'coco')[0].fsl_weight == 0.2 == cam_stage.PRESETS['coco']['fsl_weight']
+    assert resolved('cam', 'voc12')[0].fsl_weight == 1.0 == SETTINGS['train_cam']['voc12']['fsl_weight']
+    assert resolved('cam', 'coco')[0].fsl_weight == 0.2 == SETTINGS['train_cam']['coco']['fsl_weight']
     assert resolved('cam', 'coco', '--fsl-weight', '1')[0].fsl_weight == 1.0
 
 
@@ -152,3 +154,15 @@ def test_presets_of_the_published_sets_differ_in_no_hidden_setting():
         voc, coco = (vars(resolved(stage, dataset)[0]) for dataset in ('voc12', 'coco'))
         differing = {key for key in voc if voc[key] != coco[key]} - {'dataset', 'run', 'folder'}
         assert differing == {'cam': {'fsl_weight'}, 'seg': {'max_steps'}}.get(stage, set())
+
+
+def test_every_setting_of_the_table_is_a_flag_of_its_stage():
+    parsers = {'train_cam': cam_stage.make_parser('', 'voc12'), 'infer_cam': infer_cam.make_parser(),
+               'train_aff': train_aff.make_parser(), 'infer_aff': infer_aff.make_parser(),
+               'train_seg': train_seg.make_parser(), 'infer_seg': infer_seg.make_parser(),
+               'pretrain_toy': pretrain_toy.make_parser()}
+    assert parsers.keys() == SETTINGS.keys()
+    flags = {stage: {action.dest for action in parser._actions} for stage, parser in parsers.items()}
+    assert [(stage, key) for stage, rows in SETTINGS.items() for row in rows.values() for key in row
+            if key not in flags[stage]] == []
+    assert {key for row in COMMON.values() for key in row} <= set.union(*flags.values())

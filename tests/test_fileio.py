@@ -10,9 +10,9 @@ import torch
 import infer_seg
 import train_aff
 from lib.data.labelio import read_maps, write_maps
+from lib.files.fileio import CannotWrite, host_code, remove_leftovers, replacing
+from lib.files.torchfile import read_torch, write_torch
 from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, error_lines, place
-from tool.fileio import CannotWrite, host_code, remove_leftovers, replacing
-from tool.torchfile import read_torch, write_torch
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_temporary_files_are_never_taken_for_others_and_those_of_killed_processe
 
 def test_writers_of_one_file_never_mix(tmp_path):
     """Two processes write the same file again and again; every content ever met is whole."""
-    code = ('import sys; from pathlib import Path; from tool.fileio import replacing\n'
+    code = ('import sys; from pathlib import Path; from lib.files.fileio import replacing\n'
             'for _ in range(60):\n'
             '    with replacing(Path(sys.argv[1])) as temporary: temporary.write_text(sys.argv[2] * 50_000)')
     path = tmp_path / 'shared'

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tool.imageio import read_image, read_mask, read_size, voc_palette, write_label_png
+from lib.files.imageio import read_image, read_mask, read_size, voc_palette, write_label_png
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import train_seg
+from lib.files.imageio import read_mask, write_label_png
 from lib.run.labelled import PATIENCE, Labelled
 from tests.running import HEAD, LOADED_HERE, TRAINING, place
-from tool.imageio import read_mask, write_label_png
 
 
 def checked(steps, *labelled):

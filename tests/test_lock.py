@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from lib.run import ranks
+from lib.files.fileio import CannotWrite, host_code
+from lib.process import ranks
 from lib.run.lock import InUse, Lock
 from tests.running import APART, another_run
-from tool.fileio import CannotWrite, host_code
 
 LAUNCH = {'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'TORCHELASTIC_RUN_ID': 'one', 'MASTER_ADDR': 'localhost',
           'MASTER_PORT': '1'}

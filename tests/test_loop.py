@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from lib.files.torchfile import write_torch
 from lib.net.dropout import BatchDropout
+from lib.process.ending import Stopped
 from lib.run import loop
 from lib.run.lock import Lock
 from lib.run.loop import due, step_seed, train
 from lib.run.terms import Terms
 from tests.running import another_run, no_signal_gets_out
-from tool.ending import Stopped
-from tool.torchfile import write_torch
 
 STEPS = 10
 LR = 0.1

@@ -28,10 +28,10 @@ from lib.data.npyio import (
     write_npy_scores,
 )
 from lib.data.registry import get_spec
+from lib.files.origin import read_origin
 from lib.run.record import read_scores
 from tests.running import LOADED_HERE, NETWORK, TRAINING, error_line, place
 from tool.imutils import IMAGENET_NORM
-from tool.origin import read_origin
 
 MAPS = np.random.default_rng(0).random((2, 5, 7)).astype(np.float32)
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.files.dataspec import DatasetSpec
 from lib.run.options import (
     add_device_flags,
     add_training_flags,
@@ -11,9 +12,15 @@ from lib.run.options import (
     resolve,
     settings,
 )
-from tool.dataspec import DatasetSpec
+from lib.run.settings import COMMON, SETTINGS
 
-PRESETS = {'one': {'lr': 0.5, 'width': 0.25}, 'other': {}}
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch):
+    """A stage 'stage' for the presets 'one' and 'other'."""
+    monkeypatch.setitem(COMMON, 'one', {'width': 0.25})
+    monkeypatch.setitem(COMMON, 'other', {})
+    monkeypatch.setitem(SETTINGS, 'stage', {'one': {'lr': 0.5}, 'other': {}})
 
 
 def get_spec(dataset, root, lists):
@@ -29,7 +36,7 @@ def parser():
 
 
 def resolved(*words):
-    return resolve(parser(), list(words), PRESETS, get_spec)[0]
+    return resolve(parser(), list(words), 'stage', get_spec)[0]
 
 
 def test_a_flag_given_beats_the_preset_and_the_preset_beats_the_default():
@@ -47,7 +54,7 @@ def test_underscores_in_flags_are_accepted_and_values_stay_as_they_are():
 
 @pytest.mark.parametrize('name', ['--data-root', '--voc12-root', '--voc12_root', '--coco-root'])
 def test_every_spelling_of_the_data_folder_reaches_the_data_set(name):
-    args, spec = resolve(parser(), ['--dataset', 'one', name, 'there', '--lists', 'mine'], PRESETS, get_spec)
+    args, spec = resolve(parser(), ['--dataset', 'one', name, 'there', '--lists', 'mine'], 'stage', get_spec)
     assert (spec.root, spec.lists) == (Path('there'), Path('mine'))
 
 

@@ -10,15 +10,15 @@ from lib import cam_stage
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import read_mask, write_label_png
+from lib.files.origin import is_whole, origin_text, read_origin
 from lib.net.weights import read_meta, save_network
 from lib.run.checkpoint import trained_origin
 from lib.run.digests import Digests
 from lib.run.options import resolve
 from lib.run.origin import check_labels, difference, stage_origin, training_origin, weights_digest
 from tests.running import NETWORK, place
-from tool.dataspec import DatasetSpec
-from tool.imageio import read_mask, write_label_png
-from tool.origin import is_whole, origin_text, read_origin
 
 ORIGIN = {'settings': {'scales': [0.5, 1.0], 'amp': 'none', 'alpha': 6.0}, 'classes': ['Katze (ä)', '犬', 'a "b"'],
           'network': 'c0ffee', 'inputs': {'image': '0' * 16, 'image_labels': []}}
@@ -148,7 +148,7 @@ def test_long_lists_are_cut_in_a_difference():
 
 def test_the_origin_of_a_stage_holds_what_changes_numbers_for_its_kind_of_output(toy):
     def origin(kind, *words):
-        args, spec = resolve(infer_cam.make_parser(), [*place(toy, 'exp'), *NETWORK, *words], infer_cam.PRESETS,
+        args, spec = resolve(infer_cam.make_parser(), [*place(toy, 'exp'), *NETWORK, *words], 'infer_cam',
                              get_spec)
         return stage_origin(args, spec, kind, network='n')
 
@@ -162,7 +162,7 @@ def test_the_origin_of_a_stage_holds_what_changes_numbers_for_its_kind_of_output
 
 
 def test_the_origin_of_a_training_follows_images_labels_and_weights_by_content(toy, tmp_path):
-    args, spec = resolve(cam_stage.make_parser('', 'toy'), list(place(toy, tmp_path)), cam_stage.PRESETS, get_spec)
+    args, spec = resolve(cam_stage.make_parser('', 'toy'), list(place(toy, tmp_path)), 'train_cam', get_spec)
     samples = spec.samples('val')
     labels = spec.image_labels([sample.name for sample in samples])
     weights = [tmp_path / 'a.pth', tmp_path / 'b.pth', tmp_path / 'c.pth']

@@ -12,11 +12,11 @@ from benchmarks import compare
 from lib import panel
 from lib.data import own, toy
 from lib.data.folder import read_spec
+from lib.files.outpaths import image_mark, made_by, refuse_inputs
 from lib.report import __main__ as report
 from lib.run.options import run_script
 from tests.running import error_line, place
 from tests.test_voc_prepare import tree  # noqa: F401  (a fixture)
-from tool.outpaths import image_mark, made_by, refuse_inputs
 
 TABLE = [{'image': f'{name}.png', 'labels': [label]} for name, label in zip('abcd', ('kite', 'wren') * 2)]
 HAND_WRITTEN = '{"name": "mine", "classes": ["a"], "images": "{}.jpg"}'

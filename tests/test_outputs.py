@@ -13,6 +13,8 @@ import infer_cam
 import infer_seg
 import train_aff
 import train_cam_voc
+from lib.files.origin import read_origin
+from lib.process.ending import Stopped
 from lib.run import device as devices
 from lib.run import outputs
 from lib.run.lock import InUse, Lock
@@ -28,8 +30,6 @@ from tests.running import (
     no_signal_gets_out,
     place,
 )
-from tool.ending import Stopped
-from tool.origin import read_origin
 
 PLACES = {'cam': ('labels/val/cam/{}.npz', 'labels/val/seeds/{}.npz'), 'aff': ('labels/val/walk/{}.png',),
           'seg': ('results/val/{}.png',)}

@@ -9,8 +9,8 @@ from PIL import Image
 from lib.data import own
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.registry import get_spec
+from lib.files.imageio import read_image, read_mask, read_size, write_label_png
 from tests.running import error_lines
-from tool.imageio import read_image, read_mask, read_size, write_label_png
 
 LABELS = {'a': ['wren'], 'b': ['kite'], 'c': ['wren', 'kite'], 'd': [], 'e': ['wren'], 'f': ['kite']}
 

@@ -8,8 +8,8 @@ from PIL import Image
 from lib import panel
 from lib.data.labelio import write_maps, write_seeds
 from lib.data.toy import write_set
-from tool.dataspec import Sample
-from tool.imageio import write_label_png
+from lib.files.dataspec import Sample
+from lib.files.imageio import write_label_png
 
 
 @pytest.fixture(scope='module')

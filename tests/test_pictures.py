@@ -9,7 +9,7 @@ from lib.data.datasets import AffTrainSet
 from lib.data.folder import read_spec
 from lib.data.labelio import write_seeds
 from lib.data.toy import write_set
-from tool.imageio import read_size
+from lib.files.imageio import read_size
 
 DEVICE = torch.device('cpu')
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train_aff
-from lib.run import ranks
+from lib.process import ranks
 from tests.fault import contents
 from tests.processes import averages_in_affinity_training, deeplab_steps, together
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place, tensors

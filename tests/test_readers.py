@@ -20,21 +20,21 @@ from lib.data.folder import read_spec
 from lib.data.labelio import read_maps, read_probs, read_seeds, write_maps, write_probs, write_seeds
 from lib.data.npyio import read_npy_maps, read_npy_scores, write_npy_maps, write_npy_scores
 from lib.data.own_table import read_table
+from lib.files.dataspec import DatasetSpec
+from lib.files.jsonfile import misfit, parse_json, read_json, read_json_lines, write_json
+from lib.files.torchfile import read_torch
 from lib.net.backbones import trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.mxnet import resnet38d_from_mxnet
 from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_imagenet, load_network, read_meta, save_network
+from lib.process.ending import one_line
 from lib.report.gather import read_stages
 from lib.run.record import METRICS, read_scores
 from lib.run.table import evaluation_text, summary_text
+from lib.setup.datasetup import Setup
 from tests.running import score_record
 from tests.test_weights import mxnet_names, write_params
-from tool.datasetup import Setup
-from tool.dataspec import DatasetSpec
-from tool.ending import one_line
-from tool.jsonfile import misfit, parse_json, read_json, read_json_lines, write_json
-from tool.torchfile import read_torch
 
 COUNT = int(os.environ.get('READER_CORRUPTIONS', 10))
 NARROW = 1 / 64

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lib.files.jsonfile import write_json
 from lib.run.record import Record, add_score, environment, git_state, made_by, read_lines, read_scores
 from tests.running import APART, score_record
-from tool.jsonfile import write_json
 
 ARGS = argparse.Namespace(lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None, fsl=True)
 CPU = torch.device('cpu')

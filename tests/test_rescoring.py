@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 import eval as evaluation
+from lib.files.imageio import write_label_png
 from lib.run.record import read_scores
 from tests.running import LOADED_HERE, error_line, place
-from tool.imageio import write_label_png
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from lib.data.datasets import CamTrainSet
 from lib.data.labelio import read_maps, read_seeds
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
+from lib.files.imageio import read_mask
 from lib.run import loop
 from lib.run.record import read_scores
 from tests.running import (
@@ -39,7 +40,6 @@ from tests.running import (
     same_maps,
     same_tensors,
 )
-from tool.imageio import read_mask
 from tool.imutils import IMAGENET_NORM
 
 ROOT = Path(__file__).parent.parent

@@ -108,7 +108,8 @@ def test_a_stopped_driver_leaves_nothing_behind_and_the_same_command_resumes(clo
         driver = start(*command)
         wait_for_lines(metrics, done + 2, driver)
         if name == 'launcher':
-            os.kill(next(int(line.split()[0]) for line in living(tmp_path) if 'lib.run.launch' in line), signal.SIGKILL)
+            launcher = next(line for line in living(tmp_path) if 'lib.process.launch' in line)
+            os.kill(int(launcher.split()[0]), signal.SIGKILL)
         else:
             driver.send_signal(getattr(signal, name))
         text, _ = driver.communicate(timeout=30)

@@ -6,8 +6,8 @@ import pytest
 from lib.data.registry import get_spec
 from lib.data.toy import close_ups, draw, main, write_set
 from lib.data.toy_draw import CLASSES
+from lib.files.imageio import read_image, read_mask
 from tests.running import error_line
-from tool.imageio import read_image, read_mask
 
 
 @pytest.fixture(scope='module')

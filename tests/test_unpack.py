@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from tool.unpack import unpack
+from lib.setup.unpack import unpack
 
 FILES = {'top/Images/1.jpg': b'one' * 1000, 'top/Images/2.jpg': b'two', 'top/labels/a.txt': b'', 'top/unused': b'no'}
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tool.dataspec import DatasetSpec
-from tool.imageio import write_label_png
-from tool.verify import check_samples, count_files
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import write_label_png
+from lib.setup.verify import check_samples, count_files
 
 
 @pytest.fixture

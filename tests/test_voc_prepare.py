@@ -2,8 +2,8 @@ import pytest
 from PIL import Image
 
 from lib.data.registry import get_spec
+from lib.files.dataspec import list_sha256
 from tests.running import error_line
-from tool.dataspec import list_sha256
 from voc12.dataset import LIST_SHA256
 from voc12.prepare import classes_of, main, prepare, report
 

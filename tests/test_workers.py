@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tool.workers import AHEAD, Background, map_chunks, map_in_workers
+from lib.process.workers import AHEAD, Background, map_chunks, map_in_workers
 
 
 def square(number):
@@ -203,7 +203,7 @@ def test_signals_to_all_processes_are_left_to_the_main_one():
 
 def test_the_workers_of_a_killed_process_end_too(tmp_path):
     code = ('import sys, time\nfrom pathlib import Path\nfrom tests.test_workers import note\n'
-            'from tool.workers import Background\n'
+            'from lib.process.workers import Background\n'
             'with Background(1) as pool:\n    pool.submit(note, Path(sys.argv[1]), "worker")\n    time.sleep(60)')
     process = subprocess.Popen([sys.executable, '-c', code, tmp_path / 'worker'])
     for _ in range(600):

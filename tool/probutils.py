@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tool.batchpart import batch_rows
+from lib.process.batchpart import batch_rows
 from tool.torchutils import full_precision, no_autocast
 
 EPS = 1e-5

@@ -12,10 +12,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from tool.datasetup import Setup, make_parser
-from tool.download import Archive
-from tool.ending import run_script
-from tool.verify import check_samples, count_files
+from lib.process.ending import run_script
+from lib.setup.datasetup import Setup, make_parser
+from lib.setup.download import Archive
+from lib.setup.verify import check_samples, count_files
 from voc12.dataset import LISTS, ROOT, spec
 from voc12.prepare import is_official, prepare, report
 from voc12.sbd import FOLDER, convert_sbd

@@ -2,7 +2,7 @@
 from pathlib import Path
 from shlex import quote
 
-from tool.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec
 
 VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair',
                'cow', 'diningtable', 'dog', 'horse', 'motorbike', 'person', 'pottedplant', 'sheep', 'sofa', 'train',

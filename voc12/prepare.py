@@ -14,10 +14,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
 
-from tool.dataspec import list_sha256
-from tool.ending import run_script
-from tool.fileio import remove_leftovers
-from tool.outpaths import write_lists
+from lib.files.dataspec import list_sha256
+from lib.files.fileio import remove_leftovers
+from lib.files.outpaths import write_lists
+from lib.process.ending import run_script
 from voc12.dataset import LIST_SHA256, LISTS, ROOT, VOC_CLASSES
 
 MASK_FOLDERS = ('SegmentationClassAug', 'SegmentationClass')

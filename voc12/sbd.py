@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from tool.fileio import remove_leftovers, replacing
-from tool.imageio import write_label_png
-from tool.progress import progress
-from tool.unpack import check_member, damage_named
-from tool.workers import map_in_workers
+from lib.files.fileio import remove_leftovers, replacing
+from lib.files.imageio import write_label_png
+from lib.process.progress import progress
+from lib.process.workers import map_in_workers
+from lib.setup.unpack import check_member, damage_named
 from voc12.dataset import VOC_CLASSES
 
 MEMBER = re.compile(r'benchmark_RELEASE/dataset/cls/(\d{4}_\d{6})\.mat')

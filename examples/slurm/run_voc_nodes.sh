@@ -19,7 +19,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 # torchrun on each node; a killed worker comes back up to three times, and training resumes from its last checkpoint.
-launcher="srun --kill-on-bad-exit=1 $PYTHON -m lib.run.launch --nnodes=$SLURM_NNODES --nproc-per-node=$GPUS_PER_NODE
+launcher="srun --kill-on-bad-exit=1 $PYTHON -m lib.process.launch --nnodes=$SLURM_NNODES --nproc-per-node=$GPUS_PER_NODE
     --max-restarts=3 --rdzv-id=$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0} --rdzv-backend=c10d
     --rdzv-endpoint=$head_node:$port --"
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1     # restarted workers must not find the addresses of dead ones

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from tool.dataspec import DatasetSpec, Sample, check_files
-from tool.imageio import Corrupt, check_whole, read_image, read_mask
+from lib.files.dataspec import DatasetSpec, Sample, check_files
+from lib.files.imageio import Corrupt, check_whole, read_image, read_mask
 
 T = TypeVar('T')
 

@@ -19,9 +19,9 @@ from lib.data import augment
 from lib.data.corrupt import check_images, check_made, first_readable, unless_corrupt
 from lib.data.labelio import read_seeds
 from lib.data.npyio import read_npy_seeds, seed_folders
+from lib.files.dataspec import DatasetSpec, Sample
+from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from tool.affutils import affinity_label
-from tool.dataspec import DatasetSpec, Sample
-from tool.imageio import IGNORED, read_image, read_mask, read_size
 from tool.imutils import IMAGENET_NORM, Norm, normalise
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from tool.dataspec import check_files
-from tool.imageio import Corrupt, check_whole, read_image, read_size
+from lib.files.dataspec import check_files
+from lib.files.imageio import Corrupt, check_whole, read_image, read_size
 
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 

@@ -4,15 +4,15 @@
      "lists": "lists", "train_split": "train", "val_split": "val", "score_split": "train", "preset": "voc12"}
 
 Paths are relative to the folder of dataset.json; "root" names another folder for images and masks. Without "masks" the
-set can be trained on and predicted, not scored. "lists" holds <split>.txt and labels.txt as tool/dataspec.py describes
-them. With "upright": true, images are turned as their EXIF tag says; "max_side" is the long side in pixels to which
+set can be trained on and predicted, not scored. "lists" holds <split>.txt and labels.txt, described
+in lib/files/dataspec.py. With "upright": true, images are turned as their EXIF tag says; "max_side" is the long side in pixels to which
 larger images are reduced when read. lib/data/own.py writes such a file from a folder and a table; "made_by" then says
 so, and no command overwrites one that does not.
 """
 from pathlib import Path
 
-from tool.dataspec import DatasetSpec
-from tool.jsonfile import read_json
+from lib.files.dataspec import DatasetSpec
+from lib.files.jsonfile import read_json
 
 ENTRIES = {'name': str, 'classes': [str], 'images': str, 'masks?': [str], 'lists?': str, 'train_split?': str,
            'val_split?': str, 'score_split?': str, 'preset?': str, 'prepare?': str, 'made_by?': str, 'root?': str,

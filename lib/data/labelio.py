@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.files.fileio import replacing
+from lib.files.origin import write_npz
 from tool.camutils import strongest_class
-from tool.fileio import replacing
-from tool.origin import write_npz
 
 VERSION = 2
 INTERVALS = 200
@@ -33,7 +33,7 @@ def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = 
         path: .npz file; its folder is made where absent.
         keys: ascending foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0.
-        origin: what the file is made from, see tool/origin.py.
+        origin: what the file is made from, see lib/files/origin.py.
 
     Raises:
         ValueError: if keys and maps do not belong together or a value is outside [0, 1].

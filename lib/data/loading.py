@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from lib.data.datasets import KeySampler
-from tool.imageio import Corrupt
-from tool.workers import map_in_workers
+from lib.files.imageio import Corrupt
+from lib.process.workers import map_in_workers
 
 
 def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,

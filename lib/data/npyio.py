@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lib.data.labelio import read_maps
-from tool.fileio import replacing
-from tool.origin import npy_trailer
+from lib.files.fileio import replacing
+from lib.files.origin import npy_trailer
 
 NUMBERS = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8')
 TOLERANCE = 1e-3
@@ -24,7 +24,7 @@ def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: st
         path: .npy file; its folder is made where absent.
         keys: foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0, and the file then does not tell H and W.
-        origin: what the file is made from, see tool/origin.py.
+        origin: what the file is made from, see lib/files/origin.py.
     """
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:

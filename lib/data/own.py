@@ -23,13 +23,13 @@ from pathlib import Path
 from lib.data.folder import read_spec
 from lib.data.own_checks import MASK_ENDINGS, Report, check_masks, check_photos, find_classes, names_on_disk
 from lib.data.own_table import SPLITS, Row, read_table
-from tool.dataspec import check_classes
-from tool.ending import run_script
-from tool.fileio import remove_leftovers, replacing
-from tool.imageio import read_size
-from tool.jsonfile import write_json
-from tool.outpaths import refuse_foreign, refuse_inputs
-from tool.ranges import integer, number
+from lib.files.dataspec import check_classes
+from lib.files.fileio import remove_leftovers, replacing
+from lib.files.imageio import read_size
+from lib.files.jsonfile import write_json
+from lib.files.outpaths import refuse_foreign, refuse_inputs
+from lib.process.ending import run_script
+from lib.process.ranges import integer, number
 
 MAKER = 'lib.data.own'
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.data.own_table import Row, composed
-from tool.imageio import IGNORED, check_whole, read_mask, read_size
+from lib.files.imageio import IGNORED, check_whole, read_mask, read_size
 
 MASK_ENDINGS = ('.png', '.PNG')
 Report = Callable[[str, str], None]     # takes a place ('file:line') and what is wrong there

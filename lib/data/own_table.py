@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tool.jsonfile import parse_json
+from lib.files.jsonfile import parse_json
 
 SPLITS = ('train', 'val', 'test')
 COLUMNS = ('image', 'labels', 'split')      # the last may be left out

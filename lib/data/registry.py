@@ -4,7 +4,7 @@ from pathlib import Path
 import coco.dataset
 import voc12.dataset
 from lib.data import folder
-from tool.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec
 
 TOY = Path('data/toy/dataset.json')
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, close_ups, draw
-from tool.ending import run_script
-from tool.fileio import remove_leftovers, replacing
-from tool.imageio import write_label_png
-from tool.jsonfile import read_json, write_json
-from tool.outpaths import refuse_foreign
-from tool.ranges import LARGEST_SEED, integer
+from lib.files.fileio import remove_leftovers, replacing
+from lib.files.imageio import write_label_png
+from lib.files.jsonfile import read_json, write_json
+from lib.files.outpaths import refuse_foreign
+from lib.process.ending import run_script
+from lib.process.ranges import LARGEST_SEED, integer
 
 __all__ = ['close_ups', 'draw', 'write_set']
 

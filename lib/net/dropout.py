@@ -1,8 +1,8 @@
-"""Dropout that is the same however a batch is shared by processes (see tool/batchpart.py)."""
+"""Dropout that is the same however a batch is shared by processes (see lib/process/batchpart.py)."""
 import torch
 from torch import nn
 
-from tool.batchpart import batch_rows
+from lib.process.batchpart import batch_rows
 
 
 class BatchDropout(nn.Dropout):

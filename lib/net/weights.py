@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib.files.dataspec import MOST_CLASSES
+from lib.files.jsonfile import misfit
+from lib.files.torchfile import read_torch, unsound, write_torch
 from lib.net.mxnet import read_mxnet_params, resnet38d_from_mxnet
 from lib.net.timm_backbone import TimmBackbone
 from lib.net.timm_weights import FROM_TIMM, backbone_names, from_timm, read_safetensors, weights_path
-from tool.dataspec import MOST_CLASSES
-from tool.jsonfile import misfit
-from tool.torchfile import read_torch, unsound, write_torch
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
 REMEDY = 'fetch it again, or finish the stage that trains this network'

@@ -12,18 +12,16 @@ import shlex
 from pathlib import Path
 
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
+from lib.files.fileio import replacing
+from lib.files.outpaths import refuse_foreign
 from lib.panel import best_threshold
+from lib.process.ranges import integer, number
 from lib.report import examples, page, plots
 from lib.report.gather import Stage, newest_scores, read_stages
 from lib.run.options import base_parser, resolve, run_script
 from lib.run.record import read_scores
 from lib.run.table import PROTOCOL_RULE, STAGE_NAMES
-from tool.dataspec import DatasetSpec
-from tool.fileio import replacing
-from tool.outpaths import refuse_foreign
-from tool.ranges import integer, number
-
-PRESETS = {'voc12': {}, 'coco': {}, 'toy': {}, 'own': {}}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -145,7 +143,7 @@ def size(count: int) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Write the page."""
-    args, spec = resolve(make_parser(), argv, PRESETS, get_spec)
+    args, spec = resolve(make_parser(), argv, '', get_spec)
     split, out = args.split or spec.val_split, args.out or args.folder / 'report.html'
     refuse_foreign(out, 'lib.report')
     stages, scores = read_stages(args.folder, spec), newest_scores(args.folder)

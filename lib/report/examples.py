@@ -10,12 +10,12 @@ from PIL import Image
 
 from lib.data.corrupt import keep_readable, read_truth
 from lib.data.labelio import read_maps
+from lib.files.dataspec import DatasetSpec, Sample
+from lib.files.imageio import read_mask, voc_palette
 from lib.panel import draw_row, read_outputs, spread
 from tool.camutils import cam_label
-from tool.dataspec import DatasetSpec, Sample
 from tool.drawing import blend, boxed
 from tool.evalutils import mask_counts
-from tool.imageio import read_mask, voc_palette
 
 LOOKED_AT = 500                         # images scored one by one to find the best and the worst
 LONG_SIDE = 320                         # of the pictures in the page, pixels

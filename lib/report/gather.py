@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.files.dataspec import DatasetSpec
+from lib.files.jsonfile import read_json, read_json_lines
 from lib.run.record import METRICS, read_lines, read_scores
-from tool.dataspec import DatasetSpec
-from tool.jsonfile import read_json, read_json_lines
 
 STAGES = {'cam': 'CAM training', 'labels/{}/cam': 'CAMs of {}', 'labels/{}/seeds': 'CRF seeds of {}, with its CAMs',
           'aff': 'affinity training', 'labels/{}/walk': 'random walk of {}', 'seg': 'segmentation training',

@@ -3,8 +3,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from lib.files.torchfile import read_torch, write_torch
 from lib.run.origin import NEW_OR_BOTH, difference
-from tool.torchfile import read_torch, write_torch
 
 REMEDY = 'move it away'
 AGAIN = NEW_OR_BOTH.format('it')

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lib.run import ranks
-from tool.batchpart import in_last_pass
+from lib.process import ranks
+from lib.process.batchpart import in_last_pass
 
 
 def pick_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tool.fileio import CannotWrite, replacing
+from lib.files.fileio import CannotWrite, replacing
 
 LENGTH = 16             # hexadecimal digits that are kept
 RECENT = 2.0            # seconds in which a file may change again without another time

@@ -3,7 +3,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from lib.run import ranks
+from lib.process import ranks
 
 PATIENCE = 25           # steps
 

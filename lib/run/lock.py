@@ -11,8 +11,8 @@ import socket
 import time
 from pathlib import Path
 
-from lib.run import ranks
-from tool.fileio import CannotWrite, remove_leftovers
+from lib.files.fileio import CannotWrite, remove_leftovers
+from lib.process import ranks
 
 
 class InUse(ValueError):

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from lib.run import ranks
+from lib.process import ranks
+from lib.process.batchpart import batch_part
+from lib.process.ending import Signals, Stopped
+from lib.process.progress import bar_style
 from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, previous, remove_training, save_checkpoint
 from lib.run.lock import Lock
 from lib.run.record import Record
 from lib.run.terms import Terms
-from tool.batchpart import batch_part
-from tool.ending import Signals, Stopped
-from tool.progress import bar_style
 from tool.torchutils import set_lr
 
 Step = Callable[[Mapping], Mapping[str, torch.Tensor]]

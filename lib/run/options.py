@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tool.ending import run_script as run_script
-from tool.ranges import COUNT, LARGEST_SEED, integer, number
+from lib.process.ending import run_script as run_script
+from lib.process.ranges import COUNT, LARGEST_SEED, integer, number
+from lib.run.settings import COMMON, SETTINGS, row_of
 
 # A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:
 # NOTHING for a flag that only says how or where to run, and for a path, as files count by what is in them;
@@ -114,16 +115,16 @@ def add_fresh_flag(group: argparse._ActionsContainer) -> None:
                        help='start over, removing what an earlier run left').affects = NOTHING
 
 
-def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Mapping[str, Mapping],
-            get_spec: Callable) -> tuple:
+def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str, get_spec: Callable,
+            known: Mapping | None = None) -> tuple:
     """Settings of a script and the data set they name.
 
     Args:
         parser: the script's flags.
         argv: words of the command line; None reads sys.argv.
-        presets: rows of settings (keys as in the namespace) by preset name; what the data set asks for. A setting that
-            depends on the data set is a function of its DatasetSpec.
+        stage: its column in the table of settings (lib/run/settings.py); '' for a script without one.
         get_spec: (dataset, data_root, lists) -> DatasetSpec.
+        known: further settings that beat the table, as those that a network's file knows.
 
     Returns:
         (args, spec); args.run is filled in, args.folder is <exp>/<run>.
@@ -134,13 +135,13 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, presets: Ma
     words = [plain_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parser.parse_args(words)
     spec = replace(get_spec(args.dataset, args.data_root, args.lists), on_corrupt=args.on_corrupt)
+    presets = SETTINGS[stage] if stage else COMMON
     if spec.preset not in presets:
         raise ValueError(f'--dataset {args.dataset} asks for preset {spec.preset!r}, but {parser.prog} knows '
                          f'{", ".join(presets)}; name one of them as "preset" in a dataset.json')
-    unknown = set(presets[spec.preset]) - set(vars(args))
-    assert not unknown, f'preset names no flag: {unknown}'
+    row = {**row_of(stage, spec.preset), **(known or {})}
     parser.set_defaults(**{key: value(spec) if callable(value) else value
-                           for key, value in presets[spec.preset].items()})
+                           for key, value in row.items() if key in vars(args)})
     args = parser.parse_args(words)
     args.run = args.run or spec.name
     if Path(args.run).name != args.run or args.run.startswith('.'):

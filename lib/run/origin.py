@@ -1,4 +1,4 @@
-"""What the files of a stage are made from: their origin, which each of them carries (tool/origin.py).
+"""What the files of a stage are made from: their origin, which each of them carries (lib/files/origin.py).
 
     {'settings': {...}, 'classes': [...], 'network': digest, 'inputs': {'image': digest, ...}}
 
@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lib.files.dataspec import DatasetSpec, Sample
+from lib.files.origin import origin_text, read_origin
 from lib.run.digests import Digests, text_digest
 from lib.run.options import settings
-from tool.dataspec import DatasetSpec, Sample
-from tool.origin import origin_text, read_origin
 
 NEW_OR_BOTH = 'give --fresh to make {} again, or --run NAME to keep both'
 OWN = 'inputs'

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import torch
 
-from lib.run import ranks
+from lib.files.origin import State, origin_text, read_state
+from lib.process import ranks
+from lib.process.ending import Signals
 from lib.run.digests import Digests
 from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, difference
 from lib.run.record import made_by
-from tool.ending import Signals
-from tool.origin import State, origin_text, read_state
 
 
 class Output(NamedTuple):

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.run import ranks
+from lib.files.fileio import replacing
+from lib.files.jsonfile import read_json, read_json_lines, write_json
+from lib.process import ranks
 from lib.run.lock import Lock
-from tool.fileio import replacing
-from tool.jsonfile import read_json, read_json_lines, write_json
 
 METRICS = {'step': int, str: float}         # a line of metrics.jsonl
 PERCENT = (float, None)                     # None: a class that is left out of the mean

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lib.run import ranks
+from lib.process import ranks
 
 
 class Terms:

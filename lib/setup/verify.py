@@ -3,10 +3,10 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from tool.dataspec import DatasetSpec, Sample
-from tool.imageio import read_image, read_mask, read_size
-from tool.progress import progress
-from tool.workers import map_in_workers
+from lib.files.dataspec import DatasetSpec, Sample
+from lib.files.imageio import read_image, read_mask, read_size
+from lib.process.progress import progress
+from lib.process.workers import map_in_workers
 
 
 def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode: bool = True) -> tuple[int, int]:

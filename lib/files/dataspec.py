@@ -73,7 +73,7 @@ class DatasetSpec:
 
     @property
     def reading(self) -> dict:
-        """How its pictures are to be read: keyword arguments of tool.imageio.read_image."""
+        """How its pictures are to be read: keyword arguments of lib.files.imageio.read_image."""
         return {'upright': self.upright, 'max_side': self.max_side}
 
     def scaled(self, pixels: int) -> int:

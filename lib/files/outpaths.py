@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, PngImagePlugin
 
-from tool.fileio import replacing
+from lib.files.fileio import replacing
 
 GENERATOR = re.compile(r'<meta name="generator" content="([\w.]+)">')
 PREPARED = re.compile(r'python -m (lib\.data\.\w+) ')       # what a dataset.json of earlier versions says

@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tool.download import Archive, Unreachable, fetch, size_of
-from tool.fileio import remove_leftovers
-from tool.jsonfile import read_json, write_json
-from tool.ranges import integer
-from tool.unpack import unpack
-from tool.verify import count_files
+from lib.files.fileio import remove_leftovers
+from lib.files.jsonfile import read_json, write_json
+from lib.process.ranges import integer
+from lib.setup.download import Archive, Unreachable, fetch, size_of
+from lib.setup.unpack import unpack
+from lib.setup.verify import count_files
 
 ARCHIVES = Path('data/archives')
 LEFT = {str: {str: int}}        # in setup.json: files by folder, by archive or step

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tool.fileio import replacing
+from lib.files.fileio import replacing
 
 NAMES = {str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list',
          dict: 'an object', None: 'null'}

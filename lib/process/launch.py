@@ -1,6 +1,6 @@
 """How the drivers start a stage: in one process or, by torchrun, in several; none is left behind, however it ends.
 
-    python -m lib.run.launch --standalone --nproc-per-node 4 -- train_seg.py --dataset voc12
+    python -m lib.process.launch --standalone --nproc-per-node 4 -- train_seg.py --dataset voc12
 
 is torchrun (same flags, same processes), except that it exits with the status of its processes, where torchrun exits
 with 1 and a traceback whatever they said, and that they end with it even if it is killed.
@@ -104,8 +104,8 @@ def torchrun(words: Sequence[str]) -> int:
     flags, script = words[:words.index('--')], words[words.index('--') + 1:]
     signals = ','.join(number.name for number in CAUGHT)
     try:
-        run.main([f'--signals-to-handle={signals}', *flags, '--no-python', '--', sys.executable, '-m', 'lib.run.launch',
-                  FOLLOW, str(os.getpid()), *script])
+        run.main([f'--signals-to-handle={signals}', *flags, '--no-python', '--', sys.executable, '-m',
+                  'lib.process.launch', FOLLOW, str(os.getpid()), *script])
         return 0
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()

@@ -14,8 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
-from tool.fileio import remove_leftovers, temporary_name
-from tool.progress import bar_style
+from lib.files.fileio import remove_leftovers, temporary_name
+from lib.process.progress import bar_style
 
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError)
 

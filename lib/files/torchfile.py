@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tool.fileio import replacing
+from lib.files.fileio import replacing
 
 
 def write_torch(path: Path, content: Any) -> None:

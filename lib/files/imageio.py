@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from tool.fileio import replacing
+from lib.files.fileio import replacing
+from lib.files.origin import png_info
 from tool.imutils import resize_bicubic, resize_nearest, scaled_size
-from tool.origin import png_info
 
 IGNORED = 255
 EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
@@ -111,7 +111,7 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
 
 
 def write_label_png(path: Path, mask: np.ndarray, origin: str = '') -> None:
-    """Write labels uint8 [H, W] as a palette PNG in VOC colours, with its origin (see tool/origin.py) if given."""
+    """Write labels uint8 [H, W] as a palette PNG in VOC colours, with its origin (see lib/files/origin.py) if given."""
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
     with replacing(path) as temporary:

@@ -1,0 +1,69 @@
+"""The settings in which data sets differ, in one table: by stage, and in each stage by the preset of the data set.
+
+A flag given beats the table, and the table beats the default of the flag, which reproduces the paper on VOC. A value
+that depends on the size of the images is a function of the data set's specification.
+"""
+import math
+
+# In every stage that has such a flag.
+COMMON = {
+    'voc12': {},
+    'coco': {},
+    'toy': {'width': 0.125, 'amp': 'auto'},
+    'own': {'amp': 'auto'},
+}
+SETTINGS = {
+    'pretrain_toy': {'toy': {}},
+    'train_cam': {
+        'voc12': {'fsl_weight': 1.0},
+        'coco': {'fsl_weight': 0.2},
+        'toy': {'crop_size': 128, 'long_side': (115, 197), 'view2_scale': 0.6, 'epochs': 6, 'lr': 0.03},
+        'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448),
+                'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)),
+                'view2_scale': lambda spec: min(0.6, 0.3 * spec.enlargement)},
+    },
+    'infer_cam': {
+        'voc12': {},
+        'coco': {},
+        'toy': {'scales': (0.5, 1.0, 1.5), 'seed_alphas': (1.0, 5.0)},
+        'own': {'seed_alphas': (2.0, 10.0)},
+    },
+    'train_aff': {
+        'voc12': {},
+        'coco': {},
+        'toy': {'crop_size': 128, 'epochs': 6, 'lr': 0.03, 'momentum': 0.9, 'dropout': False},
+        'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448)},
+    },
+    'infer_aff': {
+        'voc12': {},
+        'coco': {},
+        'toy': {'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'log_steps': 4},
+        # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
+        'own': {'alpha': 3.0, 'beta': 16.0,
+                'log_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
+    },
+    'train_seg': {
+        'voc12': {'max_steps': 20000},
+        'coco': {'max_steps': 200000},
+        'toy': {'max_steps': 700, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128, 'bn_momentum': 0.1,
+                'dropout': False},
+        'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
+                'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
+                'crop_size': lambda spec: spec.scaled(448)},
+    },
+    'infer_seg': {
+        'voc12': {},
+        'coco': {},
+        'toy': {'dilation': 6, 'fov_channels': 128, 'scales': (0.75, 1.0, 1.25)},
+        'own': {},
+    },
+}
+
+
+def row_of(stage: str, preset: str) -> dict:
+    """The settings of a stage for a preset; '' for a stage without any.
+
+    Raises:
+        KeyError: if the stage knows no such preset.
+    """
+    return {**COMMON[preset], **(SETTINGS[stage][preset] if stage else {})}
