@@ -19,7 +19,7 @@ import train_aff
 from lib.data.datasets import AffTrainSet
 from lib.data.labelio import VALUES, read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import (
-    label_place,
+    label_source,
     read_npy_maps,
     read_npy_scores,
     read_npy_seeds,
@@ -287,4 +287,4 @@ def test_pickled_files_are_read_on_request_alone(toy, both, capsys):
     assert 'lacks predictions' in error_line(
         evaluation.main, (*words, '--unpickle', '--labels', both / 'labels/val/cam'), capsys)
     train_aff.main([*training, '--seed-dir', str(both / 'plabels/train/crf'), '--unpickle', '--dry-run'])
-    assert label_place(both / 'labels/val/cam', Path('own'), False, '--cams') == (both / 'labels/val/cam', '.npz')
+    assert label_source(both / 'labels/val/cam', Path('own'), False, '--cams') == (both / 'labels/val/cam', '.npz')

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import infer_seg
-from lib.data.files import find_pictures
+from lib.data.files import find_images
 from lib.net.weights import read_meta
 from lib.run.options import run_script
 from tests.running import LOADED_HERE, SCALES, error_line
@@ -74,20 +74,20 @@ def test_a_run_is_named_instead_of_a_file(run_folder, photos, capsys):
     assert f'of 1 images to {run_folder}/results/images' in capsys.readouterr().out
 
 
-def test_folders_and_patterns_name_pictures_once(photos):
-    found = [path.name for path in find_pictures([str(photos / 'plain.png'), str(photos), str(photos / '*.png')])]
+def test_folders_and_patterns_name_images_once(photos):
+    found = [path.name for path in find_images([str(photos / 'plain.png'), str(photos), str(photos / '*.png')])]
     assert found == ['plain.png', 'alpha.webp', 'deep.tif', 'few.gif', 'grey.bmp', 'large.JPG', 'tiny.png',
                      'turned.jpg']
-    assert [path.name for path in find_pictures([str(photos.parent / '**/d*')])] == ['deep.tif']
+    assert [path.name for path in find_images([str(photos.parent / '**/d*')])] == ['deep.tif']
     (photos / 'folder').mkdir()
     (photos / 'folder/a.heic').touch()
-    for word, problem in (('folder', r'holds no picture \(1 \.heic\)'), ('no*.jpg', 'fits no file')):
+    for word, problem in (('folder', r'holds no image \(1 \.heic\)'), ('no*.jpg', 'matches no file')):
         with pytest.raises(FileNotFoundError, match=problem):
-            find_pictures([str(photos / word)])
+            find_images([str(photos / word)])
 
 
 @pytest.mark.parametrize('words, problem', [
-    (('--images', 'photos'), '2 of 10 files cannot be read as pictures: photos/a.png, photos/b.jpg; remove them'),
+    (('--images', 'photos'), '2 of 10 files cannot be read as images: photos/a.png, photos/b.jpg; remove them'),
     (('--images', 'photos/none.jpg'), 'photos/none.jpg; check the names after --images'),
     (('--images', 'photos/plain.png', '--checkpoint', 'aff'),
      'aff/model.pth belongs to a different network'),
