@@ -18,7 +18,7 @@ import torch
 from coco.instances import index_instances, read_annotations
 from lib.data.folder import read_spec
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
-from lib.data.npyio import read_npy_maps, read_npy_scores, write_npy_maps, write_npy_scores
+from lib.data.npyio import read_npy_maps, read_npy_seeds, write_npy_maps, write_npy_scores
 from lib.data.own_table import read_table
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import misfit, parse_json, read_json, read_json_lines, write_json
@@ -120,7 +120,7 @@ def write_files(folder):
             'run/labels/val/cam/made_by.json': lambda path: use_run(folder / 'run'),
             'maps.npz': use_maps, 'seeds.npz': use_maps,
             'maps.npy': lambda path: read_npy_maps(path, (9, 7), 4),
-            'scores.npy': lambda path: read_npy_scores(path, (9, 7), 4)}
+            'scores.npy': lambda path: read_npy_seeds({1.0: path}, (9, 7), 4)}
 
 
 @pytest.fixture(scope='module')
@@ -321,13 +321,12 @@ def test_cam_files_with_impossible_keys_or_values_are_refused(tmp_path, arrays, 
 def test_pickled_maps_of_a_class_too_many_are_refused(tmp_path):
     maps = np.full((2, 3, 3), 0.5, np.float32)
     write_npy_maps(tmp_path / 'a.npy', [1, 101], maps)
-    assert read_npy_maps(tmp_path / 'a.npy')[0].tolist() == [1, 101]
     with pytest.raises(ValueError, match='a.npy has key 101, this data set has keys below 4'):
-        read_npy_maps(tmp_path / 'a.npy', num_fg=4)
+        read_npy_maps(tmp_path / 'a.npy', (3, 3), 4)
     write_npy_scores(tmp_path / 'b.npy', [4], maps)
     with pytest.raises(ValueError, match='b.npy has key 5, this data set has keys below 5'):
-        read_npy_scores(tmp_path / 'b.npy', num_fg=4)
-    assert read_npy_scores(tmp_path / 'b.npy', num_fg=5)[0].tolist() == [4]
+        read_npy_seeds({1.0: tmp_path / 'b.npy'}, (3, 3), 4)
+    assert read_npy_seeds({1.0: tmp_path / 'b.npy'}, (3, 3), 5)[0].tolist() == [4]
 
 
 @pytest.mark.parametrize('text, problem', [

@@ -1,7 +1,7 @@
 """The reference's label files: a pickled NumPy dict {class index: float32 [H, W]} in .npy, shared by many codebases.
 
 Unpickling can run code, and even NumPy's own __setstate__ can be made to take a file's bytes for pointers. So the
-unpickler here resolves four names, to stand-ins that hold numbers, and refuses all others. It is used on request alone.
+unpickler here resolves the names of arrays to one stand-in, refuses all others, and is used on request alone.
 """
 import pickle
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from lib.data.labelio import read_maps
 from lib.files.fileio import replacing
 from lib.files.origin import npy_trailer
 
+ALLOWED = ('numpy.ndarray', 'numpy.dtype', 'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct')
 NUMBERS = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8')
 TOLERANCE = 1e-3
 
@@ -41,12 +42,12 @@ def write_npy_scores(path: Path, keys: Sequence[int], scores: np.ndarray, origin
     write_npy_maps(path, [0, *(int(key) + 1 for key in keys)], scores, origin)
 
 
-def read_npy_maps(path: Path, size: tuple[int, int] | None = None,
-                  num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.ndarray, np.ndarray]:
     """Read CAMs as write_npy_maps and the reference write them.
 
     Args:
-        size: (H, W) of the image; needed for a file without any class, unused for others.
+        path: .npy file.
+        size: (H, W) of the image, which a file without any class does not tell.
         num_fg: number of classes of the data set, which no key may reach.
 
     Returns:
@@ -65,53 +66,38 @@ def read_npy_maps(path: Path, size: tuple[int, int] | None = None,
     return keys, maps.clip(0, 1)
 
 
-def read_npy_scores(path: Path, size: tuple[int, int] | None = None,
-                    num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read CRF scores as write_npy_scores and the reference write them.
-
-    Returns:
-        Class indices int64 [k] from 0, and scores float32 [1 + k, H, W] in [0, 1], background first. An empty file is
-        background everywhere.
-
-    Raises:
-        FileNotFoundError, ValueError: as read_npy_maps.
-    """
-    keys, scores = _read(path, size, None if num_fg is None else num_fg + 1)
-    if not len(keys):
-        return keys, np.ones((1, *scores.shape[1:]), np.float32)
-    if keys[0] != 0:
-        raise ValueError(f'{path} has keys {keys.tolist()} but no background, key 0; are these CAMs, not CRF scores?')
-    if scores.min(initial=0) < -TOLERANCE or scores.max(initial=0) > 1 + TOLERANCE:
-        raise ValueError(f'{path}: CRF scores must be in [0, 1], found {scores.min()} to {scores.max()}')
-    return keys[1:] - 1, scores.clip(0, 1)
-
-
 def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
-                   num_fg: int | None = None) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+                   num_fg: int) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """The CRF scores of one image at several background strengths, as labelio.read_seeds gives them.
 
-    Raises:
-        FileNotFoundError, ValueError: as read_npy_maps; also if the files differ in classes or size.
+    Args:
+        paths: background strength -> file of write_npy_scores or the reference. One without any key is background.
+        size, num_fg: as for read_npy_maps; the errors are the same, too.
     """
-    seeds = {alpha: read_npy_scores(path, size, num_fg) for alpha, path in paths.items()}
-    (keys, first), *others = seeds.values()
-    if any(scores.shape != first.shape or (its_keys != keys).any() for its_keys, scores in others):
+    all_keys, seeds = [], {}
+    for alpha, path in paths.items():
+        keys, scores = _read(path, size, num_fg + 1)
+        if not len(keys):
+            keys, scores = np.zeros(1, np.int64), np.ones((1, *size), np.float32)
+        if keys[0] != 0:
+            raise ValueError(f'{path} has keys {keys.tolist()} but no background, key 0; are these CAMs?')
+        if scores.min(initial=0) < -TOLERANCE or scores.max(initial=0) > 1 + TOLERANCE:
+            raise ValueError(f'{path}: CRF scores must be in [0, 1], found {scores.min()} to {scores.max()}')
+        all_keys.append(keys)
+        seeds[alpha] = scores.clip(0, 1)
+    if len({(tuple(keys), scores.shape) for keys, scores in zip(all_keys, seeds.values())}) > 1:
         raise ValueError(f'{" and ".join(map(str, paths.values()))} differ in classes or size; '
                          'they must come from the same CAMs')
-    return keys, {alpha: scores for alpha, (_, scores) in seeds.items()}
+    return all_keys[0][1:] - 1, seeds
 
 
-def read_any_maps(path: Path, size: tuple[int, int], num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_any_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.ndarray, np.ndarray]:
     """CAMs of an .npy or .npz file."""
     return read_npy_maps(path, size, num_fg) if path.suffix == '.npy' else read_maps(path, num_fg)
 
 
 def seed_folders(folder: Path) -> dict[float, Path]:
-    """The two folders alpha_<strength> of CRF scores in a folder, by strength, the lower one first.
-
-    Raises:
-        ValueError: if there are not two.
-    """
+    """The two folders alpha_<strength> of CRF scores in a folder, by strength, the lower one first."""
     folders = {path.name.removeprefix('alpha_'): path for path in Path(folder).glob('alpha_[0-9]*')}
     if len(folders) != 2:
         raise ValueError(f'{folder} holds {len(folders)} folders alpha_<strength>, not 2; name the folder above '
@@ -120,16 +106,10 @@ def seed_folders(folder: Path) -> dict[float, Path]:
 
 
 def label_source(given: Path | None, own: Path, unpickle: bool, flag: str) -> tuple[Path, str]:
-    """The folder to read label files from, and their suffix.
-
-    Args:
-        given: folder that the user named with `flag`, or None for the run's own.
-        own: the run's own folder.
-        unpickle: whether pickled files are to be read.
+    """The folder to read label files from, the one `given` by a flag or the run's `own`, and their suffix.
 
     Raises:
-        ValueError: if unpickling is asked for in the run's own folder, which has no pickled files, or if it is not
-            asked for and the folder holds nothing else.
+        ValueError: if `unpickle` is set for the run's own folder, or is needed for the given one and not set.
     """
     if unpickle and given is None:
         raise ValueError(f'--unpickle reads .npy files from a folder of yours; name it with {flag} DIR')
@@ -147,48 +127,36 @@ class _Pickler(pickle.Pickler):
         return (np.ndarray, ((0,),), value.__reduce__()[2]) if isinstance(value, np.ndarray) else NotImplemented
 
 
-class _Dtype:
-    """Stands in for numpy.dtype."""
+class _StandIn:
+    """What a file gives NumPy to make a dtype or an array of: nothing is made of it before it is checked."""
 
-    def __init__(self, code, *_):
-        self.code, self.order = code, '='
-
-    def __setstate__(self, state):
-        self.order = state[1]
-
-    def decode(self, data):
-        if self.code not in NUMBERS:
-            raise ValueError(f'values of type {self.code}')
-        return np.frombuffer(data, self.order + self.code)
-
-
-class _Array:
-    """Stands in for numpy.ndarray. `values`: an array of numbers, or the list of what an object array holds."""
-
-    def __init__(self, *_):
-        self.values = None
+    def __init__(self, *args):
+        self.args = args
 
     def __setstate__(self, state):
-        _, shape, dtype, by_columns, data = state
-        order = 'F' if by_columns else 'C'
-        self.values = data if dtype.code == 'O8' else dtype.decode(data).reshape(shape, order=order)
-
-
-STAND_INS = {'numpy.ndarray': _Array, 'numpy.dtype': _Dtype, 'numpy._core.multiarray._reconstruct': _Array,
-             'numpy._core.multiarray.scalar': lambda dtype, data: dtype.decode(data)[0].item()}
+        self.state = state
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        wanted = f'{module}.{name}'
-        if (stand_in := STAND_INS.get(wanted.replace('numpy.core.', 'numpy._core.'))) is None:
-            raise pickle.UnpicklingError(f'it asks for {wanted}, which a label file does not need')
-        return stand_in
+        if f'{module}.{name}' not in ALLOWED:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}, which a label file does not need')
+        return _StandIn
 
 
-def _read(path, size, num_keys):
+def _decode(array: _StandIn) -> np.ndarray | list:
+    """An array of numbers, or the list of what an array of objects holds."""
+    _, shape, dtype, by_columns, data = array.state
+    code, order = dtype.args[0], dtype.state[1]
+    if code == 'O8':
+        return data
+    if code not in NUMBERS:
+        raise ValueError(f'it holds values of type {code}')
+    return np.frombuffer(data, order + code).reshape(shape, order='F' if by_columns else 'C')
+
+
+def _read(path: Path, size: tuple[int, int], num_keys: int) -> tuple[np.ndarray, np.ndarray]:
     """Ascending keys int64 [k] and finite maps float32 [k, H, W] of a file."""
-    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing; check the folder and the list of images')
     try:
@@ -197,19 +165,15 @@ def _read(path, size, num_keys):
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)     # np.save writes no other version of objects
             if shape or dtype.char != 'O':
                 raise ValueError(f'it is an array of {dtype}, shape {list(shape)}')
-            (content,) = _Unpickler(file).load().values
+            (content,) = _decode(_Unpickler(file).load())
+        keys, maps = sorted(content), [_decode(content[key]) for key in sorted(content)]
+        if not all(type(key) is int and key >= 0 for key in keys):
+            raise ValueError('the keys are not class indices')
+        if not all(item.ndim == 2 and item.shape == maps[0].shape and np.isfinite(item).all() for item in maps):
+            raise ValueError('it does not hold finite maps [H, W] of one size')
     except Exception as error:                  # a corrupt pickle can end in any error
         reason = f'{type(error).__name__}: {" ".join(str(error).split())[:150]}'
         raise ValueError(f'{path} is corrupt or not a pickled dict of maps ({reason})') from error
-    if not isinstance(content, dict) or not all(type(key) is int and key >= 0 for key in content):
-        raise ValueError(f'{path} does not hold a dict from class indices to maps')
-    if num_keys is not None and max(content, default=-1) >= num_keys:
-        raise ValueError(f'{path} has key {max(content)}, this data set has keys below {num_keys}; check --dataset')
-    keys = sorted(content)
-    maps = [getattr(content[key], 'values', None) for key in keys]
-    if not all(isinstance(values, np.ndarray) and values.ndim == 2 and values.shape == maps[0].shape
-               and np.isfinite(values).all() for values in maps):
-        raise ValueError(f'{path} does not hold finite maps [H, W] of one size')
-    if not keys and size is None:
-        raise ValueError(f'{path} has no class, so it does not tell its size; read it with the size of its image')
+    if keys and keys[-1] >= num_keys:
+        raise ValueError(f'{path} has key {keys[-1]}, this data set has keys below {num_keys}; check --dataset')
     return np.array(keys, np.int64), np.stack(maps).astype(np.float32) if keys else np.zeros((0, *size), np.float32)

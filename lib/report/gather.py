@@ -81,31 +81,23 @@ def score_tables(scores: Sequence[Mapping], shown: str) -> list[dict]:
     tables = []
     for protocol in dict.fromkeys(record['protocol'] for record in scores):
         newest = {(record['what'], record['split']): record for record in scores if record['protocol'] == protocol}
-        splits = list(dict.fromkeys(split for _, split in newest))
-        results = {(result_title(what, result), split): result for what in STAGE_NAMES for split in splits
+        images = {split: record['images'] for (_, split), record in newest.items()}
+        results = {(result_title(what, result), split): result for what in STAGE_NAMES for split in images
                    if (what, split) in newest for result in newest[what, split]['results']}
-        means = [[title, *(results.get((title, split), {}).get(key) for split in splits
+        means = [[title, *(results.get((title, split), {}).get(key) for split in images
                            for key in ('miou', 'contour_f'))] for title in dict.fromkeys(title for title, _ in results)]
-        images = {split: max(record['images'] for (_, its), record in newest.items() if its == split)
-                  for split in splits}
-        table = {'protocol': protocol, 'rule': PROTOCOL_RULE[protocol], 'images': images, 'means': means}
-        last = {what: newest[what, shown] for what in STAGE_NAMES if (what, shown) in newest}
-        if last:
-            names = next(iter(last.values()))['classes']
-            columns = {result_title(what, record['results'][-1], True): record['results'][-1]
-                       for what, record in last.items()}
-            table['class_head'] = [*columns, *(f'{title} F' for title in columns)]
-            table['classes'] = [[name, *(result['iou'][index] for result in columns.values()),
-                                 *([None, *result['f']][index] for result in columns.values())]
-                                for index, name in enumerate(names)]
-        tables.append(table)
+        last = [newest[what, shown] for what in STAGE_NAMES if (what, shown) in newest]
+        columns = {result_title(record['what'], record['results'][-1]): record['results'][-1] for record in last}
+        names = last[0]['classes'] if last else []
+        classes = [[name, *(result['iou'][index] for result in columns.values()),
+                    *([None, *result['f']][index] for result in columns.values())] for index, name in enumerate(names)]
+        tables.append({'protocol': protocol, 'rule': PROTOCOL_RULE[protocol], 'images': images, 'means': means,
+                       'class_head': [*columns, *(f'{title} F' for title in columns)], 'classes': classes})
     return tables
 
 
-def result_title(what: str, result: Mapping, exact: bool = False) -> str:
-    """Name of a stage's score; the best threshold differs between splits, so only `exact` tells it."""
+def result_title(what: str, result: Mapping) -> str:
+    """Name of a stage's score."""
     if 'threshold' not in result:
         return STAGE_NAMES[what]
-    if not result.get('best'):
-        return f'{STAGE_NAMES[what]} at {result["threshold"]:g}'
-    return f'{STAGE_NAMES[what]}, best' + (f' {result["threshold"]:.2f}' if exact else '')
+    return STAGE_NAMES[what] + (', best' if result.get('best') else f' at {result["threshold"]:g}')
