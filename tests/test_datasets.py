@@ -18,8 +18,8 @@ NUM = 6
 
 
 @pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    """A toy set with seeds that are its true masks (sure ones) and label PNGs that are copies of the masks."""
+def toy_set(tmp_path_factory):
+    """A toy set with seeds that are its ground truth and label PNGs that are copies of the masks."""
     root = tmp_path_factory.mktemp('toy')
     write_set(root, seed=0, train=NUM, val=2)
     spec = get_spec('toy', root=root)
@@ -34,8 +34,8 @@ def drawn(tmp_path_factory):
 
 
 @pytest.fixture
-def spec(drawn):
-    return drawn
+def spec(toy_set):
+    return toy_set
 
 
 def cam_set(spec, **settings):
@@ -130,7 +130,7 @@ def test_segmentation_mask_stays_on_its_image(spec, monkeypatch):
         assert ((sample['mask'] == 2) == bright)[inside].float().mean() > 0.97
 
 
-def test_inference_sample_is_the_picture_itself(spec):
+def test_inference_sample_is_the_image_itself(spec):
     data = InferSet(spec, 'val', limit=1)
     data.check()
     assert len(data) == 1
@@ -166,13 +166,13 @@ def test_single_files_are_read_and_may_not_share_a_name(spec, tmp_path):
         FileSet([*files, twin]).check()
 
 
-def test_truncated_picture_is_found_before_training(spec):
+def test_truncated_image_is_found_before_training(spec):
     path = spec.samples('train')[1].image
     whole = path.read_bytes()
     path.write_bytes(whole[:-200])
     with pytest.raises(ValueError, match=f'{path.name} is no readable picture .*; restore it'):
         cam_set(spec).check()
-    path.write_bytes(whole + b'some bytes behind the end of the picture')
+    path.write_bytes(whole + b'some bytes behind the end of the image')
     cam_set(spec).check()
     path.write_bytes(whole)
 
@@ -210,7 +210,7 @@ def test_seeds_of_one_strength_or_other_classes_are_refused(spec, tmp_path):
         aff_set(spec, crop=70)
 
 
-def test_truncated_picture_is_named_when_it_is_met(spec, tmp_path):
+def test_truncated_image_is_named_when_it_is_read(spec, tmp_path):
     write_set(tmp_path, seed=0, train=2, val=1)
     broken = get_spec('toy', root=tmp_path)
     path = broken.samples('train')[1].image

@@ -157,7 +157,7 @@ def test_a_pickle_cannot_reach_into_the_stand_in(tmp_path):
     test_maps_and_scores_come_back(tmp_path)
 
 
-WRONG = {'list': [MAPS[0]], 'names as keys': {'cam': MAPS[0]}, 'truth as key': {True: MAPS[0]},
+WRONG = {'list': [MAPS[0]], 'names as keys': {'cam': MAPS[0]}, 'bool as key': {True: MAPS[0]},
          'negative key': {-1: MAPS[0]}, 'number': {1: 0.5}, 'three axes': {1: MAPS},
          'two sizes': {1: MAPS[0], 2: MAPS[1, 1:]}, 'text': {1: np.array([['a']])},
          'objects': {1: np.array([[None]])}, 'nested': {1: {2: MAPS[0]}},
@@ -175,7 +175,7 @@ def test_another_structure_is_refused_in_one_line(tmp_path, content):
 
 @pytest.mark.parametrize('spoil', [lambda data: b'', lambda data: b'no map', lambda data: data[:-60],
                                    lambda data: data[:200], lambda data: data[:128] + b'\xff' + data[129:]])
-def test_damaged_file_is_refused_in_one_line(tmp_path, spoil):
+def test_corrupt_file_is_refused_in_one_line(tmp_path, spoil):
     write_npy_maps(tmp_path / 'a.npy', [2, 14], MAPS)
     (tmp_path / 'a.npy').write_bytes(spoil((tmp_path / 'a.npy').read_bytes()))
     with pytest.raises(ValueError, match=r'a\.npy is corrupt') as error:

@@ -30,7 +30,7 @@ def bare(toy, tmp_path):
     return path
 
 
-def test_the_page_holds_scores_curves_pictures_and_costs(run_folder, toy, tmp_path):
+def test_the_page_holds_scores_curves_images_and_costs(run_folder, toy, tmp_path):
     text = written(toy, run_folder.parent, tmp_path)
     for title in ('Run toy', 'Scores', 'Each class on val', 'CAM: mIoU over the background score', 'CAM training: loss',
                   'affinity training: loss', 'segmentation training: loss', 'best: IoU', 'median: IoU', 'worst: IoU',
@@ -49,7 +49,7 @@ def test_the_page_needs_no_other_file_and_runs_nothing(run_folder, toy, tmp_path
     assert '<script' not in text and '@import' not in text and 'url(' not in text
 
 
-def test_without_masks_there_are_pictures_and_several_cuts_instead_of_scores(run_folder, bare, tmp_path):
+def test_without_masks_there_are_images_and_several_thresholds_instead_of_scores(run_folder, bare, tmp_path):
     exp = tmp_path / 'exp'
     shutil.copytree(run_folder, exp / 'toy')
     (exp / 'toy/scores.json').unlink()

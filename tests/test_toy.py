@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     return out
 
 
-def test_picture_depends_on_seed_split_and_index_alone():
+def test_image_depends_on_seed_split_and_index_alone():
     image, mask, names = draw(0, 'train', 5)
     again = draw(0, 'train', 5)
     np.testing.assert_array_equal(image, again[0])

@@ -1,6 +1,5 @@
 """Images that belong to no data set: named one by one, by folder or by pattern."""
 import glob
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,8 +27,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith('.'))
             matches = [file for file in files if file.suffix.lower() in SUFFIXES]
-            suffixes = ', '.join(f'{count} {suffix}' for suffix, count in Counter(f.suffix for f in files).items())
-            problem = f'{path} holds no image ({suffixes or "no file"}); expected files in {" ".join(SUFFIXES)}'
+            problem = f'{path} holds no image among {len(files)} files; expected {" ".join(SUFFIXES)}'
         elif glob.has_magic(word) and not path.exists():
             matches = [Path(file) for file in sorted(glob.glob(word, recursive=True)) if Path(file).is_file()]
             problem = f'{word} matches no file; check the pattern after --images'

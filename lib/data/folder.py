@@ -18,7 +18,7 @@ from lib.files.jsonfile import read_json
 PLAIN = {'train_split?': str, 'val_split?': str, 'score_split?': str, 'preset?': str, 'prepare?': str,
          'upright?': bool, 'max_side?': (int, None)}
 ENTRIES = {'name': str, 'classes': [str], 'images': str, 'masks?': [str], 'lists?': str, 'root?': str, 'made_by?': str,
-           **PLAIN}
+           'lists_sha256?': {str: str}, **PLAIN}
 LARGEST_SIDE = 16384     # pixels
 
 

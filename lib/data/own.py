@@ -24,10 +24,10 @@ from lib.data.folder import LARGEST_SIDE, read_spec
 from lib.data.own_checks import MASK_SUFFIXES, check_masks, find_classes, match_images
 from lib.data.own_table import SPLITS, Report, Row, read_table
 from lib.files.dataspec import check_classes
-from lib.files.fileio import remove_leftovers
+from lib.files.fileio import remove_leftovers, replacing
 from lib.files.imageio import read_size
-from lib.files.jsonfile import write_json
-from lib.files.outpaths import check_lists, refuse_foreign, refuse_inputs, write_lists
+from lib.files.jsonfile import read_json, write_json
+from lib.files.outpaths import refuse_foreign, refuse_inputs
 from lib.process.ending import run_script
 from lib.process.ranges import integer, number
 
@@ -65,7 +65,7 @@ def split_rows(rows: Sequence[Row], fraction: float, table: Path, report: Report
     if not any(splits.values()):
         remedy = 'add images: a class needs two before one of them is held out for val'
         left, val = Counter(label for row in rows for label in row.labels), set()
-        for row in sorted(rows, key=lambda row: hashlib.sha256(Path(row.image).stem.encode()).digest()):
+        for row in sorted(rows, key=lambda row: digest(Path(row.image).stem)):
             if len(val) < max(1, round(fraction * len(rows))) and all(left[label] > 1 for label in row.labels):
                 val.add(row)
                 left.subtract(row.labels)
@@ -85,9 +85,9 @@ def write_set(args: argparse.Namespace, splits: dict[str, list[Row]], classes: S
     """Write the lists, then dataset.json, which names their folder; paths are relative to it.
 
     Raises:
-        ValueError: if a list was edited since, or is not ours.
+        ValueError: as replace_lists.
     """
-    home, rows = args.out.resolve().parent, [row for part in splits.values() for row in part]
+    home, rows = args.out.resolve().parent, sum(splits.values(), [])
     photos, masks = args.photos.resolve(), args.masks and args.masks.resolve()
     root = Path(os.path.commonpath([photos, masks or photos]))
     prefix = photos.relative_to(root).as_posix()
@@ -102,35 +102,40 @@ def write_set(args: argparse.Namespace, splits: dict[str, list[Row]], classes: S
                'max_side': min(args.max_side, longest), 'prepare': prepare, 'made_by': MAKER}
     if masks:
         entries['masks'] = [(masks.relative_to(root) / f'{{}}{suffix}').as_posix() for suffix in MASK_SUFFIXES]
-    lists = home / entries['lists']
-    check_lists(lists, texts, MAKER)
-    args.out.unlink(missing_ok=True)        # a killed call leaves no set rather than one whose lists are of another
-    write_lists(lists, texts, MAKER)
-    write_json(args.out, entries)
+    replace_lists(args.out, home / entries['lists'], texts)
+    write_json(args.out, {**entries, 'lists_sha256': {name: digest(text) for name, text in texts.items()}})
     remove_leftovers(home)
-    remove_leftovers(lists)
     read_spec(args.out)
 
 
-def check_out(out: Path, photos: Path, table: Path) -> None:
-    """Check that --out is neither an input nor a file of somebody else nor the description of other images.
+def replace_lists(out: Path, folder: Path, texts: dict[str, str]) -> None:
+    """Write the lists in place of those that `out`, if it exists, was written with.
 
     Raises:
-        ValueError: if it is.
+        ValueError: if one was edited since; then nothing is changed.
     """
-    refuse_inputs([out], [table])
-    refuse_foreign(out, MAKER)
-    if out.exists():
-        spec = read_spec(out)
-        earlier = (spec.root / spec.image_template).parent
-        if earlier.is_dir() and not earlier.samefile(photos):
-            raise ValueError(f'{out} describes the images of {earlier}, not those of {photos}; choose another --out, '
-                             'or move the file away')
+    former = read_json(out).get('lists_sha256', {}) if out.exists() else {}
+    for name in {**former, **texts}:
+        known = (former.get(name), digest(texts.get(name, '')))
+        if (folder / name).exists() and digest((folder / name).read_text(encoding='utf-8')) not in known:
+            raise ValueError(f'{folder / name} was edited, or not written by this command; move it away, or choose '
+                             'another --out')
+    remove_leftovers(folder)
+    for name in former:
+        (folder / name).unlink(missing_ok=True)
+    for name, text in texts.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding='utf-8')
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe(out: Path, splits: dict[str, list[Row]], classes: Sequence[str], photos: Path) -> list[str]:
     """Lines that say what is in the set."""
-    rows = [row for part in splits.values() for row in part]
+    rows = sum(splits.values(), [])
     sizes = ', '.join(f'{len(part)} {name}' for name, part in splits.items())
     counts = ', '.join(f'{name} {sum(name in row.labels for row in rows)}' for name in classes)
     unnamed = sum(path.is_file() for path in photos.rglob('*')) - len(rows)
@@ -148,7 +153,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix != '.json' or not args.separator:
         raise ValueError(f'--out {args.out} --separator {args.separator!r}: expected a .json file and a character')
     args.out = args.out.resolve() if args.out.is_symlink() else args.out      # the link stays
-    check_out(args.out, args.photos, args.table)
+    refuse_inputs([args.out], [args.table])
+    refuse_foreign(args.out, MAKER)
     problems = []
 
     def report(location: str, problem: str) -> None:

@@ -6,9 +6,9 @@ Writes images/, masks/ (VOC palette), lists/, dataset.json (read by lib/data/fol
 made_by.json. What the images show is in toy_draw.py, what the classes look like in toy_shapes.py.
 """
 import argparse
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 from PIL import Image
 
@@ -57,11 +57,11 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
         path.unlink(missing_ok=True)
     write_json(record, parameters)
     draw_missing(out, parameters)
-    command = ['--out', str(out), '--seed', str(seed), '--train', str(train), '--val', str(val)]
     write_json(description, {
         'name': 'toy', 'classes': CLASSES, 'images': 'images/{}.jpg', 'masks': ['masks/{}.png'], 'lists': 'lists',
         'train_split': 'train', 'val_split': 'val', 'score_split': 'train', 'preset': 'toy',
-        'prepare': f'python -m {MAKER} {shlex.join(command)}', 'made_by': MAKER})
+        'prepare': f'python -m {MAKER} --out {quote(str(out))} --seed {seed} --train {train} --val {val}',
+        'made_by': MAKER})
     return True
 
 
