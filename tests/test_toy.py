@@ -66,7 +66,7 @@ def test_drawing_again_does_nothing_or_asks_for_fresh(folder, capsys):
     assert not write_set(folder, seed=3, train=24, val=6)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == stamps
     line = error_line(main, ['--out', folder, '--seed', '4', '--train', '24', '--val', '6'], capsys)
-    assert 'with seed 3, now 4; replace it with --fresh' in line
+    assert 'holds a toy set of seed 3, 24 + 6 images, version 1; replace it with --fresh' in line
 
 
 def test_fresh_leaves_nothing_of_the_earlier_set(tmp_path):

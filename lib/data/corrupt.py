@@ -14,11 +14,7 @@ T = TypeVar('T')
 
 
 def unless_corrupt(on_corrupt: str, read: Callable[..., T], *args, **kwargs) -> T | None:
-    """The result of read(*args, **kwargs); None for a corrupt image or mask where on_corrupt is 'skip'.
-
-    Raises:
-        Corrupt: where on_corrupt is 'error'.
-    """
+    """The result of read(*args, **kwargs); None for a corrupt image or mask, unless on_corrupt is 'error'."""
     try:
         return read(*args, **kwargs)
     except Corrupt:
@@ -31,7 +27,7 @@ def first_readable(reads: Iterable[Callable[[], T]], count: int | None, on_corru
     """Results of the first `count` functions that meet no corrupt image.
 
     Raises:
-        Corrupt: if one does and on_corrupt is 'error', or if all do.
+        Corrupt: if all of them meet one, or one does and on_corrupt is 'error'.
     """
     results = (unless_corrupt(on_corrupt, read) for read in reads)
     results = list(islice((result for result in results if result is not None), count))
@@ -54,14 +50,10 @@ def read_ground_truth(spec: DatasetSpec, sample: Sample) -> np.ndarray | None:
 
 
 def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> set[str]:
-    """Check that all images exist and have an intact beginning and end.
-
-    Returns:
-        Names of corrupt images, where they are left out.
+    """Check that all images exist and have an intact beginning and end; names of those that have not and are left out.
 
     Raises:
-        FileNotFoundError: if one is missing.
-        Corrupt: if one is corrupt, or all are where corrupt ones are left out.
+        FileNotFoundError, Corrupt: if one is missing or corrupt; if all are corrupt, even where such are left out.
     """
     check_files([sample.image for sample in samples], f'{split} lists images that are not there',
                 'check --data-root, or correct the list')
@@ -78,8 +70,7 @@ def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem:
         Names of the images whose files are missing because the image is corrupt, where such are left out.
 
     Raises:
-        FileNotFoundError: if the file of a sound image is missing.
-        Corrupt: if that of a corrupt image is, and corrupt ones are not left out; or if all images are corrupt.
+        FileNotFoundError, Corrupt: if any other file is missing; if all images are corrupt.
     """
     left_out, missing = set(), [(sample, path) for sample, path in files if not path.is_file()]
     for number, (sample, _) in enumerate(missing):

@@ -12,11 +12,10 @@ SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """The files that are meant, in order, each once.
+    """Expand files, folders (their images, without subfolders) and patterns with *, ? or ** (subfolders too).
 
-    Args:
-        words: files; folders, of which all files with the suffix of an image are taken, but not their subfolders;
-            patterns with *, ? or ** (subfolders too).
+    Returns:
+        The files in order, each once.
 
     Raises:
         FileNotFoundError: if a folder holds no image or a pattern matches no file.
@@ -61,13 +60,10 @@ class FileSet(Dataset):
         return {'image': read_image(path, True, self.max_side), 'name': path.stem, 'size': read_size(path, True)}
 
     def check(self) -> None:
-        """Check that all images exist and have an intact beginning and end, and that no two share a name.
-
-        Where corrupt ones are left out, one that can be read is enough.
+        """Check that all images exist and can be read (one is enough where on_corrupt is 'skip') under different names.
 
         Raises:
-            FileNotFoundError: if one is missing.
-            ValueError: naming all that cannot be read, or two of one name.
+            FileNotFoundError, ValueError: naming the files.
         """
         check_files(self.paths, 'some images are not there', 'check the names after --images')
         corrupt, seen = [], {}

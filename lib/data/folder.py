@@ -23,16 +23,14 @@ LARGEST_SIDE = 16384     # pixels
 
 
 def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
-    """Read dataset.json (or the folder that holds it).
+    """Read dataset.json.
 
     Args:
-        path: the file.
-        root: folder of the images, if not the folder of the file.
-        lists: folder of the lists, if not the one the file names.
+        path: the file, or the folder that holds it.
+        root, lists: folders of the images and the lists, if not those that the file names.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not valid JSON, lacks an entry, or has an unknown or wrong one.
+        FileNotFoundError, ValueError: if there is no such file, or it lacks an entry or has an unknown or wrong one.
     """
     path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
     entries = read_json(path, ENTRIES, 'it describes a data set, see lib/data/folder.py')

@@ -49,8 +49,8 @@ def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.nda
         Class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1].
 
     Raises:
-        FileNotFoundError: if there is no such file; names the command that makes it.
-        ValueError: if the file is corrupt, was not written by this code, or has a class too many; the same.
+        FileNotFoundError, ValueError: if the file is missing, corrupt, not written by this code, or has a class too
+            many; names the command that makes it.
     """
     keys, maps = _read(path, 'CAM', num_fg, 'maps_version', 'keys', 'maps')
     _require(maps.ndim == 3 and len(maps) == len(keys), path, f'holds {len(keys)} classes but maps {list(maps.shape)}')
@@ -61,12 +61,8 @@ def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarr
     """Write the CRF seeds of one image; they come back within 0.005, background within as much for each class.
 
     Args:
-        path: .npz file; its folder is made where absent.
-        keys: ascending foreground class indices [k], from 0.
+        path, keys, origin: as for write_maps; the errors are the same, too.
         scores: background strength alpha -> scores [1 + k, H, W] in [0, 1], background first.
-
-    Raises:
-        ValueError: as write_maps.
     """
     stacked = np.stack(list(scores.values()))
     keys = _checked(path, keys, stacked, stacked.shape[1] - 1)
@@ -77,13 +73,10 @@ def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarr
 
 
 def read_seeds(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, dict[float, np.ndarray]]:
-    """Read what write_seeds wrote. `num_fg`: as in read_maps.
+    """Read what write_seeds wrote, with the arguments and errors of read_maps.
 
     Returns:
         Class indices int64 [k], and alpha -> scores float32 [1 + k, H, W] in [0, 1], background first.
-
-    Raises:
-        FileNotFoundError, ValueError: as read_maps.
     """
     keys, alphas, scores = _read(path, 'seed', num_fg, 'seeds_version', 'keys', 'alphas', 'scores')
     _require(alphas.ndim == 1 and alphas.dtype == np.float64 and np.isfinite(alphas).all() and (alphas > 0).all(),

@@ -82,11 +82,7 @@ def split_rows(rows: Sequence[Row], fraction: float, table: Path, report: Report
 
 
 def write_set(args: argparse.Namespace, splits: dict[str, list[Row]], classes: Sequence[str], prepare: str) -> None:
-    """Write the lists, then dataset.json, which names their folder; paths are relative to it.
-
-    Raises:
-        ValueError: as replace_lists.
-    """
+    """Write the lists, then dataset.json, which names their folder; paths are relative to it."""
     home, rows = args.out.resolve().parent, sum(splits.values(), [])
     photos, masks = args.photos.resolve(), args.masks and args.masks.resolve()
     root = Path(os.path.commonpath([photos, masks or photos]))
@@ -109,11 +105,7 @@ def write_set(args: argparse.Namespace, splits: dict[str, list[Row]], classes: S
 
 
 def replace_lists(out: Path, folder: Path, texts: dict[str, str]) -> None:
-    """Write the lists in place of those that `out`, if it exists, was written with.
-
-    Raises:
-        ValueError: if one was edited since; then nothing is changed.
-    """
+    """Replace the lists that `out`, if it exists, was written with; ValueError if one was edited since."""
     former = read_json(out).get('lists_sha256', {}) if out.exists() else {}
     for name in {**former, **texts}:
         known = (former.get(name), digest(texts.get(name, '')))

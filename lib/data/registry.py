@@ -18,8 +18,7 @@ def get_spec(dataset: str, root: Path | None = None, lists: Path | None = None) 
         lists: folder of the split lists and labels.txt; None for the data set's own.
 
     Raises:
-        ValueError: if the name is unknown.
-        FileNotFoundError: if the named dataset.json, or the toy set, is not there.
+        ValueError, FileNotFoundError: if the name is unknown, or its dataset.json is not there.
     """
     folders = {key: Path(value) for key, value in (('root', root), ('lists', lists)) if value}
     if dataset == 'voc12':

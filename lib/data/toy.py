@@ -32,8 +32,7 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     unfinished set cannot be used. Files of other names are left alone.
 
     Raises:
-        ValueError: if `out` holds a set drawn with other parameters and `fresh` is not given, or files that this
-            command did not write.
+        ValueError: if `out` holds a set with other parameters and `fresh` is not given, or files of somebody else.
     """
     out = Path(out)
     parameters = {'made_by': MAKER, 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
@@ -45,10 +44,8 @@ def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: 
     if earlier == parameters and not fresh and all(path.is_file() for path in (*files, description)):
         return False
     if earlier not in (None, parameters) and not fresh:
-        differences = [f'{key} {earlier[key]}, now {value}' for key, value in parameters.items()
-                       if earlier[key] != value]
-        raise ValueError(f'{out} holds a toy set with {", ".join(differences)}; replace it with --fresh, or choose '
-                         'another --out')
+        raise ValueError(f'{out} holds a toy set of seed {earlier["seed"]}, {earlier["train"]} + {earlier["val"]} '
+                         f'images, version {earlier["version"]}; replace it with --fresh, or choose another --out')
     if not earlier and (foreign := [path for path in files if path.exists()]):
         raise ValueError(f'{foreign[0]} exists and was not written by python -m {MAKER}; choose another --out, or move '
                          'the file away')

@@ -16,6 +16,7 @@ import jinja2
 
 from lib.data.registry import get_spec
 from lib.files.fileio import replacing
+from lib.files.imageio import voc_palette
 from lib.files.outpaths import refuse_foreign
 from lib.process.ranges import integer, number
 from lib.report.examples import image_groups
@@ -51,8 +52,7 @@ def draw_plots(stages: list[Stage], scores: list[dict], threshold: float) -> dic
 
 def render(**content) -> str:
     """The page as HTML; all text in it is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-                                     lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {'duration': duration, 'join_words': shlex.join,
                             'json': lambda value: json.dumps(value, indent=1, ensure_ascii=False)}
     return environment.from_string(TEMPLATE.read_text(encoding='utf-8')).render(content)
@@ -88,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
     page = render(run=args.run, split=split, stages=stages, facts=facts, scores=score_tables(scores, split),
                   plots=draw_plots(stages, scores, args.background_score or DEFAULT_THRESHOLD),
-                  groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)))
+                  groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
+                  colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})
     with replacing(out) as temporary:
         temporary.write_text(page, encoding='utf-8')
 

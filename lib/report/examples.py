@@ -10,7 +10,7 @@ from PIL import Image
 from lib.data.corrupt import keep_readable, read_ground_truth
 from lib.data.labelio import read_maps
 from lib.files.dataspec import DatasetSpec, Sample
-from lib.files.imageio import read_mask, voc_palette
+from lib.files.imageio import read_mask
 from lib.report.rows import draw_row, evenly_spaced, read_outputs
 from tool.camutils import cam_label
 from tool.drawing import boxed
@@ -22,22 +22,18 @@ SCORES_SHOWN = (0.15, 0.25, 0.35, 0.45)
 
 
 def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int,
-                 scored: bool) -> dict[str, dict]:
+                 scored: bool) -> dict[str, list[dict]]:
     """Images for the page: 'stages', what the stages made of some; 'training', the same of some training images with
     seeds; without scores 'thresholds', CAM labels at several background scores.
 
-    Each holds 'examples', dicts of 'why' (it is shown), 'name', 'classes' and 'images' (data URIs by title), and
-    'legend', the colours of all classes in them.
+    Each is a dict of 'why' (it is shown), 'name', 'classes' and 'images' (data URIs by title).
     """
     groups = {'stages': stage_rows(spec, split, folder, threshold, count)}
     if split != spec.train_split and (folder / 'labels' / spec.train_split / 'seeds').is_dir():
         groups['training'] = stage_rows(spec, spec.train_split, folder, threshold, 3)
     if not scored:
         groups['thresholds'] = threshold_rows(spec, split, folder, min(count, 4))
-    colours = {name: '#' + bytes(voc_palette()[value].tolist()).hex() for value, name in enumerate(spec.class_names)}
-    return {group: {'examples': examples, 'legend': {
-        name: colour for name, colour in colours.items() if any(name in example['classes'] for example in examples)}}
-        for group, examples in groups.items()}
+    return groups
 
 
 def stage_rows(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int) -> list[dict]:

@@ -43,15 +43,16 @@ def read_stages(folder: Path, spec: DatasetSpec) -> list[Stage]:
             record = part / ('env.json' if training else 'made_by.json')
             if not record.is_file():
                 continue
+            files = [path.stat() for path in part.rglob('*') if path.is_file()]
             environment = read_json(record, ENVIRONMENT)
             command, settings = environment.pop('command', []), environment.pop('args', {})
             if training:
                 settings, log = read_json(part / 'args.json', {}), part / 'log.txt'
                 seconds = training_seconds(log.read_text() if log.exists() else '')
-            else:                       # the seeds are made together with the CAMs
-                seconds = None if part.name == 'seeds' else output_seconds(part, environment.get('time', ''))
-            size = sum(path.stat().st_size for path in part.rglob('*') if path.is_file())
-            stages.append(Stage(title.format(split), command, settings, environment, seconds, size,
+            else:                       # made_by.json is written first; the seeds are made together with the CAMs
+                seconds = max(file.st_mtime for file in files) - record.stat().st_mtime
+            stages.append(Stage(title.format(split), command, settings, environment,
+                                None if part.name == 'seeds' else seconds, sum(file.st_size for file in files),
                                 read_json_lines(part / 'metrics.jsonl', METRICS)))
     return stages
 
@@ -65,15 +66,6 @@ def training_seconds(log: str) -> float | None:
     return sum((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
                for (start, word), (end, next_word) in pairwise(entries[first:])
                if word in BEGINNINGS and next_word not in BEGINNINGS)
-
-
-def output_seconds(folder: Path, start: str) -> float | None:
-    """Time from the start in made_by.json to the newest file of an output folder."""
-    try:
-        seconds = max(path.stat().st_mtime for path in folder.iterdir()) - datetime.fromisoformat(start).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return seconds if 0 <= seconds < 1e6 else None
 
 
 def score_tables(scores: Sequence[Mapping], shown: str) -> list[dict]:

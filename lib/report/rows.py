@@ -56,11 +56,7 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
 
 
 def draw_row(sample: Sample, image: np.ndarray, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The image uint8 [H, W, 3], and each output laid over it, by column.
-
-    Raises:
-        ValueError: if an output has another size than the image.
-    """
+    """The image uint8 [H, W, 3], and each output laid over it, by column; ValueError if the sizes differ."""
     row = {'image': image}
     for column, values in outputs.items():
         if values.shape != image.shape[:2]:
