@@ -4,6 +4,7 @@ Unpickling can run code, and even NumPy's own __setstate__ can be made to take a
 unpickler here resolves the names of arrays to one stand-in, refuses all others, and is used on request alone.
 """
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -98,11 +99,12 @@ def read_any_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.nd
 
 def seed_folders(folder: Path) -> dict[float, Path]:
     """The two folders alpha_<strength> of CRF scores in a folder, by strength, the lower one first."""
-    folders = {path.name.removeprefix('alpha_'): path for path in Path(folder).glob('alpha_[0-9]*')}
+    folders = {float(match[1]): path for path in sorted(folder.glob('alpha_*'))
+               if (match := re.fullmatch(r'alpha_(\d+\.?\d*)', path.name))}
     if len(folders) != 2:
         raise ValueError(f'{folder} holds {len(folders)} folders alpha_<strength>, not 2; name the folder above '
                          'alpha_1.0 and alpha_24.0, and move any others away')
-    return dict(sorted((float(alpha), path) for alpha, path in folders.items()))
+    return dict(sorted(folders.items()))
 
 
 def label_source(given: Path | None, own: Path, unpickle: bool, flag: str) -> tuple[Path, str]:
