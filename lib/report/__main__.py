@@ -18,12 +18,13 @@ from lib.data.registry import get_spec
 from lib.files.fileio import replacing
 from lib.files.imageio import voc_palette
 from lib.files.outpaths import refuse_foreign
+from lib.process.ending import run_script
 from lib.process.ranges import integer, number
 from lib.report.examples import image_groups
 from lib.report.gather import Stage, read_stages, score_tables
 from lib.report.plots import loss_plot, threshold_plot
 from lib.report.rows import DEFAULT_THRESHOLD, best_threshold
-from lib.run.options import base_parser, resolve, run_script
+from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
 
 TEMPLATE = Path(__file__).with_name('report.html')
