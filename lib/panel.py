@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     refuse_foreign(args.out, MAKER)
     threshold = args.background_score or best_threshold(read_scores(args.folder / 'scores.json'), split)
     images = keep_readable(spec, evenly_spaced(spec.samples(split)[:args.limit], args.count))
-    outputs = [read_outputs(sample, spec, split, args.folder, threshold) for sample, _ in images]
+    outputs = [read_outputs(sample, spec, split, args.folder, [threshold]) for sample, _ in images]
     columns = [column.format(threshold) for column in COLUMNS if not (args.thin_out and column in THINNED_OUT)]
     columns = [column for column in columns if column == 'image' or any(column in output for output in outputs)]
     if set(columns) <= {'image', 'ground truth'}:

@@ -1,18 +1,16 @@
 """Images of a run for its report: which ones, and what each stage made of them, ready for the page."""
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from lib.data.corrupt import keep_readable, read_ground_truth
-from lib.data.labelio import read_maps
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import read_mask
 from lib.report.rows import draw_row, evenly_spaced, read_outputs
-from tool.camutils import cam_label
 from tool.drawing import boxed
 from tool.evalutils import mask_counts
 
@@ -28,39 +26,28 @@ def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, 
 
     Each is a dict of 'why' (it is shown), 'name', 'classes' and 'images' (data URIs by title).
     """
-    groups = {'stages': stage_rows(spec, split, folder, threshold, count)}
+    groups = {'stages': draw_examples(spec, split, folder, choose(spec, split, folder, count), [threshold])}
     if split != spec.train_split and (folder / 'labels' / spec.train_split / 'seeds').is_dir():
-        groups['training'] = stage_rows(spec, spec.train_split, folder, threshold, 3)
-    if not scored:
-        groups['thresholds'] = threshold_rows(spec, split, folder, min(count, 4))
+        chosen = choose(spec, spec.train_split, folder, 3)
+        groups['training'] = draw_examples(spec, spec.train_split, folder, chosen, [threshold])
+    if not scored and (folder / 'labels' / spec.label_split(split) / 'cam').is_dir():
+        chosen = dict.fromkeys(evenly_spaced(spec.samples(split), min(count, 4)), '')
+        groups['thresholds'] = draw_examples(spec, split, folder, chosen, SCORES_SHOWN, 'CAM at')
     return groups
 
 
-def stage_rows(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int) -> list[dict]:
-    """What each stage made of some images, as examples; CAM labels are cut at the threshold."""
-    chosen = choose(spec, split, folder, count)
-    return [example(spec, sample, chosen[sample],
-                    draw_row(sample, image, read_outputs(sample, spec, split, folder, threshold)))
-            for sample, image in keep_readable(spec, chosen)]
-
-
-def threshold_rows(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[dict]:
-    """The CAM labels of some images at several background scores, as examples, to choose a score by eye."""
+def draw_examples(spec: DatasetSpec, split: str, folder: Path, chosen: Mapping[Sample, str],
+                  thresholds: Sequence[float], columns: str = '') -> list[dict]:
+    """What each stage made of the chosen images, see image_groups; all columns, or those that begin with `columns`."""
     examples = []
-    for sample, image in keep_readable(spec, evenly_spaced(spec.samples(split), count)):
-        path = folder / 'labels' / spec.label_split(split) / 'cam' / f'{sample.name}.npz'
-        if path.is_file():
-            keys, cam = read_maps(path, spec.num_fg)
-            labels = {f'{score:g}': cam_label(keys, cam, score) for score in SCORES_SHOWN}
-            examples.append(example(spec, sample, '', draw_row(sample, image, labels)))
+    for sample, image in keep_readable(spec, chosen):
+        outputs = read_outputs(sample, spec, split, folder, thresholds)
+        row = draw_row(sample, image, {name: values for name, values in outputs.items() if name.startswith(columns)})
+        labels = spec.image_labels([sample.name])[0]
+        examples.append({'why': chosen[sample], 'name': sample.name,
+                         'classes': [name for name, present in zip(spec.classes, labels) if present],
+                         'images': {title: jpeg(drawn) for title, drawn in row.items()}})
     return examples
-
-
-def example(spec: DatasetSpec, sample: Sample, why: str, images: Mapping[str, np.ndarray]) -> dict:
-    """One image with its outputs, see image_groups."""
-    labels = spec.image_labels([sample.name])[0]
-    return {'why': why, 'name': sample.name, 'images': {title: jpeg(image) for title, image in images.items()},
-            'classes': [name for name, present in zip(spec.classes, labels) if present]}
 
 
 def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> dict[Sample, str]:

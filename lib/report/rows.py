@@ -38,14 +38,15 @@ def seeds_label(path: Path, num_fg: int) -> np.ndarray:
 
 
 def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
-                 threshold: float) -> dict[str, np.ndarray]:
-    """All outputs for one image by column: labels uint8 [H, W], and for CAMs the strongest, float32 [H, W]."""
+                 thresholds: Sequence[float]) -> dict[str, np.ndarray]:
+    """All outputs for one image by column: the strongest CAM float32 [H, W], and labels uint8 [H, W]."""
     labels = folder / 'labels' / spec.label_split(split)
     cams, seeds = labels / 'cam' / f'{sample.name}.npz', labels / 'seeds' / f'{sample.name}.npz'
     outputs = {}
     if cams.is_file():
         keys, cam = read_maps(cams, spec.num_fg)
-        outputs = {'CAM': cam.max(0, initial=0), COLUMNS[2].format(threshold): cam_label(keys, cam, threshold)}
+        outputs['CAM'] = cam.max(0, initial=0)
+        outputs |= {COLUMNS[2].format(threshold): cam_label(keys, cam, threshold) for threshold in thresholds}
     if seeds.is_file():
         outputs['seeds'] = seeds_label(seeds, spec.num_fg)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
