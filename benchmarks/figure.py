@@ -17,8 +17,8 @@ from lib.files.imageio import IGNORED, read_image, read_mask
 from tool.camutils import cam_label
 
 COLUMNS = ('image', 'CAM', 'CAM label', 'random walk', 'segmentation', 'ground truth')
-COLOURS = {1: (230, 60, 50), 2: (255, 150, 20), 3: (250, 220, 40), 4: (60, 190, 80), 5: (60, 130, 240),
-           6: (190, 80, 220), IGNORED: (255, 255, 255)}
+COLOURS = {1: (230, 60, 50), 2: (255, 150, 22), 3: (250, 220, 40), 4: (60, 190, 82), 5: (60, 130, 240),
+           6: (190, 82, 220), IGNORED: (255, 255, 255)}
 CELL, GAP, TEXT = 200, 6, 18
 
 
