@@ -22,7 +22,7 @@ def read_annotations(path: Path) -> dict[int, list[bytes]]:
     """
     annotations = {}
     for entry in read_entries(path, 'annotations', image_id=int, category_id=int, segmentation=(list, dict)):
-        kept = {key: entry.get(key) for key in ('id', 'category_id', 'segmentation')}
+        kept = {key: entry[key] for key in ('category_id', 'segmentation')}
         annotations.setdefault(entry['image_id'], []).append(pickle.dumps(kept))
     return annotations
 

@@ -12,7 +12,6 @@ The image-level labels are the classes in the mask; an image may have none. An i
 exists is read, not painted again.
 """
 import argparse
-import os
 import pickle
 from collections.abc import Sequence
 from functools import partial
@@ -29,8 +28,8 @@ from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import check_lists, write_lists
 from lib.process.ending import run_script
 from lib.process.progress import progress
-from lib.process.ranges import integer
 from lib.process.workers import map_in_workers
+from lib.setup.datasetup import base_parser
 from lib.setup.verify import print_lists
 
 MAKER = 'coco.prepare'
@@ -55,6 +54,7 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
              for split, names in splits.items()}
     check_lists(lists, texts, MAKER)
     files = [_instances(root, part) for part in ('train2017', 'val2017')]
+    _claim(root / 'Masks', rule, files)
     category_ids = [_category_ids(path) for path in files][0]
     sizes, annotations = ({**read(files[0]), **read(files[1])} for read in (read_sizes, read_annotations))
     names = [name for split in splits.values() for name in split]
@@ -62,7 +62,6 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
         raise ValueError(f'{files[0]} and {files[1].name} lack image {absent[0]}; unpack the annotations of both years')
     if annotations.keys() - sizes.keys():
         raise ValueError(f'{files[0]} or {files[1].name} annotates an image that it does not list; unpack them again')
-    _claim(root / 'Masks', rule, files)
     jobs = ((root / f'Masks/{name}.png', sizes[int(name)], annotations.get(int(name), ())) for name in names)
     work = partial(present_classes, category_ids=category_ids, rule=rule)
     present = progress(map_in_workers(work, jobs, workers, chunk=32), 'masks', 'file', len(names))
@@ -114,11 +113,11 @@ def _claim(folder: Path, rule: str, files: Sequence[Path]) -> None:
     remove_leftovers(folder)
     path = folder / 'made_by.json'
     note = {'masks': rule, 'instances': {file.name: file.stat().st_size for file in files}}
-    if not path.exists() and not any(folder.glob('[!.]*.png')):
+    if not any(folder.glob('[!.]*.png')):
         write_json(path, note)
-    if not path.exists() or read_json(path, remedy='move the folder away') != note:
-        raise ValueError(f'{folder} holds masks that were not made by this command, or by another rule than {rule!r} '
-                         'or from other instances files; delete the folder, or give another --data-root')
+    elif read_json(path, remedy='masks that were not made by this command: move the folder away') != note:
+        raise ValueError(f'{folder} holds masks by another rule than {rule!r} or from other instances files; delete '
+                         'the folder, or give another --data-root')
 
 
 def add_mask_flag(parser: argparse.ArgumentParser) -> None:
@@ -130,13 +129,8 @@ def add_mask_flag(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Write lists, masks and labels."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data-root', '--coco-root', '--coco_root', '--data_root', type=Path, default=ROOT,
-                        metavar='DIR', help='folder of annotations/ and Images/')
-    parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder of the lists')
+    parser = base_parser(__doc__, ROOT, LISTS, '--coco-root', '--coco_root')
     add_mask_flag(parser)
-    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
-                        help='worker processes; 0 does all in this one')
     args = parser.parse_args(argv)
     print_lists(prepare(args.data_root, args.lists, args.masks, args.workers), OFFICIAL)
 

@@ -9,12 +9,12 @@ Writes <lists>/{train,val,train_aug,test}.txt, lines '/JPEGImages/a.jpg /Segment
 train_aug is every image with a mask in SegmentationClassAug that is not in val; without that folder it is the list
 ImageSets/Segmentation/trainaug.txt. A part of the data set works too, and is reported as such.
 """
-import argparse
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from lib.files.outpaths import write_lists
 from lib.process.ending import run_script
+from lib.setup.datasetup import base_parser
 from lib.setup.verify import print_lists
 from voc12.dataset import LISTS, OFFICIAL, ROOT, VOC_CLASSES
 from voc12.sbd import convert_sbd
@@ -93,12 +93,8 @@ def _read_names(path: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Write lists and labels."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data-root', '--voc12-root', '--voc12_root', '--data_root', type=Path, default=ROOT,
-                        metavar='DIR', help='the folder VOC2012, with JPEGImages in it')
-    parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder of the lists')
-    args = parser.parse_args(argv)
-    print_lists(prepare(args.data_root, args.lists), OFFICIAL)
+    args = base_parser(__doc__, ROOT, LISTS, '--voc12-root', '--voc12_root').parse_args(argv)
+    print_lists(prepare(args.data_root, args.lists, args.workers), OFFICIAL)
 
 
 if __name__ == '__main__':

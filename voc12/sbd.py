@@ -36,17 +36,13 @@ def convert_sbd(root: Path, workers: int = 0) -> None:
             with replacing(folder / path.name) as temporary:
                 shutil.copyfile(path, temporary)
     absent = [path for path in matrices if not (folder / f'{path.stem}.png').exists()]
-    work = map_in_workers(partial(_convert, folder=folder), absent, workers, chunk=32)
+    work = map_in_workers(partial(convert_mask, folder=folder), absent, workers, chunk=32)
     for _ in progress(work, 'SBD masks', 'file', len(absent)):
         pass
 
 
-def read_sbd_mask(path: Path) -> np.ndarray:
-    """The class mask uint8 [H, W] of one of SBD's cls/*.mat files.
-
-    Raises:
-        ValueError: if it is no such file or holds a value that no class has.
-    """
+def convert_mask(path: Path, folder: Path) -> None:
+    """Write one of SBD's cls/*.mat files as a label PNG; errors as in convert_sbd."""
     try:
         mask = loadmat(path, variable_names=['GTcls'], simplify_cells=True)['GTcls']['Segmentation']
         if mask.ndim != 2 or mask.dtype != np.uint8 or mask.max(initial=0) > len(VOC_CLASSES):
@@ -54,8 +50,4 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     except Exception as error:      # a corrupt file can end in any error of scipy's reader
         raise ValueError(f'{path} is not a mask of SBD ({type(error).__name__}: {error}); delete it, then run the same '
                          'command again') from error
-    return mask
-
-
-def _convert(path: Path, folder: Path) -> None:
-    write_label_png(folder / f'{path.stem}.png', read_sbd_mask(path))
+    write_label_png(folder / f'{path.stem}.png', mask)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json, write_json
 from lib.process.ranges import integer
-from lib.setup.download import Unreachable, fetch
+from lib.setup.download import fetch
 from lib.setup.unpack import unpack
 from lib.setup.verify import check_samples, count_files, print_lists
 
@@ -94,7 +94,7 @@ def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
     """Have archives in the folder of archives.
 
     Raises:
-        Unreachable: if one cannot be downloaded; names all that are to be downloaded by hand, and where to put them.
+        ConnectionError: if one cannot be downloaded; names all that have to be put there by hand.
     """
     for number, archive in enumerate(archives):
         path = args.archives / archive.name
@@ -102,19 +102,28 @@ def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
         mirror = [f'{args.mirror.rstrip("/")}/{archive.name}'] if args.mirror else []
         try:
             fetch(path, [*mirror, *archive.urls], None if args.part else archive.md5, args.tries)
-        except Unreachable as error:
+        except ConnectionError as error:
             missing = [other for other in archives[number:] if not (args.archives / other.name).exists()]
-            raise Unreachable(f'{archive.name} cannot be downloaded ({error}); download '
+            raise ConnectionError(f'{archive.name} cannot be downloaded ({error}); download '
                               f'{", ".join((*other.urls, other.name)[0] for other in missing)} on another machine to '
                               f'{args.archives.absolute()}, then run the same command again') from error
 
 
-def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
-    """Flags of both set-ups."""
+def base_parser(doc: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:
+    """Flags of preparing a data set, a part of its set-up; old_flags are further names of --data-root."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      allow_abbrev=False)
-    parser.add_argument('--data-root', type=Path, default=root, metavar='DIR', help=f'folder of the data set ({root})')
+    parser.add_argument('--data-root', *old_flags, '--data_root', type=Path, default=root, metavar='DIR',
+                        help=f'folder of the data set ({root})')
     parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help=f'folder of the lists ({lists}/)')
+    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
+                        help='worker processes; 0 does all in this one')
+    return parser
+
+
+def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
+    """Flags of both set-ups."""
+    parser = base_parser(doc, root, lists)
     parser.add_argument('--archives', type=Path, default=ARCHIVES, metavar='DIR',
                         help=f'folder of archives; those in it are not downloaded ({ARCHIVES})')
     parser.add_argument('--mirror', metavar='URL', help='server of all archives by name, tried first')
@@ -123,7 +132,5 @@ def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
                         help='the archives hold a part of the data set: expect neither official lists nor checksums')
     parser.add_argument('--decode', action=argparse.BooleanOptionalAction, default=True,
                         help='when verifying, decode images completely, not only their headers')
-    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
-                        help='worker processes; 0 does all in this one')
     parser.add_argument('--verify', action='store_true', help='verify again what was set up before')
     return parser

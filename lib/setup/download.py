@@ -19,10 +19,6 @@ LONGEST_PAUSE = 10      # seconds between two attempts
 FAILED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
-class Unreachable(OSError):
-    """No server sent the file."""
-
-
 def fetch(path: Path, urls: Sequence[str], md5: str | None = None, tries: int = 8) -> None:
     """Download a file unless it exists, and check it.
 
@@ -35,7 +31,7 @@ def fetch(path: Path, urls: Sequence[str], md5: str | None = None, tries: int = 
         tries: attempts at all urls.
 
     Raises:
-        Unreachable: if no server sent it; gives the reason for each.
+        ConnectionError: if no server sent it; gives the reason for each.
         ValueError: if the file has the wrong checksum or is not an archive; a downloaded one is removed.
     """
     part = path.with_name(f'{path.name}.part')
@@ -70,25 +66,22 @@ def _download(part: Path, urls: Sequence[str], tries: int) -> None:
             try:
                 return _transfer(url, part)
             except FAILED as error:
+                if getattr(error, 'code', None) == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return                      # nothing is left to send; the checksum decides
                 reasons[url] = str(error) or type(error).__name__
-    raise Unreachable('; '.join(f'{url}: {reason}' for url, reason in reasons.items()) or 'no server is known')
+    raise ConnectionError('; '.join(f'{url}: {reason}' for url, reason in reasons.items()) or 'no server is known')
 
 
 def _transfer(url: str, part: Path) -> None:
     """Append to a .part file what it lacks, or start over if the server cannot resume."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={'Range': f'bytes={have}-'} if have else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return                                      # nothing is left to send; the checksum decides
-        raise
-    start = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
-    total = start + (response.length or 0)
-    with (response, open(part, 'ab' if start else 'wb') as file,
-          tqdm(total=total, initial=start, unit_scale=True, **bar_style(part.stem, 'B')) as bar):
-        while block := response.read(BLOCK):
-            bar.update(file.write(block))
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        start = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        total = start + (response.length or 0)
+        with (open(part, 'ab' if start else 'wb') as file,
+              tqdm(total=total, initial=start, unit_scale=True, **bar_style(part.stem, 'B')) as bar):
+            while block := response.read(BLOCK):
+                bar.update(file.write(block))
     if part.stat().st_size < total:
         raise ConnectionError(f'connection lost at byte {part.stat().st_size} of {total}')

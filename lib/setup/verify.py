@@ -16,15 +16,11 @@ def print_lists(splits: Mapping[str, Sequence[str]], official: Mapping[str, tupl
         splits: image names by split.
         official: number of images and SHA-256 of the names by split; '' if it is not known.
     """
-    others = []
+    others = [split for split, (size, sha256) in official.items()
+              if len(splits[split]) != size or sha256 not in ('', list_sha256(splits[split]))]
     for split, names in splits.items():
-        remark = ''
-        if split in official:
-            size, sha256 = official[split]
-            same = len(names) == size and sha256 in ('', list_sha256(names))
-            remark = ', the official list' if same else ', NOT the official list (a part of it, or another order)'
-            others += [] if same else [split]
-        print(f'{split}: {len(names)} images{remark}', flush=True)
+        note = ', NOT the official list (a part of it, or another order)' if split in others else ', the official list'
+        print(f'{split}: {len(names)} images{note if split in official else ""}', flush=True)
     return others
 
 
