@@ -39,6 +39,9 @@ def read_entries(path: Path, key: str, **fields: type) -> Iterator[dict]:
     entry = None
     bar = tqdm(total=path.stat().st_size, unit_scale=True, **bar_style(f'{path.name}: {key}', 'B'))
     with bar, open(path, 'rb') as file:
+        if file.read(1) != b'{':        # ijson would run out of memory on deeply nested garbage
+            raise ValueError(f'{path} does not start with an object; unpack it again')
+        file.seek(0)
         try:
             for entry in ijson.items(file, f'{key}.item', use_float=True):
                 bar.update(file.tell() - bar.n)

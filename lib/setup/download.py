@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lib.process.progress import bar_style
 
-BLOCK = 1 << 20
+BLOCK = 1024 * 1024
 TIMEOUT = 60            # seconds without a byte
 LONGEST_PAUSE = 10      # seconds between two attempts
 FAILED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
