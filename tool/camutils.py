@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-EPS = 1e-5
+from tool.probutils import EPS
 
 
 def normalise_sum(total: torch.Tensor) -> torch.Tensor:
@@ -12,7 +12,7 @@ def normalise_sum(total: torch.Tensor) -> torch.Tensor:
         total: maps [k, H, W], summed over scales; negatives count as 0.
 
     Returns:
-        Maps [k, H, W], float; the lowest pixels come out below 0 (by eps if the minimum is 0, by more if not).
+        Maps [k, H, W], float; the lowest pixels become negative (-EPS if the minimum is 0, lower if not).
     """
     total = total.relu()
     if not total.numel():
@@ -24,12 +24,12 @@ def normalise_sum(total: torch.Tensor) -> torch.Tensor:
 
 
 def fuse_scales(maps: torch.Tensor) -> torch.Tensor:
-    """Fuse the maps of all scales and mirrors of one image into CAMs.
+    """Fuse the maps of all scales and flips of one image into CAMs.
 
-    Differs from the original: what comes out below 0 is set to 0, since it says the same and can be stored in few bits.
+    Differs from the original: values below 0 become 0, which means the same and can be stored in few bits.
 
     Args:
-        maps: [S, k, H, W], un-mirrored and resized to the image, any real numbers; on any device.
+        maps: [S, k, H, W], flipped back and resized to the image, any real numbers; on any device.
 
     Returns:
         CAMs [k, H, W] in [0, 1], float32.

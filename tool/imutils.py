@@ -16,6 +16,7 @@ class Norm(NamedTuple):
     std: tuple[float, float, float]
 
 
+IGNORED = 255       # value in label maps of pixels that count nowhere
 IMAGENET_NORM = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
