@@ -24,17 +24,10 @@ def normalise_sum(total: torch.Tensor) -> torch.Tensor:
 
 
 def fuse_scales(maps: torch.Tensor) -> torch.Tensor:
-    """Fuse the maps of all scales and flips of one image into CAMs.
+    """Fuse the maps of all scales and flips of one image into CAMs float32 [k, H, W] in [0, 1].
 
-    Differs from the original: values below 0 become 0, which means the same and can be stored in few bits.
-
-    Args:
-        maps: [S, k, H, W], flipped back and resized to the image, any real numbers; on any device.
-
-    Returns:
-        CAMs [k, H, W] in [0, 1], float32.
-
-    Source: Wang et al., CVPR 2020.
+    Takes maps [S, k, H, W] of any range, flipped back and resized to the image. Differs from the original: values
+    below 0 become 0, which means the same and can be stored in few bits. Source: Wang et al., CVPR 2020.
     """
     return normalise_sum(maps.float().sum(0)).clamp(0, 1)
 
@@ -67,13 +60,9 @@ def with_background(cam: np.ndarray, power: float) -> np.ndarray:
 
 
 def strongest_class(cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Strongest map of each pixel, the first one on ties.
+    """Index uint8 [H, W] and value float32 [H, W] of each pixel's strongest map of [k, H, W], the first one on ties.
 
-    Args:
-        cam: foreground maps [k, H, W]; k may be 0.
-
-    Returns:
-        Index uint8 [H, W] into the k maps, and its value float32 [H, W] (-inf without a map).
+    Without a map the index is 0 and the value -inf.
     """
     index = np.zeros(cam.shape[1:], np.uint8)
     value = np.full(cam.shape[1:], -np.inf, np.float32)
