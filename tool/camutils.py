@@ -5,42 +5,37 @@ import torch
 from tool.probutils import EPS
 
 
-def normalise_sum(total: torch.Tensor) -> torch.Tensor:
-    """Stretch each class map to [0, 1] by its own minimum and maximum, as the reference does to the digit.
+def fuse_scales(maps: torch.Tensor) -> torch.Tensor:
+    """Fuse the maps of all scales and flips of one image into CAMs: their sum, each class stretched to [0, 1].
+
+    Differs from the original: its lowest pixels are a little below 0; here they are 0, which means the same and can be
+    stored in few bits.
 
     Args:
-        total: maps [k, H, W], summed over scales; negatives count as 0.
+        maps: [S, k, H, W] of any range, flipped back and resized to the image.
 
     Returns:
-        Maps [k, H, W], float; the lowest pixels become negative (-EPS if the minimum is 0, lower if not).
+        CAMs [k, H, W] in [0, 1], float32.
+
+    Source: Wang et al., CVPR 2020.
     """
-    total = total.relu()
+    total = maps.float().sum(0).relu()
     if not total.numel():
         return total
-    low = total.amin((1, 2), keepdim=True)
-    high = total.amax((1, 2), keepdim=True)
+    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
     raised = torch.where(total < low + EPS, 0, total)
-    return (raised - low - EPS) / (high - low + EPS)
+    return ((raised - low - EPS) / (high - low + EPS)).clamp(0, 1)
 
 
-def fuse_scales(maps: torch.Tensor) -> torch.Tensor:
-    """Fuse the maps of all scales and flips of one image into CAMs float32 [k, H, W] in [0, 1].
-
-    Takes maps [S, k, H, W] of any range, flipped back and resized to the image. Differs from the original: values
-    below 0 become 0, which means the same and can be stored in few bits. Source: Wang et al., CVPR 2020.
-    """
-    return normalise_sum(maps.float().sum(0)).clamp(0, 1)
-
-
-def background_score(cam: np.ndarray, power: float) -> np.ndarray:
-    """Score of background where no class is active: (1 - strongest class) ** power.
+def with_background(cam: np.ndarray, power: float) -> np.ndarray:
+    """Stack background, (1 - strongest class) ** power, as channel 0 before the maps.
 
     Args:
         cam: foreground maps [k, H, W] in [0, 1]; k may be 0. Values below 0, which the reference's have, count as 0.
         power: larger gives less background; 1 and 24 are used for seeds, 6 before the walk.
 
     Returns:
-        Map [H, W] in [0, 1], float32; 1 everywhere without a class.
+        Maps [1 + k, H, W], float32; background is 1 everywhere without a class.
 
     Raises:
         ValueError: if cam exceeds 1 or is not finite.
@@ -51,12 +46,8 @@ def background_score(cam: np.ndarray, power: float) -> np.ndarray:
     top = strongest.max(initial=0)
     if not top <= 1 + EPS:
         raise ValueError(f'CAM values must lie in [0, 1], found {top}; normalise them with fuse_scales')
-    return np.power(1 - np.minimum(strongest, 1), np.float32(power))
-
-
-def with_background(cam: np.ndarray, power: float) -> np.ndarray:
-    """Stack background_score as channel 0 before the maps: [k, H, W] -> float32 [1 + k, H, W]."""
-    return np.concatenate([background_score(cam, power)[None], cam.astype(np.float32)])
+    background = np.power(1 - np.minimum(strongest, 1), np.float32(power))
+    return np.concatenate([background[None], cam.astype(np.float32)])
 
 
 def strongest_class(cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

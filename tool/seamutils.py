@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tool.probutils import EPS, add_background
-from tool.torchutils import full_precision, no_autocast
+from tool.torchutils import full_precision
 
 # Rows of the similarity matrix held at a time; more are no faster.
 BLOCK = 512
@@ -85,7 +85,7 @@ def pixel_correlation(features: Tensor, seed: Tensor) -> Tensor:
     """
     features = full_precision(features).flatten(2)
     seed = seed.detach().to(features.dtype)
-    with no_autocast(features):
+    with torch.autocast(features.device.type, enabled=False):
         unit = features / (features.norm(dim=1, keepdim=True) + EPS)
         # A row of ones makes the sum of every column of similarities come with the same product.
         rows = F.pad(seed.flatten(2), (0, 0, 0, 1), value=1.0)
@@ -113,7 +113,7 @@ class _Correlation(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         unit, rows = ctx.saved_tensors
         grad_unit = torch.zeros_like(unit)
-        with no_autocast(unit):
+        with torch.autocast(unit.device.type, enabled=False):
             for start in range(0, unit.shape[2], BLOCK):
                 block = slice(start, start + BLOCK)
                 similarity = unit.transpose(1, 2) @ unit[:, :, block]

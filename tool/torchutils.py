@@ -1,4 +1,4 @@
-"""Optimiser groups, the learning-rate schedule, and full precision under autocast."""
+"""Optimiser groups, the learning-rate schedule, and full precision for losses."""
 from collections.abc import Iterable
 
 import torch
@@ -8,11 +8,6 @@ from torch import Tensor, nn
 def full_precision(tensor: Tensor) -> Tensor:
     """The tensor as float32 if it is float16 or bfloat16, else unchanged: float64 stays float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def no_autocast(tensor: Tensor) -> torch.autocast:
-    """Context in which matrix products on the tensor's device keep their operands' type."""
-    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tuple[str, nn.Parameter]],
