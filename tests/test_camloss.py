@@ -4,7 +4,6 @@ import torch
 
 from tool.camloss import (
     adaptive_min_pooling,
-    cam_fsl,
     cam_objective,
     classification_loss,
     seam_losses,
@@ -73,11 +72,11 @@ def test_every_output_of_the_network_gets_a_gradient():
 
 
 def test_similarity_term_normalises_the_logits_and_drops_absent_classes():
-    logits, images = torch.randn(2, 4, 5, 4), torch.randn(2, 3, 40, 32)
-    expected = fsl_loss(fsl_maps(logits[:, 1:], LABELS), fsl_images(images, (5, 4), *IMAGENET_NORM))
-    assert torch.equal(cam_fsl(logits, images, LABELS, IMAGENET_NORM), expected)
-    # Without any class every pixel is background, and nothing can be apart.
-    assert cam_fsl(logits[1:], images[1:], LABELS[1:], IMAGENET_NORM) == 0
+    view1, view2, images = random_view((40, 32), 1), random_view((12, 9), 2), torch.randn(2, 3, 40, 32)
+    expected = fsl_loss(fsl_maps(view1.logits[:, 1:], LABELS), fsl_images(images, (5, 4), *IMAGENET_NORM))
+    assert torch.equal(cam_objective(view1, view2, images, LABELS, norm=IMAGENET_NORM)['fsl'], expected)
+    # Without any class every pixel is background, and no two pixels differ.
+    assert cam_objective(view1, view2, images, 0 * LABELS, norm=IMAGENET_NORM)['fsl'] == 0
 
 
 @pytest.mark.parametrize('size, expected', [((448, 448), (134, 134)), ((65, 33), (19, 9)), ((2, 1), (1, 1))])

@@ -45,10 +45,10 @@ def test_an_empty_group_suits_the_optimiser():
     torch.optim.SGD(lr_groups([], layer.named_parameters(), 0.01, 0.0), lr=0.01).step()
 
 
-def test_a_parameter_given_twice_is_refused():
+def test_a_parameter_that_is_both_pretrained_and_new_is_refused_by_the_optimiser():
     layer = nn.Conv2d(3, 2, 1)
-    with pytest.raises(ValueError, match='weight was already given'):
-        lr_groups(layer.named_parameters(), layer.named_parameters(), 0.01, 0.0)
+    with pytest.raises(ValueError, match='more than one parameter group'):
+        torch.optim.SGD(lr_groups(layer.named_parameters(), layer.named_parameters(), 0.01, 0.0), lr=0.01)
 
 
 def test_the_schedule_falls_from_one_to_zero():

@@ -62,7 +62,9 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
 
     # Maps follow the edges of the image (FSL).
     if fsl_weight:
-        terms['fsl'] = cam_fsl(view1.logits, images1, image_labels, norm, fsl_mu, fsl_sigma)
+        # fsl_maps of the foreground logits, but for the last digit of gradients: background is left out later.
+        cam = add_background(max_norm(view1.logits)[:, 1:] * image_labels[:, :, None, None])
+        terms['fsl'] = fsl_loss(cam, fsl_images(images1, cam.shape[2:], *norm), fsl_mu, fsl_sigma)
         loss = loss + fsl_weight * terms['fsl']
     return terms | {'loss': loss}
 
@@ -127,11 +129,3 @@ def _hardest_mean(differences: Tensor, fraction: float) -> Tensor:
     """Mean over images of the floor(fraction * count) largest of each image's values (one at least)."""
     flat = differences.flatten(1)
     return flat.topk(max(1, int(flat.shape[1] * fraction)), sorted=False).values.mean()
-
-
-def cam_fsl(logits: Tensor, images: Tensor, image_labels: Tensor, norm: tuple[ChannelValues, ChannelValues],
-            mu: float = 2.5, sigma: float | None = 5.0) -> Tensor:
-    """Feature-similarity loss of a network's logits [N,C,h,w] (background not used) for normalised images [N,3,H,W]."""
-    # fsl_maps(logits[:, 1:], image_labels) but for the last digit of gradients: background is left out later.
-    cam = add_background(max_norm(logits)[:, 1:] * image_labels[:, :, None, None])
-    return fsl_loss(cam, fsl_images(images, logits.shape[2:], *norm), mu, sigma)

@@ -26,9 +26,6 @@ def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tupl
 
     Returns:
         Four groups for a torch optimiser, some perhaps empty, each with its name and its base_lr for set_lr.
-
-    Raises:
-        ValueError: if a parameter appears twice.
     """
     groups = [
         {'name': 'pretrained weights', 'params': [], 'lr': lr, 'weight_decay': weight_decay},
@@ -36,14 +33,9 @@ def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tupl
         {'name': 'new weights', 'params': [], 'lr': new_factor * lr, 'weight_decay': weight_decay},
         {'name': 'new biases', 'params': [], 'lr': 2 * new_factor * lr, 'weight_decay': 0.0},
     ]
-    seen = {}
     for first, named in ((0, list(pretrained)), (2, list(new))):
         norms = _norm_prefixes(named)
         for name, parameter in named:
-            if id(parameter) in seen:
-                raise ValueError(f'parameter {name} was already given as {seen[id(parameter)]}; '
-                                 'name each once, as pretrained or as new')
-            seen[id(parameter)] = name
             prefix, _, kind = name.rpartition('.')
             if parameter.requires_grad and prefix not in norms:
                 groups[first + (kind == 'bias')]['params'].append(parameter)
