@@ -67,17 +67,20 @@ def test_small_photos_are_copied_and_the_training_set_may_be_cut_to_the_official
     assert spec.samples('val')[0].image.read_bytes() == (tree / 'JPEGImages/d.jpg').read_bytes()
 
 
-def test_labels_come_from_a_table_if_one_is_given(tree, tmp_path):
-    table = tmp_path / 'labels.txt'
-    table.write_text('a\tdog\nb\tcat\nc\nd\tdog\ne\n')
-    spec, _ = make(tree, tmp_path / 'animals', '--labels', str(table))
+def test_labels_come_from_given_lists(tree, tmp_path):
+    lists = tmp_path / 'lists'
+    lists.mkdir()
+    for split, names in {'train': 'a', 'train_aug': 'abce', 'val': 'd'}.items():
+        (lists / f'{split}.txt').write_text('\n'.join(names))
+    (lists / 'labels.txt').write_text('a\tdog\nb\tcat\nc\nd\tdog\ne\n')
+    spec, _ = make(tree, tmp_path / 'animals', '--lists', str(lists))
     assert names_of(spec, 'train_aug') == ['a', 'b'] and spec.image_labels(['d']).tolist() == [[1, 0, 0]]
-    table.write_text('a\tsofa\nb\tcat\nc\nd\tdog\ne\n')
+    (lists / 'labels.txt').write_text('a\tsofa\nb\tcat\nc\nd\tdog\ne\n')
     with pytest.raises(ValueError, match='no photo of train shows one of the classes'):
-        make(tree, tmp_path / 'other', '--labels', str(table))
-    table.write_text('a\tcat\n')
+        make(tree, tmp_path / 'other', '--lists', str(lists))
+    (lists / 'labels.txt').write_text('a\tcat\n')
     with pytest.raises(ValueError, match='has no line for b'):
-        make(tree, tmp_path / 'other', '--labels', str(table))
+        make(tree, tmp_path / 'other', '--lists', str(lists))
 
 
 @pytest.mark.parametrize('root, out, problem', [('VOC2012', 'VOC2012', 'exists; name a new folder'),
