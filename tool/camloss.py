@@ -62,11 +62,20 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
 
     # Maps follow the edges of the image (FSL).
     if fsl_weight:
-        # fsl_maps of the foreground logits, but for the last digit of gradients: background is left out later.
-        cam = add_background(max_norm(view1.logits)[:, 1:] * image_labels[:, :, None, None])
-        terms['fsl'] = fsl_loss(cam, fsl_images(images1, cam.shape[2:], *norm), fsl_mu, fsl_sigma)
+        terms['fsl'] = cam_fsl(view1.logits, images1, image_labels, norm, fsl_mu, fsl_sigma)
         loss = loss + fsl_weight * terms['fsl']
     return terms | {'loss': loss}
+
+
+def cam_fsl(logits: Tensor, images: Tensor, image_labels: Tensor, norm: tuple[ChannelValues, ChannelValues],
+            mu: float = 2.5, sigma: float | None = 5.0) -> Tensor:
+    """Feature-similarity loss of logits [N,C,h,w], channel 0 background, for normalised images [N,3,H,W]; scalar.
+
+    Foreground is stretched to [0, 1], absent classes become 0, and background 1 - strongest foreground.
+    """
+    # fsl_maps of the foreground logits, but for the last digit of gradients: background is left out later.
+    cam = add_background(max_norm(logits)[:, 1:] * image_labels[:, :, None, None])
+    return fsl_loss(cam, fsl_images(images, cam.shape[2:], *norm), mu, sigma)
 
 
 def classification_loss(cam: Tensor, image_labels: Tensor) -> Tensor:
