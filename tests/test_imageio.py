@@ -51,7 +51,7 @@ def test_unreadable_pictures_are_named(picture, tmp_path):
     (tmp_path / 'text.jpg').write_text('no picture')
     (tmp_path / 'empty.jpg').write_bytes(b'')
     for name in ('cut.jpg', 'text.jpg', 'empty.jpg'):
-        with pytest.raises(ValueError, match=rf'{name} is no readable picture .*; restore it') as caught:
+        with pytest.raises(ValueError, match=rf'{name} is not a readable image .*; restore it') as caught:
             read_image(tmp_path / name)
         assert '\n' not in str(caught.value)
     assert read_size(tmp_path / 'cut.jpg') == (24 * 8, 32 * 8)

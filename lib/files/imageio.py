@@ -1,10 +1,9 @@
-"""Reading pictures and masks, and writing label PNGs in the VOC palette.
+"""Reading images and masks, and writing label PNGs in the VOC palette.
 
 EXIF rotation is applied on request only: the masks of the public data sets lie in the orientation in which their
-pictures are stored.
+images are stored.
 """
 import functools
-import re
 import struct
 import warnings
 from pathlib import Path
@@ -23,22 +22,22 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 
 
 class Corrupt(ValueError):
-    """An image or mask that is there cannot be decoded; names the file."""
+    """An existing image or mask cannot be decoded; names the file."""
 
 
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
-    """Read a picture as uint8 [H, W, 3] in RGB.
+    """Read an image as uint8 [H, W, 3] in RGB.
 
-    Grey, CMYK, palette and 16-bit pictures are converted; transparency is dropped (no background is invented for it).
+    Grey, CMYK, palette and 16-bit images are converted; transparency is dropped (no background is invented for it).
 
     Args:
         path: the file.
-        upright: turn it as its EXIF tag says, as viewers do.
+        upright: rotate it as its EXIF tag says, as viewers do.
         max_side: reduce it to this long side in pixels if it is larger.
 
     Raises:
-        FileNotFoundError: if it is absent.
-        ValueError: if it cannot be decoded to its end, naming the file.
+        FileNotFoundError: if there is no such file.
+        Corrupt: if it cannot be decoded to its end, naming the file.
     """
     try:
         with Image.open(path) as file, warnings.catch_warnings():
@@ -47,42 +46,39 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
             if max_side and max(file.size) > max_side:
                 file.draft(None, (2 * max_side, 2 * max_side))  # a JPEG need not be decoded at its full size
             file.load()
-            picture = ImageOps.exif_transpose(file) if upright else file
-            if picture.mode.startswith('I') or picture.mode == 'F':
-                image = _reduce_depth(np.asarray(picture))
+            turned = ImageOps.exif_transpose(file) if upright else file
+            if turned.mode.startswith('I') or turned.mode == 'F':
+                image = _reduce_depth(np.asarray(turned))
             else:
-                image = np.array(picture.convert('RGB'))
+                image = np.array(turned.convert('RGB'))
     except UNREADABLE as error:
-        raise _explained(error, path, 'picture') from error
+        raise _explained(error, path, 'image') from error
     return resize_bicubic(image, *size)
 
 
 def read_size(path: Path, upright: bool = False, max_side: int | None = None) -> tuple[int, int]:
-    """(height, width) that read_image would give, from the picture's header alone; the same errors."""
+    """(height, width) that read_image would give, from the file's header alone; the same errors."""
     try:
         with Image.open(path) as file:
             return reduced_size(_size(file, upright), max_side)
     except UNREADABLE as error:
-        raise _explained(error, path, 'picture') from error
+        raise _explained(error, path, 'image') from error
 
 
 def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
-    """(height, width) reduced to the long side given, if it is larger."""
+    """(height, width) reduced to a long side of max_side, if it is larger."""
     return scaled_size(*size, max_side / max(size)) if max_side and max(size) > max_side else size
 
 
 def check_whole(path: Path) -> None:
-    """Make sure, cheaply, that a picture has a readable header and its end; the same errors as read_image.
+    """Make sure, cheaply, that an image has a readable header and its end; the same errors as read_image.
 
     Only a JPEG or PNG that does not end as it should is decoded in full, since some have bytes behind their end.
     """
     read_size(path)
-    end = END_MARKS.get(path.suffix.lower())
-    if end is None:
-        return
     with open(path, 'rb') as file:
         file.seek(max(0, path.stat().st_size - 32))
-        if end not in file.read():
+        if END_MARKS.get(path.suffix.lower(), b'') not in file.read():
             read_image(path)
 
 
@@ -92,8 +88,8 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
     Reduced as read_image does, without mixing labels.
 
     Raises:
-        FileNotFoundError: if it is absent.
-        ValueError: if it is unreadable, a colour picture, or holds a value that no class has.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is corrupt, in colour, or holds a value that no class has.
     """
     try:
         with Image.open(path) as file:
@@ -101,8 +97,8 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
     except UNREADABLE as error:
         raise _explained(error, path, 'mask') from error
     if mode not in ('P', 'L'):
-        raise ValueError(f'{path} is a picture of mode {mode}; a mask is a palette or grey PNG of 8 bits '
-                         'whose values are class indices')
+        raise ValueError(f'{path} is an image of mode {mode}; a mask is an 8-bit palette or grey PNG whose values are '
+                         'class indices')
     largest = int(mask[mask != IGNORED].max(initial=0))
     if largest >= num_classes:
         raise ValueError(f'{path} holds the value {largest}; expected 0 to {num_classes - 1} or {IGNORED}: '
@@ -130,18 +126,17 @@ def voc_palette() -> np.ndarray:
 
 
 def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
-    """(height, width) of an opened picture, turned if asked for."""
+    """(height, width) of an opened image, rotated if asked for."""
     turned = upright and file.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
     return (file.width, file.height) if turned else (file.height, file.width)
 
 
 def _reduce_depth(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits (PIL's I and F modes) to RGB of 8 bits; anything beyond 16 bits is refused."""
+    """16-bit grey (PIL's modes I and F) to 8-bit RGB."""
     low, high = float(values.min()), float(values.max())
     if not (0 <= low and high <= 65535):
         raise ValueError(f'values from {low:g} to {high:g}, expected 8 or 16 bits')
-    grey = (values / 257 + 0.5).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    return np.repeat((values / 257 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _explained(error: Exception, path: Path, kind: str) -> Exception:
@@ -149,11 +144,9 @@ def _explained(error: Exception, path: Path, kind: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
     if isinstance(error, OSError) and error.errno:      # of the system, not of the file's content
-        return OSError(f'{path} cannot be read ({error.strerror}); check the rights, the disk and the memory')
+        return OSError(f'{path} cannot be read ({error.strerror}); check the permissions, the disk and the memory')
     if isinstance(error, Image.DecompressionBombError):
-        size = re.search(r'\((\d+) pixels\)', str(error))
-        return ValueError(f'{path} has {int(size[1]) / 1e6:.0f} megapixels, more than the '
-                          f'{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} that are read: shrink it, or cut it into tiles')
+        return ValueError(f'{path} is too large: {error}; shrink it, or cut it into tiles')
     reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
-    return Corrupt(f'{path} is no readable {kind} ({reason}); restore it, drop it from the list, or leave it out with '
-                   '--on-corrupt skip')
+    return Corrupt(f'{path} is not a readable {kind} ({reason}); restore it, drop it from the list, or leave it out '
+                   'with --on-corrupt skip')
