@@ -6,6 +6,8 @@ images are stored.
 import functools
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from tool.imutils import resize_bicubic, resize_nearest, scaled_size
 IGNORED = 255
 EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 class Corrupt(ValueError):
@@ -26,9 +28,7 @@ class Corrupt(ValueError):
 
 
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
-    """Read an image as uint8 [H, W, 3] in RGB.
-
-    Grey, CMYK, palette and 16-bit images are converted; transparency is dropped (no background is invented for it).
+    """Read an image as uint8 [H, W, 3] in RGB; transparency is dropped (no background is invented for it).
 
     Args:
         path: the file.
@@ -39,30 +39,24 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
         FileNotFoundError: if there is no such file.
         Corrupt: if it cannot be decoded to its end, naming the file.
     """
-    try:
-        with Image.open(path) as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')                     # PIL's remarks on palettes with transparency
-            size = reduced_size(_size(file, upright), max_side)
-            if max_side and max(file.size) > max_side:
-                file.draft(None, (2 * max_side, 2 * max_side))  # a JPEG need not be decoded at its full size
-            file.load()
-            turned = ImageOps.exif_transpose(file) if upright else file
-            if turned.mode.startswith('I') or turned.mode == 'F':
-                image = _reduce_depth(np.asarray(turned))
-            else:
-                image = np.array(turned.convert('RGB'))
-    except UNREADABLE as error:
-        raise _explained(error, path, 'image') from error
+    with _opened(path, 'image') as file, warnings.catch_warnings():
+        warnings.simplefilter('ignore')                     # PIL's remarks on palettes with transparency
+        size = reduced_size(_size(file, upright), max_side)
+        if max_side and max(file.size) > max_side:
+            file.draft(None, (2 * max_side, 2 * max_side))  # a JPEG need not be decoded at its full size
+        file.load()
+        turned = ImageOps.exif_transpose(file) if upright else file
+        if turned.mode.startswith('I') or turned.mode == 'F':
+            image = _reduce_depth(np.asarray(turned))
+        else:
+            image = np.array(turned.convert('RGB'))
     return resize_bicubic(image, *size)
 
 
 def read_size(path: Path, upright: bool = False, max_side: int | None = None) -> tuple[int, int]:
     """(height, width) that read_image would give, from the file's header alone; the same errors."""
-    try:
-        with Image.open(path) as file:
-            return reduced_size(_size(file, upright), max_side)
-    except UNREADABLE as error:
-        raise _explained(error, path, 'image') from error
+    with _opened(path, 'image') as file:
+        return reduced_size(_size(file, upright), max_side)
 
 
 def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
@@ -91,11 +85,8 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
         FileNotFoundError: if there is no such file.
         ValueError: if it is corrupt, in colour, or holds a value that no class has.
     """
-    try:
-        with Image.open(path) as file:
-            mode, mask = file.mode, np.array(file)
-    except UNREADABLE as error:
-        raise _explained(error, path, 'mask') from error
+    with _opened(path, 'mask') as file:
+        mode, mask = file.mode, np.array(file)
     if mode not in ('P', 'L'):
         raise ValueError(f'{path} is an image of mode {mode}; a mask is an 8-bit palette or grey PNG whose values are '
                          'class indices')
@@ -125,6 +116,25 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+    """An image opened with PIL; whatever PIL raises in the block becomes an error with file and remedy."""
+    try:
+        with Image.open(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it') from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f'{path} is too large ({error}); shrink it, or cut it into tiles') from error
+    except UNREADABLE as error:
+        if getattr(error, 'errno', None):       # an error of the system, not of the content
+            raise OSError(f'{path} cannot be read ({error.strerror}); check the permissions, the disk and the memory') \
+                from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
+        raise Corrupt(f'{path} is not a readable {kind} ({reason}); restore it, drop it from the list, or leave it out '
+                      'with --on-corrupt skip') from error
+
+
 def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
     """(height, width) of an opened image, rotated if asked for."""
     turned = upright and file.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
@@ -137,16 +147,3 @@ def _reduce_depth(values: np.ndarray) -> np.ndarray:
     if not (0 <= low and high <= 65535):
         raise ValueError(f'values from {low:g} to {high:g}, expected 8 or 16 bits')
     return np.repeat((values / 257 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _explained(error: Exception, path: Path, kind: str) -> Exception:
-    """The error to raise when PIL could not read `path`: what is wrong with which file, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
-    if isinstance(error, OSError) and error.errno:      # of the system, not of the file's content
-        return OSError(f'{path} cannot be read ({error.strerror}); check the permissions, the disk and the memory')
-    if isinstance(error, Image.DecompressionBombError):
-        return ValueError(f'{path} is too large: {error}; shrink it, or cut it into tiles')
-    reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
-    return Corrupt(f'{path} is not a readable {kind} ({reason}); restore it, drop it from the list, or leave it out '
-                   'with --on-corrupt skip')

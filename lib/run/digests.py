@@ -41,13 +41,14 @@ class Digests:
     def of(self, paths: Iterable[str | Path]) -> list[str]:
         """The digests of some files, in order."""
         paths = list(paths)
-        states = [_state_of(path) for path in paths]
-        unread = {state: path for state, path in zip(states, paths) if state and state not in self.known}
-        read = dict(zip(unread, _read_all(list(unread.values()))))
-        settled = {state: digest for state, digest in read.values() if state}
-        self.known |= settled
-        self.new |= bool(settled)
-        return [read[state][1] if state in read else self.known.get(state, '') for state in states]
+        keys = [_key(path) for path in paths]
+        digests = [self.known.get(key, '') for key in keys]
+        unread = [index for index, key in enumerate(keys) if key is not None and not digests[index]]
+        for index, digest in zip(unread, _read_all([paths[index] for index in unread])):
+            digests[index] = digest
+            if keys[index]:
+                self.known[keys[index]], self.new = digest, True
+        return digests
 
     def save(self) -> None:
         """Remember the digests for later commands, if that is possible."""
@@ -57,30 +58,29 @@ class Digests:
             self.new = False
 
 
-def _state_of(file: str | Path | int) -> str:
-    """Inode, size and times of a file (a path or a descriptor), which change when it does; '' if it does not exist."""
+def text_digest(parts: Sequence) -> str:
+    """Digest of some JSON values, in order."""
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:LENGTH]
+
+
+def _key(path: str | Path) -> str | None:
+    """What tells this state of a file from others; '' if the file may still change without changing that, None if it
+    does not exist."""
     try:
-        stat = os.stat(file)
+        stat = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        return ''
-    return f'{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}'
+        return None
+    settled = time.time() - max(stat.st_mtime, stat.st_ctime) > RECENT
+    return f'{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}' if settled else ''
 
 
-def _read_all(paths: Sequence[str | Path]) -> list[tuple[str, str]]:
+def _read_all(paths: Sequence[str | Path]) -> list[str]:
     if not paths:
         return []
     with ThreadPool(THREADS) as pool:       # hashing lets other threads run
         return list(tqdm(pool.imap(_read, paths, CHUNK), 'reading inputs', len(paths), delay=10, leave=False))
 
 
-def _read(path: str | Path) -> tuple[str, str]:
-    """(state of a file, '' if it may change without changing that; digest)."""
+def _read(path: str | Path) -> str:
     with open(path, 'rb', 0) as file:
-        state, stat = _state_of(file.fileno()), os.fstat(file.fileno())
-        settled = time.time() - max(stat.st_mtime, stat.st_ctime) > RECENT
-        return state if settled else '', hashlib.file_digest(file, 'sha256').hexdigest()[:LENGTH]
-
-
-def text_digest(parts: Sequence) -> str:
-    """Digest of some JSON values, in order."""
-    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:LENGTH]
+        return hashlib.file_digest(file, 'sha256').hexdigest()[:LENGTH]
