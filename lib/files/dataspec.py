@@ -95,9 +95,7 @@ class DatasetSpec:
     def samples(self, split: str) -> list[Sample]:
         """The samples of a split in list order; no image is opened.
 
-        Raises:
-            FileNotFoundError: if there is no such list.
-            ValueError: if the list is empty, names an image twice, or a line is malformed or leaves the root.
+        Raises FileNotFoundError if there is no such list, ValueError if it is empty, repeats an image or is malformed.
         """
         path = self.lists / f'{split}.txt'
         others = ', '.join(sorted(other.stem for other in self.lists.glob('*.txt') if other.stem != 'labels')) or 'none'
@@ -113,22 +111,17 @@ class DatasetSpec:
     def image_labels(self, names: Sequence[str]) -> np.ndarray:
         """Image-level labels uint8 [len(names), K], 1 where the class is in the image.
 
-        Raises:
-            FileNotFoundError: if labels.txt is absent.
-            ValueError: if it lacks a name or holds an unknown class.
+        Raises FileNotFoundError if labels.txt is absent, ValueError if it lacks a name or holds an unknown class.
         """
-        path = self.lists / 'labels.txt'
+        path, known = self.lists / 'labels.txt', {}
         index = {name: i for i, name in enumerate(self.classes)}
-        known = {}
         for number, line in _read_lines(path, self._remedy()):
             name, *present = line.split('\t')
-            unknown = [word for word in present if word not in index]
-            if unknown:
+            if unknown := [word for word in present if word not in index]:
                 raise ValueError(f'{path}:{number}: unknown class {unknown[0]!r}; '
                                  f'{self.name} has {", ".join(self.classes)}')
             known[name] = [index[word] for word in present]
-        absent = [name for name in names if name not in known]
-        if absent:
+        if absent := [name for name in names if name not in known]:
             raise ValueError(f'{path} has no line for {absent[0]}{and_more(absent)}{self._remedy()}')
         labels = np.zeros((len(names), self.num_fg), np.uint8)
         for row, name in enumerate(names):
@@ -138,11 +131,7 @@ class DatasetSpec:
     def check_image_labels(self, split: str, allow_empty: bool = False) -> str:
         """Make sure that every class occurs in the image-level labels of a split, or with allow_empty at least one.
 
-        Returns:
-            A warning about classes that every image shows; '' if there are none.
-
-        Raises:
-            ValueError: naming the classes that no image shows.
+        Returns a warning about classes that every image shows, '' if there are none; raises ValueError.
         """
         frequency = self.image_labels([sample.name for sample in self.samples(split)]).mean(0)
         empty, full = ([name for name, value in zip(self.classes, frequency) if value == end] for end in (0, 1))
@@ -154,11 +143,7 @@ class DatasetSpec:
                 'where such a class is; add images without it') if full else ''
 
     def check(self, split: str, need_masks: bool = False) -> None:
-        """Make sure that every image of a split, and with need_masks every mask, exists.
-
-        Raises:
-            FileNotFoundError: naming the first missing one, their number and the remedy.
-        """
+        """Make sure that every image of a split, and with need_masks every mask, exists; else FileNotFoundError."""
         samples = self.samples(split)
         check_files([sample.image for sample in samples], f'{split} lists images that are not there',
                     'check --data-root, or correct the list')
@@ -173,12 +158,11 @@ class DatasetSpec:
                 raise ValueError(f"{place}: {line!r} is neither a bare name ('a') nor paths from the data set's root "
                                  "('/images/a.jpg /masks/a.png')")
             return Sample(line, self.root / self.image_template.format(line), self._find_mask(line))
-        words = re.split(r'\s+(?=/)', line)
-        if len(words) > 2 or any('..' in word.split('/') for word in words):
-            raise ValueError(f'{place}: {line!r} must be the path of an image and perhaps of its mask, '
-                             f'both inside {self.root}')
-        image, *mask = (self.root / word.lstrip('/') for word in words)
-        return Sample(image.stem, image, mask[0] if mask else self._find_mask(image.stem))
+        image, *masks = (self.root / word.lstrip('/') for word in re.split(r'\s+(?=/)', line))
+        if len(masks) > 1 or '..' in re.split(r'[/\s]', line):
+            raise ValueError(f'{place}: {line!r} must be the path of an image, optionally followed by that of its '
+                             f'mask, both inside {self.root}')
+        return Sample(image.stem, image, masks[0] if masks else self._find_mask(image.stem))
 
     def _find_mask(self, name: str) -> Path | None:
         paths = [self.root / template.format(name) for template in self.mask_templates]
@@ -196,13 +180,8 @@ def check_classes(classes: Sequence[str], place: str | Path) -> None:
 
 
 def check_files(paths: Iterable[Path], problem: str, remedy: str) -> None:
-    """Make sure that files exist.
-
-    Raises:
-        FileNotFoundError: '<problem>: <first missing path> (and n more); <remedy>'.
-    """
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
+    """Make sure that files exist; else FileNotFoundError '<problem>: <first path> (and n more); <remedy>'."""
+    if missing := [path for path in paths if not path.is_file()]:
         raise FileNotFoundError(f'{problem}: {missing[0]}{and_more(missing)}; {remedy}')
 
 

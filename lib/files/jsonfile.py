@@ -25,20 +25,13 @@ def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
 
 def read_json_lines(path: Path, shape: Any = object, remedy: str = RESTORE) -> list:
     """The values of a file with one JSON value per line, without a last line that a kill cut off. No file: no values.
-
-    Raises:
-        ValueError: as read_json, naming the line.
     """
     lines = Path(path).read_bytes().split(b'\n')[:-1] if Path(path).exists() else []
     return [_checked(line, shape, f'{path}:{number}', remedy) for number, line in enumerate(lines, 1)]
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: if it is not valid JSON, an object repeats a key, or it is nested too deeply.
-    """
+    """The value of a JSON text; ValueError if it is not valid, an object repeats a key, or it is nested too deeply."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:

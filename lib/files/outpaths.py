@@ -12,16 +12,11 @@ from PIL import PngImagePlugin
 
 from lib.files.fileio import replacing
 
-REACH = 1 << 20         # bytes from the beginning that are searched for the mark
-
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Make sure that no output is an input, whatever its spelling and whatever symbolic links lead to it.
 
     Hard links need no check: files are replaced, not overwritten, so another name keeps its content.
-
-    Raises:
-        ValueError: naming the first that is.
     """
     taken = {os.path.realpath(path): path for path in inputs}
     for path in outputs:
@@ -31,24 +26,14 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def refuse_foreign(path: Path, maker: str, flag: str = '--out') -> None:
-    """Make sure that a file to be written is absent or empty, or was written by the same command.
-
-    Raises:
-        ValueError: if it was not.
-    """
-    if os.path.lexists(path) and not is_made_by(path, maker):
+    """Make sure that a file to be written is absent, empty or written by the same command; else raise ValueError."""
+    if not os.path.lexists(path):
+        return
+    content = path.read_bytes() if path.is_file() else None         # None: a folder, or a link to nowhere
+    mark = rf'(made_by|generator" content)\W+{re.escape(maker)}'.encode()
+    if content is None or content and not re.search(mark, content):
         raise ValueError(f'{path} exists and was not written by python -m {maker}; choose another {flag}, or move the '
                          'file away')
-
-
-def is_made_by(path: Path, maker: str) -> bool:
-    """Whether a file says that this command made it; True for an empty one."""
-    if not os.path.isfile(path):        # a folder, or a link to nowhere
-        return False
-    with open(path, 'rb') as file:
-        content = file.read(REACH)
-    mark = rf'(made_by|generator" content)\W+{re.escape(maker)}'.encode()
-    return not content or re.search(mark, content) is not None
 
 
 def image_mark(maker: str) -> dict:
@@ -59,11 +44,7 @@ def image_mark(maker: str) -> dict:
 
 
 def check_lists(folder: Path, texts: Mapping[str, str], maker: str) -> None:
-    """Make sure that text files, given by name, are absent or have the content that is to be written.
-
-    Raises:
-        ValueError: naming the first that differs.
-    """
+    """Make sure that text files, given by name, are absent or have this content already; else raise ValueError."""
     for name, text in texts.items():
         path = folder / name
         if path.exists() and path.read_bytes() != text.encode():

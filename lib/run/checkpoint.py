@@ -31,12 +31,8 @@ def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
     If the last one is corrupt, the previous one is used, and the corrupt one is renamed so that the next save does not
     put it in place of the good one.
 
-    Args:
-        path: the file.
-        origin: this run's, compared with that of the checkpoint.
-
     Raises:
-        ValueError: if no existing one can be read, or it belongs to a training with other settings or inputs.
+        ValueError: if no existing one can be read, or its origin is not that of this run.
     """
     problem = None
     for file in (path, previous(path)):
@@ -59,11 +55,7 @@ def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
 
 
 def is_trained(path: Path, origin: Mapping) -> bool:
-    """Whether a network's file exists and is the one that this training makes.
-
-    Raises:
-        ValueError: if it is another one.
-    """
+    """Whether a network's file exists and is the one that this training makes; ValueError if it is another one."""
     then = trained_origin(path)
     if then is not None and (changed := difference(then, origin)):
         raise ValueError(f'{path} was trained with other settings or inputs ({changed}); {AGAIN}')
@@ -71,11 +63,7 @@ def is_trained(path: Path, origin: Mapping) -> bool:
 
 
 def trained_origin(path: Path) -> dict | None:
-    """The origin of a trained network's file; None if there is no file.
-
-    Raises:
-        ValueError: if the file is corrupt or does not say what it was trained on.
-    """
+    """The origin of a trained network's file, None if there is no file; ValueError if it is corrupt or has none."""
     if not path.exists():
         return None
     content = read_torch(path, REMEDY, tensors=False)

@@ -16,14 +16,9 @@ class InUse(ValueError):
 class Lock:
     """Holds the lock of a folder while the context lasts; InUse is raised if another run holds it.
 
-    Each process of a run locks a file of its own, .lock-<rank>: the processes of one run do not exclude each other, and
-    another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
-    process that is killed.
-
-    Args:
-        folder: created if absent; temporary files of killed processes in it are removed.
-        name: prefix of the lock file.
-        patience: seconds to wait for another run to end; a killed one takes a moment.
+    Each process of a run locks a file of its own, <name>-<rank>: the processes of one run do not exclude each other,
+    and another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
+    killed process; `patience` is the time in seconds to wait for that. Temporary files of killed processes are removed.
     """
 
     def __init__(self, folder: Path, name: str = '.lock', patience: float = 2):

@@ -24,7 +24,6 @@ def stage_origin(args: argparse.Namespace, spec: DatasetSpec, kind: str | None =
 
     Args:
         args: the script's settings, with --amp resolved.
-        spec: the data set.
         kind: of output, where the stage makes several.
         digests: of what all files are made from, such as the network.
     """
@@ -37,8 +36,7 @@ def training_origin(args: argparse.Namespace, spec: DatasetSpec, digests: Digest
     """The origin of a trained network.
 
     Args:
-        args, spec: as for stage_origin.
-        digests: of files, saved here.
+        digests: of files; saved here.
         samples: that it is trained on, in order.
         image_labels: [len(samples), K], if training uses them.
         inputs: further ones by name: files, or a digest.
@@ -76,12 +74,8 @@ def check_labels(paths: Sequence[Path], spec: DatasetSpec, images: Sequence[str]
 
     Args:
         paths: existing label files.
-        spec: the data set.
         images: digests of their images, in order; if empty, they are not compared.
-        remedy: how to make the files again.
-
-    Raises:
-        ValueError: naming the first that is not, and their number.
+        remedy: how to make the files again, for the ValueError.
     """
     stale, classes = [], list(spec.classes)
     for number, path in enumerate(paths):

@@ -112,13 +112,8 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
-    """Make sure that files to be written are absent, empty, or an output of a stage.
-
-    Raises:
-        ValueError: naming the first that is not, and their number.
-    """
-    foreign = [path for path in paths if _is_foreign(read_state(path))]
-    if foreign:
+    """Make sure that files to be written are absent, empty, or an output of a stage; else raise ValueError."""
+    if foreign := [path for path in paths if _is_foreign(read_state(path))]:
         raise ValueError(f'{foreign[0]}{and_more(foreign)} was not made by this stage and is not overwritten; move it '
                          'away, or choose another folder')
 
@@ -150,7 +145,7 @@ def _outdated(output: Output, inputs: Mapping[str, Mapping], fresh: bool) -> set
         raise ValueError(f'{len(other)} of {len(inputs)} files in {output.folder} were made with other settings '
                          f'({other[0]}); {NEW_OR_BOTH.format("these")}')
     if changed and not fresh:
-        print(f'{changed} files in {output.folder} are made again, as their inputs have changed', flush=True)
+        print(f'{changed} files in {output.folder} are out of date and are made again', flush=True)
     return outdated
 
 

@@ -85,12 +85,11 @@ def environment(device: torch.device | None = None) -> dict:
 
 def git_state() -> str | None:
     """Commit of the code, with `-dirty` if files differ from it; None outside a checkout."""
+    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=12']
     try:
-        done = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'], capture_output=True, text=True,
-                              cwd=Path(__file__).parent, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
 
 
 def write_made_by(folder: Path, args: argparse.Namespace, device: torch.device, inputs: Mapping) -> None:

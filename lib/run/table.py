@@ -21,11 +21,7 @@ def evaluation_text(record: dict) -> str:
 
 
 def summary_text(records: Sequence[dict], run: str) -> str:
-    """The newest score of each kind in a run: a table per protocol, with a line per stage and two columns per split.
-
-    Raises:
-        ValueError: if there are no scores yet.
-    """
+    """The newest score of each kind in a run: a table per protocol, with a line per stage and two columns per split."""
     if not records:
         raise ValueError(f'run {run} has no scores yet; make some with eval.py')
     newest = {(record['protocol'], record['split'], record['what']): record for record in records}.values()
