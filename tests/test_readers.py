@@ -253,10 +253,10 @@ def test_meta_that_was_tampered_with_is_refused_or_right(tmp_path):
     (lambda tensor: tensor * float('nan'), 'holds NaN or infinite values'),
     (lambda tensor: tensor.double() * 1e300, 'holds NaN or infinite values'),
     (lambda tensor: tensor.long(), r'is of torch.int64, expected torch.float32'),
-    (lambda tensor: tensor.to(torch.complex64), 'is no plain tensor of numbers'),
+    (lambda tensor: tensor.to(torch.complex64), 'is not a plain tensor of numbers'),
     (lambda tensor: tensor[:1, :1, :1, :1].clone().expand_as(tensor), 'claims the shape'),
-    (lambda tensor: tensor.to_sparse(), 'is no plain tensor'),
-    (lambda tensor: tensor.to('meta'), 'is no plain tensor of numbers')])
+    (lambda tensor: tensor.to_sparse(), 'is not a plain tensor'),
+    (lambda tensor: tensor.to('meta'), 'is not a plain tensor of numbers')])
 def test_tensors_that_are_no_weights_are_refused_by_name(tmp_path, change, problem):
     network, path = DeepLab(ResNet38d(NARROW), 3, 2, 2), tmp_path / 'a.pth'
     name = 'backbone.conv1a.weight'
