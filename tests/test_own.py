@@ -110,7 +110,7 @@ def test_every_problem_is_listed_at_once_in_order_of_its_line(home, capsys):
                        'f.jpg,"wren'])
     lines = problems(home, capsys)
     expected = ['3: has 3 fields', '4: has an empty label', '5: names no image', '6: photos/x.jpg is not there',
-                '7: a.jpg stands in labels.csv:2 already', '8: photos/broken.jpg is not a readable image',
+                '7: a.jpg stands in labels.csv:2 already', '8: photos/broken.jpg is no readable picture',
                 '9: ../a.jpg must be a path below', "10: names 'wren' twice", '11: a.png and a.jpg (labels.csv:2)',
                 "12: 'wrenn' is the label of this image alone; is 'wren' meant?", '14: cannot be read']
     assert len(lines) == len(expected) + 1 and lines[-1].startswith('error: 11 problems in labels.csv')
