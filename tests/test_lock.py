@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lib.files.fileio import host_code
+from lib.files.fileio import CannotWrite, host_code
 from lib.run.lock import InUse, Lock
 from tests.running import APART, another_run
 
@@ -115,7 +115,7 @@ def test_a_lock_file_that_nobody_holds_says_nothing(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(OSError, match='file/stage'):
+    with pytest.raises(CannotWrite, match=r'file/stage/.lock-0 cannot be locked \(.*\); choose another folder'):
         Lock(tmp_path / 'file/stage').__enter__()
 
 

@@ -5,7 +5,7 @@ import socket
 import time
 from pathlib import Path
 
-from lib.files.fileio import remove_leftovers
+from lib.files.fileio import CannotWrite, remove_leftovers
 from lib.process import ranks
 
 
@@ -26,12 +26,16 @@ class Lock:
 
     def __enter__(self) -> 'Lock':
         folder, until = self.path.parent, time.monotonic() + self.patience
-        folder.mkdir(parents=True, exist_ok=True)
-        while holder := self._try():
-            if time.monotonic() >= until:
-                raise InUse(f'{folder} is in use by {holder}: wait until that run has ended, or choose another folder '
-                            '(--run or --out)')
-            time.sleep(0.05)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            while holder := self._try():
+                if time.monotonic() >= until:
+                    raise InUse(f'{folder} is in use by {holder}: wait until that run has ended, or choose another '
+                                'folder (--run or --out)')
+                time.sleep(0.05)
+        except OSError as error:
+            raise CannotWrite(f'{self.path} cannot be locked ({error.strerror}); choose another folder (--exp or '
+                              '--out)') from error
         os.register_at_fork(after_in_child=self.file.close)     # a worker must not hold the lock of a killed run
         remove_leftovers(folder)
         return self
