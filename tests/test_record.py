@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.files.jsonfile import write_json
-from lib.run.record import Record, add_score, environment, git_state, read_lines, read_scores, write_made_by
+from lib.run.record import Record, add_score, environment, git_state, read_scores, write_made_by
 from tests.running import APART, score_record
 
 ARGS = argparse.Namespace(lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None, fsl=True)
@@ -81,10 +81,6 @@ def test_a_run_that_starts_over_keeps_its_log_alone(tmp_path):
     assert steps(tmp_path) == [1, 2]
     assert [event.step for event in events(tmp_path).Scalars('loss')] == [1, 2]
     assert len((tmp_path / 'log.txt').read_text().splitlines()) == 4
-
-
-def test_lines_of_an_absent_file_are_none(tmp_path):
-    assert read_lines(tmp_path / 'absent') == []
 
 
 def test_scores_are_appended_in_order(tmp_path):

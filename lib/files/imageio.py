@@ -64,7 +64,7 @@ def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]
     return scaled_size(*size, max_side / max(size)) if max_side and max(size) > max_side else size
 
 
-def check_whole(path: Path) -> None:
+def check_intact(path: Path) -> None:
     """Make sure, cheaply, that an image has a readable header and its end; the same errors as read_image.
 
     Only a JPEG or PNG that does not end as it should is decoded in full, since some have bytes behind their end.

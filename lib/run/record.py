@@ -110,11 +110,6 @@ def read_scores(path: Path) -> list[dict]:
     return read_json(path, [SCORE], 'move it away') if path.exists() else []
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without a last one that a kill cut off. No file: no lines."""
-    return path.read_text().split('\n')[:-1] if path.exists() else []
-
-
 def plain_args(args: argparse.Namespace) -> dict:
     """All settings of a script as JSON values."""
     return {key: _plain(value) for key, value in vars(args).items() if key != 'affects'}
