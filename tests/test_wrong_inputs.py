@@ -149,7 +149,7 @@ def test_an_unknown_data_set(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('text, problem', [
-    ('{"name": "a"', 'is not valid JSON'), ('[]', r'is \[\], expected an object'), ('{"name": "a"}', 'lacks "classes"'),
+    ('{"name": "a"', 'is not valid JSON'), ('[]', r'is \[\], expected dict'), ('{"name": "a"}', 'lacks "classes"'),
     ('{"name": "a", "classes": [], "images": "{}.jpg"}', 'at least one class'),
     ('{"name": "a", "classes": ["x"], "images": "a.jpg"}', 'with one {} in place'),
     ('{"name": "a", "classes": ["x"], "images": "{}.jpg", "colour": "red"}', 'unknown entry \'colour\''),
