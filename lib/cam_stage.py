@@ -143,7 +143,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     data = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, tuple(args.long_side),
                        seed=args.seed, limit=args.limit)
     data.check()
-    if warning := spec.check_labels(spec.train_split, args.empty_classes == 'allow'):
+    if warning := spec.check_image_labels(spec.train_split, args.empty_classes == 'allow'):
         ranks.print_rank0(warning)
     pictures = make_pictures(args, spec, network, device) if args.picture_every else None
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)

@@ -66,10 +66,21 @@ def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before_with_a_warning(l
     assert load_checkpoint(last, ORIGIN)['step'] == 2 and not capsys.readouterr().out
     spoil(last)
     assert load_checkpoint(last, ORIGIN)['step'] == 1
-    assert 'last.pth is corrupt or not a PyTorch file; resuming from' in capsys.readouterr().out
+    assert 'last.pth is corrupt, renamed to corrupt.pth; resuming from' in capsys.readouterr().out
     spoil(last.with_name('previous.pth'))
-    with pytest.raises(ValueError, match=r'last\.pth is corrupt or not a PyTorch file; move it away'):
+    with pytest.raises(ValueError, match=r'previous\.pth is corrupt or not a PyTorch file; move it away'):
         load_checkpoint(last, ORIGIN)
+
+
+def test_a_corrupt_checkpoint_never_replaces_the_sound_one_before(last):
+    save(last, 1)
+    save(last, 2)
+    spoil_cut(last)
+    assert load_checkpoint(last, ORIGIN)['step'] == 1
+    save(last, 2)
+    spoil_cut(last)
+    assert load_checkpoint(last, ORIGIN)['step'] == 1
+    assert names(last.parent) == ['corrupt.pth', 'previous.pth']
 
 
 @pytest.mark.parametrize('killed_before', [1, 2])

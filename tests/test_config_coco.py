@@ -131,7 +131,7 @@ def test_a_damaged_picture_is_found_by_verifying_and_unpacked_again(server, tmp_
     content = path.read_bytes()
     path.write_bytes(content[:len(content) // 2])
     code, _, errors = attempt(capsys, words(tmp_path, server, '--verify'))
-    assert code == 2 and f'{path} is no readable picture' in errors[0] and 'delete what is faulty' in errors[0]
+    assert code == 2 and f'{path} is not a readable image' in errors[0] and 'delete what is faulty' in errors[0]
     path.unlink()
     assert finished(capsys, words(tmp_path, server)) and path.read_bytes() == content
 

@@ -216,7 +216,7 @@ def seeds(run_folder, tmp_path):
 def test_training_stops_or_takes_the_next_image_and_counts(seeds, spoilt, tmp_path, capsys, workers):
     words = [*place(spoilt, tmp_path), *TRAINING, '--weights', 'none', '--seed-dir',
              str(seeds), '--workers', workers, '--picture-every', '0']
-    with pytest.raises(Corrupt, match=r'train_00004\.jpg is no readable'):
+    with pytest.raises(Corrupt, match=r'train_00004\.jpg is not a readable'):
         train_aff.main([*words, '--run', 'stops'])
     train_aff.main([*words, *SKIP])
     assert 'skipped at step' in capsys.readouterr().out
@@ -238,7 +238,7 @@ def test_what_was_made_of_an_image_before_it_was_corrupt_does_not_stop_those_who
     words = (*place(spoilt, tmp_path / 'exp'), *LOADED_HERE)
     training = (*words, *TRAINING, '--weights', 'none', '--run', 'new', '--seed-dir',
                 str(tmp_path / 'exp/toy/labels/train/seeds'))
-    assert f'{DEEP}.npz was made from another state of its image' in error_line(
+    assert f'{DEEP}.npz was made from another version of its image' in error_line(
         train_aff.main, (*training, *SKIP), capsys)
     infer_cam.main([*words, *NETWORK, *SCALES, '--split', 'train', *SKIP])
     assert not list((tmp_path / 'exp/toy/labels/train').glob(f'*/{DEEP}.npz'))

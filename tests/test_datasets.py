@@ -170,7 +170,7 @@ def test_truncated_image_is_found_before_training(spec):
     path = spec.samples('train')[1].image
     whole = path.read_bytes()
     path.write_bytes(whole[:-200])
-    with pytest.raises(ValueError, match=f'{path.name} is no readable picture .*; restore it'):
+    with pytest.raises(ValueError, match=f'{path.name} is not a readable image .*; restore it'):
         cam_set(spec).check()
     path.write_bytes(whole + b'some bytes behind the end of the image')
     cam_set(spec).check()
@@ -216,10 +216,10 @@ def test_truncated_image_is_named_when_it_is_read(spec, tmp_path):
     path = broken.samples('train')[1].image
     path.write_bytes(path.read_bytes()[:2000])
     data = cam_set(broken)
-    with pytest.raises(ValueError, match='train_00001.jpg is no readable picture'):
+    with pytest.raises(ValueError, match='train_00001.jpg is not a readable image'):
         data[0, 1]
     path.write_bytes(b'')
-    with pytest.raises(ValueError, match='train_00001.jpg is no readable picture'):
+    with pytest.raises(ValueError, match='train_00001.jpg is not a readable image'):
         data.check()
 
 

@@ -74,14 +74,15 @@ def test_classes_that_no_image_or_every_image_shows_are_named(spec, labels, allo
     (spec.lists / 'labels.txt').write_text(labels)
     if problem:
         with pytest.raises(ValueError, match=problem):
-            spec.check_labels('train', allow_empty)
+            spec.check_image_labels('train', allow_empty)
     else:
-        assert spec.check_labels('train', allow_empty).startswith('warning: every image of birds train shows wren: ')
+        warning = spec.check_image_labels('train', allow_empty)
+        assert warning.startswith('warning: every image of birds train shows wren: ')
 
 
 def test_labels_that_can_teach_all_classes_need_no_word(spec):
     (spec.lists / 'labels.txt').write_text('a\twren\nb\tred kite\nmy photo\towl')
-    assert spec.check_labels('train') == ''
+    assert spec.check_image_labels('train') == ''
 
 
 def test_faulty_labels_are_named(spec):
@@ -126,7 +127,7 @@ def test_folder_file_describes_a_set(tmp_path):
 
 
 @pytest.mark.parametrize('change, message', [
-    ({'classes': None}, '"classes" is None, expected a list'),
+    ({'classes': None}, '"classes" is None, expected list'),
     ({'classes': []}, 'at least one class'),
     ({'classes': ['a', 'a']}, 'is listed twice'),
     ({'classes': ['background', 'a']}, 'leave "background" out'),
@@ -137,7 +138,7 @@ def test_folder_file_describes_a_set(tmp_path):
     ({'max_side': 0}, '"max_side" is 0, expected 1 to 16384'),
     ({'max_side': 10 ** 30}, 'expected 1 to 16384'),
     ({'images': 'photos'}, "'photos' must be a path with one {}"),
-    ({'masks': [1]}, 'item 1 of "masks" is 1, expected text'),
+    ({'masks': [1]}, 'item 1 of "masks" is 1, expected str'),
     ({'name': '../x'}, '"name" must be a plain name'),
     ({'colour': 1}, 'unknown entry \'colour\'; known ones: name, '),
 ])

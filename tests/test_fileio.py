@@ -39,9 +39,9 @@ def test_a_full_disk_leaves_the_former_file_and_says_what_is_needed(small_disk):
     write_torch(small_disk / 'last.pth', tensors)
     write_maps(small_disk / 'a.npz', [1], np.ones((1, 8, 8), np.float32))
     fill(small_disk, 8192)
-    with pytest.raises(CannotWrite, match=r'no space left for \S+last\.pth \(more than \S+ MB needed\); make room or'):
+    with pytest.raises(CannotWrite, match=r'last\.pth cannot be written \(No space left on device\); free disk space'):
         write_torch(small_disk / 'last.pth', tensors)
-    with pytest.raises(CannotWrite, match=r'no space left for \S+a\.npz'):
+    with pytest.raises(CannotWrite, match=r'a\.npz cannot be written \(No space left'):
         write_maps(small_disk / 'a.npz', [1], np.random.default_rng(0).random((1, 400, 400), np.float32))
     assert torch.equal(read_torch(small_disk / 'last.pth', '')['a'], tensors['a'])
     assert read_maps(small_disk / 'a.npz')[1].shape == (1, 8, 8)
@@ -53,7 +53,7 @@ def test_training_on_a_full_disk_stops_with_one_line_and_goes_on_with_room(run_f
              '--seed-dir', run_folder / 'labels/train/seeds', '--picture-every', '0')
     (small_disk / 'toy').mkdir()
     fill(small_disk, 150_000)
-    assert 'no space left for' in error_lines(train_aff.main, words, capsys)[-1]
+    assert 'cannot be written (No space left on device)' in error_lines(train_aff.main, words, capsys)[-1]
     (small_disk / 'filler').unlink()
     subprocess.run(['mount', '-o', 'remount,size=50m', small_disk], check=True)
     train_aff.main([str(word) for word in words])
@@ -63,7 +63,7 @@ def test_training_on_a_full_disk_stops_with_one_line_and_goes_on_with_room(run_f
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     (tmp_path / 'a').write_text('kept')
     for path in (tmp_path / 'a/b.txt', tmp_path / 'a/b/c.txt'):
-        with pytest.raises(CannotWrite, match=r'\.txt cannot be written: a file is in the way .*; remove it'):
+        with pytest.raises(CannotWrite, match=r'\.txt cannot be written \((File exists|Not a directory)\)'):
             with replacing(path) as temporary:
                 temporary.write_text('new')
     assert (tmp_path / 'a').read_text() == 'kept'
@@ -75,7 +75,7 @@ def test_inference_into_a_folder_that_is_not_to_be_written_to(run_folder, toy, s
     (small_disk / 'masks').mkdir()
     subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
     line = error_line(infer_seg.main, words, capsys)
-    assert f'{small_disk}/masks/' in line and '(Read-only file system); choose another place with' in line
+    assert f'{small_disk}/masks/' in line and '(Read-only file system)' in line
     subprocess.run(['mount', '-o', 'remount,rw', small_disk], check=True)
     infer_seg.main([str(word) for word in words])
     assert len(list((small_disk / 'masks').glob('*.png'))) == 6

@@ -51,7 +51,7 @@ def test_unreadable_pictures_are_named(picture, tmp_path):
     (tmp_path / 'text.jpg').write_text('no picture')
     (tmp_path / 'empty.jpg').write_bytes(b'')
     for name in ('cut.jpg', 'text.jpg', 'empty.jpg'):
-        with pytest.raises(ValueError, match=rf'{name} is no readable picture .*; restore it') as caught:
+        with pytest.raises(ValueError, match=rf'{name} is not a readable image .*; restore it') as caught:
             read_image(tmp_path / name)
         assert '\n' not in str(caught.value)
     assert read_size(tmp_path / 'cut.jpg') == (24 * 8, 32 * 8)
@@ -73,7 +73,7 @@ def test_mask_errors_name_the_file_and_the_value(picture, tmp_path):
     with pytest.raises(ValueError, match=r'a\.png holds the value 9; expected 0 to 6 or 255'):
         read_mask(tmp_path / 'a.png', 7)
     save(picture, tmp_path / 'rgb.png', 'RGB')
-    with pytest.raises(ValueError, match=r'rgb\.png is a picture of mode RGB'):
+    with pytest.raises(ValueError, match=r'rgb\.png is an image of mode RGB'):
         read_mask(tmp_path / 'rgb.png', 7)
     with pytest.raises(FileNotFoundError, match='b.png is not there'):
         read_mask(tmp_path / 'b.png', 7)

@@ -1,5 +1,4 @@
-"""The lock of a folder: one run at a time, shared by its processes, free at once when they are gone."""
-import json
+"""The lock of a folder: one run at a time, whose processes do not exclude each other; free once they are gone."""
 import os
 import signal
 import socket
@@ -11,31 +10,24 @@ import time
 import pytest
 
 from lib.files.fileio import CannotWrite, host_code
-from lib.process import ranks
 from lib.run.lock import InUse, Lock
 from tests.running import APART, another_run
 
-LAUNCH = {'WORLD_SIZE': '2', 'LOCAL_RANK': '0', 'TORCHELASTIC_RUN_ID': 'one', 'MASTER_ADDR': 'localhost',
-          'MASTER_PORT': '1'}
+
+def rank(number, world=2):
+    return {'RANK': str(number), 'WORLD_SIZE': str(world)}
 
 
-def rank(number, **changes):
-    return {**LAUNCH, 'RANK': str(number), **changes}
-
-
-def test_the_folder_is_made_and_left_without_a_trace(tmp_path):
+def test_the_folder_is_made_and_the_lock_file_goes(tmp_path):
     with Lock(tmp_path / 'new/stage'):
-        assert [path.name for path in (tmp_path / 'new/stage').iterdir()] == ['.lock']
-    assert not list(tmp_path.iterdir())
-    with Lock(tmp_path / 'new/stage'):
-        (tmp_path / 'new/stage/a').touch()
-    assert [path.name for path in (tmp_path / 'new/stage').iterdir()] == ['a']
+        assert [path.name for path in (tmp_path / 'new/stage').iterdir()] == ['.lock-0']
+    assert not list((tmp_path / 'new/stage').iterdir())
 
 
 def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_nothing(tmp_path):
     with another_run(tmp_path) as (process, _):
         with pytest.raises(InUse, match=rf'{tmp_path} is in use by process {process.pid} on {socket.gethostname()}: '
-                                        'wait until that run has ended, or give --run another name'):
+                                        'wait until that run has ended, or choose another folder'):
             Lock(tmp_path, patience=0).__enter__()
         process.kill()
         process.join()
@@ -45,54 +37,48 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_no
     assert not list(tmp_path.iterdir())
 
 
-def test_containers_that_share_host_name_and_process_number_exclude_one_another(tmp_path, monkeypatch):
+def test_a_second_run_is_refused_in_the_same_process(tmp_path):
     with Lock(tmp_path):
-        monkeypatch.setattr(ranks, '_started', ranks._started + 1)
         with pytest.raises(InUse, match=f'in use by process {os.getpid()} on {socket.gethostname()}'):
             Lock(tmp_path, patience=0).__enter__()
 
 
-def test_the_processes_of_one_run_share_the_lock(tmp_path, monkeypatch):
-    with another_run(tmp_path, **rank(0)) as (first, _), another_run(tmp_path, **rank(1)) as (second, _):
-        with pytest.raises(InUse):
-            Lock(tmp_path, patience=0).__enter__()
-        first.kill()
-        first.join()
-        with pytest.raises(InUse):              # the other one lives
-            Lock(tmp_path, patience=0).__enter__()
-        for name, value in rank(0, TORCHELASTIC_RESTART_COUNT='1').items():
+def test_a_forked_worker_does_not_hold_the_lock(tmp_path):
+    lock = Lock(tmp_path)
+    lock.__enter__()
+    worker = os.fork()
+    if not worker:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        os.close(lock.file.fileno())            # as the kernel does when this process is killed
+        with Lock(tmp_path, patience=1):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+
+def test_the_processes_of_one_run_do_not_exclude_each_other(tmp_path, monkeypatch):
+    with another_run(tmp_path, **rank(0)) as (first, end_first), another_run(tmp_path, **rank(1)) as (second, _):
+        second.kill()
+        second.join()
+        for name, value in rank(1).items():
             monkeypatch.setenv(name, value)     # a process that torchrun starts again
         with Lock(tmp_path, patience=0):
             pass
-        second.kill()
-        second.join()
-    monkeypatch.undo()
-    with Lock(tmp_path, patience=0):
-        pass
+        end_first()
+        assert first.exitcode == 0
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('other', [
-    {}, rank(1, WORLD_SIZE='3', TORCHELASTIC_RUN_ID='two'), rank(1, MASTER_PORT='2'),
-    {'SLURM_PROCID': '1', 'SLURM_STEP_NUM_TASKS': '2', 'SLURM_JOB_ID': '7', 'SLURM_STEP_ID': '0'}])
-def test_a_run_of_another_number_of_processes_is_refused(tmp_path, monkeypatch, other):
-    with another_run(tmp_path, **rank(0)):
+@pytest.mark.parametrize('other', [{}, rank(0, 3), {'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '2'}])
+def test_a_run_of_any_number_of_processes_is_refused(tmp_path, monkeypatch, other):
+    with another_run(tmp_path, **rank(0)), another_run(tmp_path, **rank(1)):
         for name, value in other.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(InUse):
             Lock(tmp_path, patience=0).__enter__()
-
-
-def test_the_lock_outlives_processes_that_leave_before_the_last(tmp_path):
-    with another_run(tmp_path, **rank(0)) as (first, end_first):
-        with another_run(tmp_path, **rank(1)) as (second, end_second):
-            end_second()
-            assert second.exitcode == 0 and (tmp_path / '.lock').exists()
-        with pytest.raises(InUse):
-            Lock(tmp_path, patience=0).__enter__()
-        end_first()
-        assert first.exitcode == 0
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_waits_for_one_that_just_ends(tmp_path):
@@ -120,17 +106,16 @@ def test_many_runs_at_once_hold_the_lock_one_by_one(tmp_path):
     assert [process.exitcode for process in started] == [0] * 4 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('content', ['', '{"run": ', '[]', json.dumps({'run': 'another', 'host': 'h', 'process': 1})])
-def test_a_lock_file_that_nobody_holds_says_nothing(tmp_path, content):
-    (tmp_path / '.lock').write_text(content)
+def test_a_lock_file_that_nobody_holds_says_nothing(tmp_path):
+    (tmp_path / '.lock-0').write_text('process 1 on another host')
     with Lock(tmp_path, patience=0):
-        assert json.loads((tmp_path / '.lock').read_text())['process'] == os.getpid()
+        assert (tmp_path / '.lock-0').read_text().startswith(f'process {os.getpid()} on ')
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(CannotWrite, match=r'\.lock cannot be made \(.*\); choose another place with --exp'):
+    with pytest.raises(CannotWrite, match=r'file/stage/.lock-0 cannot be locked \(.*\); choose another folder'):
         Lock(tmp_path / 'file/stage').__enter__()
 
 

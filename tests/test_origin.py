@@ -12,7 +12,7 @@ from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import read_mask, write_label_png
-from lib.files.origin import is_whole, origin_text, read_origin
+from lib.files.origin import origin_text, read_origin, read_state
 from lib.net.weights import read_meta, save_network
 from lib.run.checkpoint import trained_origin
 from lib.run.digests import Digests
@@ -59,27 +59,26 @@ def file(request, tmp_path):
 
 def test_every_format_gives_its_origin_back_and_has_none_unless_told(file):
     path, without = file
-    assert read_origin(path) == ORIGIN and is_whole(path)
+    assert read_state(path) == (ORIGIN, True, False)
     assert read_origin(without) is None
 
 
-def test_a_file_that_was_cut_anywhere_is_not_whole_and_reading_it_raises_nothing(file):
+def test_a_file_truncated_anywhere_is_not_intact_and_reading_it_raises_nothing(file):
     path, _ = file
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        assert not is_whole(path) or path.suffix == '.npy', length
-        found = read_origin(path)
-        assert found in (None, ORIGIN) and not (found and is_whole(path)), length
+        state = read_state(path)
+        assert not state.intact and state.origin in (None, ORIGIN), length
     path.write_bytes(content + b'\0')
-    assert not (read_origin(path) and is_whole(path))
+    assert not read_state(path).intact
 
 
 def test_an_origin_of_many_long_class_names_comes_back(file, tmp_path):
     path, _ = file
     origin = {**ORIGIN, 'classes': [f'{number} {"a class" * 20}' for number in range(254)]}
     FORMATS[path.name](path, origin_text(origin))
-    assert read_origin(path) == origin and is_whole(path)
+    assert read_state(path) == (origin, True, False)
 
 
 def test_a_network_and_its_checkpoint_carry_their_origin(tmp_path):
@@ -107,7 +106,7 @@ def test_numpy_and_pillow_read_the_files_as_ever(tmp_path):
 @pytest.mark.parametrize('suffix', ['.png', '.jpg', '.npz', '.npy'])
 @pytest.mark.parametrize('content', [
     b'', b'text', b'\x89PNG\r\n\x1a\n' + b'\xff' * 100, b'\xff\xd8' + b'\xff' * 9, b'\xff\xd8\xff\xfe\0\2', b'PK\3\4',
-    b'PK\3\4' + b'\xff' * 200, b'[1]\nHFPL origin \3\0\0\0', b'\0' * 70000])
+    b'PK\3\4' + b'\xff' * 200, b'[1]\nHFPL origin \3\0\0\0', b'{"classes":["a"', b'\0' * 70000])
 def test_foreign_files_have_no_origin(tmp_path, suffix, content):
     path = tmp_path / f'file{suffix}'
     path.write_bytes(content)
@@ -117,12 +116,11 @@ def test_foreign_files_have_no_origin(tmp_path, suffix, content):
 def test_photos_and_masks_of_other_programs_have_no_origin(tmp_path):
     for name, comment in (('a.png', None), ('b.jpg', None), ('c.jpg', b'holiday'), ('d.jpg', b'1')):
         Image.fromarray(IMAGE).save(tmp_path / name, comment=comment)
-        assert read_origin(tmp_path / name) is None and is_whole(tmp_path / name)
+        assert read_state(tmp_path / name) == (None, True, False)
     np.savez_compressed(tmp_path / 'e.npz', keys=KEYS)
     np.save(tmp_path / 'f.npy', KEYS)
     assert read_origin(tmp_path / 'e.npz') is None and read_origin(tmp_path / 'f.npy') is None
-    with pytest.raises(FileNotFoundError):
-        read_origin(tmp_path / 'absent.png')
+    assert read_state(tmp_path / 'absent.png') == (None, False, True)
 
 
 def changed(**changes):
@@ -186,7 +184,7 @@ def test_label_files_of_other_classes_or_of_changed_images_are_refused_with_the_
         write_label_png(path, LABEL, origin_text(origin))
     write_label_png(paths[2], LABEL)
     check_labels(paths, SPEC, ['a', 'b', 'c'], 'python x')
-    with pytest.raises(ValueError, match=r'a\.png \(and 1 more\) was made from another state of its image; python x'):
+    with pytest.raises(ValueError, match=r'a\.png \(and 1 more\) was made from another version of its image; python x'):
         check_labels(paths, SPEC, ['1', '2', 'c'], 'python x')
     for classes in (('dog', 'cat'), ('cat', 'Dog'), ('cat',)):
         with pytest.raises(ValueError, match=rf'a\.png was made for the classes cat dog, pets has {" ".join(classes)}; '

@@ -138,7 +138,7 @@ def test_a_table_that_is_no_use_is_one_problem(home, capsys, text, problem):
 @pytest.mark.parametrize('name, content, problem', [
     ('labels.csv', b'', "has the header ''"), ('labels.csv', b'file,class\na.jpg,wren\n', "header 'file,class'"),
     ('labels.csv', 'image,labels\na.jpg,grün\n'.encode('latin-1'), 'is not in UTF-8'),
-    ('t.json', b'{', 'is not valid JSON'), ('t.json', b'{}', 'expected a list'),
+    ('t.json', b'{', 'is not valid JSON'), ('t.json', b'{}', 'expected list'),
     ('t.json', b'[{"image": "a"}]', 'item 1 lacks "labels"'), ('no.csv', None, 'no.csv is not a file'),
     ('photos', None, 'photos is not a file; expected the table of the images')])
 def test_a_table_of_another_form_is_refused_in_one_line(home, capsys, name, content, problem):

@@ -156,25 +156,6 @@ def test_torchrun_is_believed_before_srun_and_nonsense_is_refused(monkeypatch):
             ranks.place()
 
 
-def test_a_launch_has_an_id_of_its_own_that_its_processes_share(monkeypatch):
-    def ids(**variables):
-        with monkeypatch.context() as context:
-            told(context, **variables)
-            return ranks.run_id()
-
-    launch = {'WORLD_SIZE': 2, 'TORCHELASTIC_RUN_ID': 'a', 'MASTER_ADDR': 'node', 'MASTER_PORT': 1}
-    step = {'SLURM_STEP_NUM_TASKS': 2, 'SLURM_JOB_ID': 7, 'SLURM_STEP_ID': 0}
-    same = [{ids(RANK=0, **launch), ids(RANK=1, TORCHELASTIC_RESTART_COUNT=1, **launch)},
-            {ids(SLURM_PROCID=0, **step), ids(SLURM_PROCID=1, SLURM_LOCALID=1, **step)}, {ids(), ids()}]
-    other = [ids(RANK=0, **launch | {name: 2}) for name in ('TORCHELASTIC_RUN_ID', 'MASTER_ADDR', 'MASTER_PORT')]
-    other += [ids(SLURM_PROCID=0, **step, **{'SLURM_RESTART_COUNT': 1})]
-    other += [ids(SLURM_PROCID=0, **step | {name: 2}) for name in ('SLURM_JOB_ID', 'SLURM_STEP_ID')]
-    with monkeypatch.context() as context:
-        context.setattr(os, 'getpid', lambda: 0)
-        other.append(ids())
-    assert [len(found) for found in same] == [1, 1, 1] and len(set.union(*same, other)) == 3 + len(other)
-
-
 def test_a_batch_that_cannot_be_shared_is_refused_with_the_next_sizes(monkeypatch):
     told(monkeypatch, RANK=0, WORLD_SIZE=4)
     assert ranks.shares(8) == (0, 4) and ranks.shares(8, 2) == (0, 4)

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.files.jsonfile import write_json
-from lib.run.record import Record, add_score, environment, git_state, made_by, read_lines, read_scores
+from lib.run.record import Record, add_score, environment, git_state, read_scores, write_made_by
 from tests.running import APART, score_record
 
 ARGS = argparse.Namespace(lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None, fsl=True)
@@ -83,10 +83,6 @@ def test_a_run_that_starts_over_keeps_its_log_alone(tmp_path):
     assert len((tmp_path / 'log.txt').read_text().splitlines()) == 4
 
 
-def test_lines_of_an_absent_file_are_none(tmp_path):
-    assert read_lines(tmp_path / 'absent') == []
-
-
 def test_scores_are_appended_in_order(tmp_path):
     path = tmp_path / 'run/scores.json'
     assert read_scores(path) == []
@@ -112,7 +108,7 @@ def test_a_json_file_that_cannot_be_written_leaves_the_former(tmp_path):
 
 
 def test_an_output_folder_says_what_made_it(tmp_path):
-    made_by(tmp_path / 'new', ARGS, CPU, {'network': 'abc'})
+    write_made_by(tmp_path / 'new', ARGS, CPU, {'network': 'abc'})
     record = json.loads((tmp_path / 'new/made_by.json').read_text())
     assert record['args']['lr'] == 0.1 and record['device'] == 'cpu' and record['numpy'] == np.__version__
     assert record['inputs'] == {'network': 'abc'}
@@ -122,11 +118,11 @@ def test_a_made_by_file_of_the_user_stays(tmp_path):
     path = tmp_path / 'made_by.json'
     for content in ('{"made_by": "me"}', 'by me', '[]'):
         path.write_text(content)
-        made_by(tmp_path, ARGS, CPU, {})
+        write_made_by(tmp_path, ARGS, CPU, {})
         assert path.read_text() == content
     path.unlink()
     for lr in (0.1, 0.2):
-        made_by(tmp_path, argparse.Namespace(lr=lr), CPU, {})
+        write_made_by(tmp_path, argparse.Namespace(lr=lr), CPU, {})
         assert json.loads(path.read_text())['args'] == {'lr': lr}
 
 

@@ -47,7 +47,8 @@ def test_summary_has_a_line_a_stage_and_a_pair_of_columns_a_split():
     assert row(text, 'CAM at best threshold') == ['50.50', '35.25', '50.50', '35.25']
     assert row(text, 'random walk') == ['60.00', '45.00', '-', '-']
     assert row(text, 'segmentation') == ['-', '-', '60.00', '45.00']
-    assert 'Images: 6 (val), 12 (train). Best thresholds, chosen with the truth: 0.31 (val), 0.31 (train).' in text
+    assert ('Images: 6 (val), 12 (train). Best thresholds, selected on the ground truth (oracle): 0.31 (val), '
+            '0.31 (train).') in text
 
 
 def test_the_newest_score_of_a_kind_counts():

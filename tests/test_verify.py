@@ -30,7 +30,7 @@ def test_each_file_is_counted_once(spec):
     (lambda root: write_label_png(root / 'masks/b.png', np.full((10, 12), 3, np.uint8)), 'holds the value 3'),
     (lambda root: write_label_png(root / 'masks/b.png', np.zeros((9, 12), np.uint8)), 'has 9x12 pixels, its image'),
     (lambda root: (root / 'images/b.jpg').unlink(), 'b.jpg is not there'),
-    (lambda root: (root / 'images/b.jpg').write_bytes(b''), 'b.jpg is no readable picture'),
+    (lambda root: (root / 'images/b.jpg').write_bytes(b''), 'b.jpg is not a readable image'),
 ])
 def test_a_faulty_file_is_named_with_the_remedy(spec, change, message):
     change(spec.root)
@@ -44,7 +44,7 @@ def test_a_picture_that_is_cut_off_is_found_by_decoding_alone(spec):
     path.write_bytes(path.read_bytes()[:-60])
     assert check_samples(spec, ('train', 'val'), 0, decode=False) == (4, 3)
     (spec.root / 'images/c.jpg').unlink()
-    with pytest.raises(ValueError, match=r'b.jpg is no readable picture .*\(and 1 more files\)'):
+    with pytest.raises(ValueError, match=r'b.jpg is not a readable image .*\(and 1 more files\)'):
         check_samples(spec, ('train', 'val'), 0)
 
 

@@ -65,8 +65,8 @@ def spoil_value(path):
 
 @pytest.mark.parametrize('spoil, problem, remedy', [
     (spoil_missing, 'train lists images that are not there', 'check --data-root, or correct the list'),
-    (spoil_cut, 'is no readable picture', 'restore it'), (spoil_empty, 'is no readable picture', 'restore it'),
-    (spoil_text, 'is no readable picture', 'restore it')], ids=['missing', 'truncated', 'empty', 'text'])
+    (spoil_cut, 'is not a readable image', 'restore it'), (spoil_empty, 'is not a readable picture', 'restore it'),
+    (spoil_text, 'is not a readable image', 'restore it')], ids=['missing', 'truncated', 'empty', 'text'])
 def test_a_picture_that_cannot_be_read_is_named_before_training(data, tmp_path, capsys, spoil, problem, remedy):
     spoil(data / 'images/train_00007.jpg')
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path), r'train_00007\.jpg', problem, remedy)
@@ -149,11 +149,11 @@ def test_an_unknown_data_set(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('text, problem', [
-    ('{"name": "a"', 'is not valid JSON'), ('[]', r'is \[\], expected an object'), ('{"name": "a"}', 'lacks "classes"'),
+    ('{"name": "a"', 'is not valid JSON'), ('[]', r'is \[\], expected dict'), ('{"name": "a"}', 'lacks "classes"'),
     ('{"name": "a", "classes": [], "images": "{}.jpg"}', 'at least one class'),
     ('{"name": "a", "classes": ["x"], "images": "a.jpg"}', 'with one {} in place'),
     ('{"name": "a", "classes": ["x"], "images": "{}.jpg", "colour": "red"}', 'unknown entry \'colour\''),
-    ('{"name": "a", "classes": "x", "images": "{}.jpg"}', 'expected a list')])
+    ('{"name": "a", "classes": "x", "images": "{}.jpg"}', 'expected list')])
 def test_a_broken_description_of_a_data_set(data, tmp_path, capsys, text, problem):
     (data / 'dataset.json').write_text(text)
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path), r'dataset\.json', problem)
@@ -272,7 +272,7 @@ def test_cams_of_another_size(run_folder, data, tmp_path):
     image = data / 'images/val_00003.jpg'
     Image.open(image).resize((40, 40)).save(image)
     words = infer_words(data, run_folder, tmp_path, 'aff', run_folder / 'aff/model.pth')
-    with pytest.raises(ValueError, match=r'val_00003\.npz was made from another state of its image; make them with'):
+    with pytest.raises(ValueError, match=r'val_00003\.npz was made from another version of its image; make them with'):
         infer_aff.main([str(word) for word in words])
     # CAMs that say nothing of their image, as other code writes them.
     cams = tmp_path / 'cams'

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from lib.files.dataspec import DatasetSpec, Sample, check_files
-from lib.files.imageio import Corrupt, check_whole, read_image, read_mask
+from lib.files.imageio import Corrupt, check_intact, read_image, read_mask
 
 T = TypeVar('T')
 
@@ -57,7 +57,7 @@ def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> se
     """
     check_files([sample.image for sample in samples], f'{split} lists images that are not there',
                 'check --data-root, or correct the list')
-    corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, _is_whole, sample.image)}
+    corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, _is_intact, sample.image)}
     if len(corrupt) == len(samples):
         raise Corrupt(f'all {len(samples)} images of {split} are corrupt, {samples[0].image} the first; restore them')
     return corrupt
@@ -83,6 +83,6 @@ def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem:
     return left_out
 
 
-def _is_whole(path: Path) -> bool:
-    check_whole(path)
+def _is_intact(path: Path) -> bool:
+    check_intact(path)
     return True

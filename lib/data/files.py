@@ -6,7 +6,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from lib.files.dataspec import check_files
-from lib.files.imageio import Corrupt, check_whole, read_image, read_size
+from lib.files.imageio import Corrupt, check_intact, read_image, read_size
 
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -69,7 +69,7 @@ class FileSet(Dataset):
         corrupt, seen = [], {}
         for path in self.paths:
             try:
-                check_whole(path)
+                check_intact(path)
             except Corrupt:
                 corrupt.append(str(path))
             if (other := seen.setdefault(path.stem, path)) != path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.data.own_table import Report, Row, composed
-from lib.files.imageio import IGNORED, check_whole, read_mask, read_size
+from lib.files.imageio import IGNORED, check_intact, read_mask, read_size
 
 MASK_SUFFIXES = ('.png', '.PNG')
 
@@ -31,7 +31,7 @@ def match_images(rows: Sequence[Row], folder: Path, report: Report) -> list[Row]
                    'image, and names that differ in more than the suffix')
         else:
             try:
-                check_whole(folder / image)
+                check_intact(folder / image)
                 found.append(row._replace(image=image))
             except (ValueError, OSError) as error:
                 report(row.location, str(error).partition(';')[0])

@@ -1,8 +1,8 @@
-"""What a data set is to the rest of the code: class names, places of files, split lists and image-level labels.
+"""A data set as the rest of the code sees it: class names, paths, split lists and image-level labels.
 
-A list, <lists>/<split>.txt, has a sample a line: '/JPEGImages/a.jpg /SegmentationClassAug/a.png' (paths below the data
-set's root; the mask may be left out) or the bare name 'a' (paths from the templates). <lists>/labels.txt has a line
-'name<TAB>class<TAB>class' for every image; an image without any class is its bare name.
+A list, <lists>/<split>.txt, has one sample per line: '/JPEGImages/a.jpg /SegmentationClassAug/a.png' (paths below the
+root; the mask is optional) or the bare name 'a' (paths from the templates). <lists>/labels.txt has a line
+'name<TAB>class<TAB>class' per image; an image without any class is its bare name.
 """
 import hashlib
 import re
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_CLASSES = 254      # values 1 to 254 of a mask
+MOST_CLASSES = 254      # mask values 1 to 254
 
 
 class Sample(NamedTuple):
@@ -29,12 +29,15 @@ class Sample(NamedTuple):
 class DatasetSpec:
     """A data set, described by data alone.
 
-    classes are the foreground names in label order (mask value 1 is classes[0]). Templates hold one '{}' for the name;
-    of mask_templates the first whose file exists counts. `score_split` are the training images with exact masks.
-    `preset` names the row of settings that the scripts use; `prepare` is the command that writes the lists, and
-    `flag` what --dataset has to be for this data set: both are repeated in messages. `upright` turns pictures as their
-    EXIF tag says, and `max_side` is the long side in pixels to which larger pictures and masks are reduced when read.
-    `on_corrupt` is 'error' or 'skip': whether images and masks that cannot be decoded are left out.
+    Attributes:
+        classes: foreground names in label order; mask value 1 is classes[0].
+        image_template, mask_templates: paths below `root` with '{}' for the name; the first mask that exists counts.
+        score_split: training images with exact masks.
+        preset: the row of lib/run/settings.py that applies.
+        prepare, flag: the command that writes the lists, and the value of --dataset; both appear in messages.
+        upright: rotate images as their EXIF tag says.
+        max_side: larger images and masks are reduced to this long side in pixels when read.
+        on_corrupt: 'error', or 'skip' to leave out images and masks that cannot be decoded.
     """
 
     name: str
@@ -73,93 +76,80 @@ class DatasetSpec:
 
     @property
     def reading(self) -> dict:
-        """How its pictures are to be read: keyword arguments of lib.files.imageio.read_image."""
+        """How its images are read: keyword arguments of lib.files.imageio.read_image."""
         return {'upright': self.upright, 'max_side': self.max_side}
 
     def scaled(self, pixels: int) -> int:
-        """A length that was published for VOC, whose long side is 500 pixels, in this set's pixels: a multiple of 8."""
+        """A length published for VOC (long side 500 pixels), scaled to this set's images: a multiple of 8."""
         return max(8, round(pixels * (self.max_side or 500) / 500 / 8) * 8)
 
     @property
     def enlargement(self) -> float:
-        """Factor, at least 1, that brings this set's pictures to the size of VOC's."""
+        """Factor, at least 1, that brings this set's images to the size of VOC's."""
         return max(1.0, 500 / (self.max_side or 500))
 
     def label_split(self, split: str) -> str:
-        """The split under whose name the label files of `split` lie: the training split also serves score_split."""
+        """The split whose label files cover `split`: those of the training split include score_split."""
         return self.train_split if split == self.score_split else split
 
     def samples(self, split: str) -> list[Sample]:
-        """The samples of a split in list order; no picture is opened.
+        """The samples of a split in list order; no image is opened.
 
-        Raises:
-            FileNotFoundError: if there is no such list.
-            ValueError: if the list is empty, names an image twice, or a line is malformed or leaves the root.
+        Raises FileNotFoundError if there is no such list, ValueError if it is empty, repeats an image or is malformed.
         """
         path = self.lists / f'{split}.txt'
-        lines = _read_lines(path, self._remedy(f'; lists here: {self._list_names()}'))
+        others = ', '.join(sorted(other.stem for other in self.lists.glob('*.txt') if other.stem != 'labels')) or 'none'
+        lines = _read_lines(path, f'{self._remedy()}; lists here: {others}')
         samples = [self._sample(line, f'{path}:{number}') for number, line in lines]
         if not samples:
             raise ValueError(f'{path} names no image{self._remedy()}')
         name, times = Counter(sample.name for sample in samples).most_common(1)[0]
         if times > 1:
-            raise ValueError(f'{path} names {name} {times} times; every image may stand in a list once')
+            raise ValueError(f'{path} names {name} {times} times; list every image once')
         return samples
 
     def image_labels(self, names: Sequence[str]) -> np.ndarray:
         """Image-level labels uint8 [len(names), K], 1 where the class is in the image.
 
-        Raises:
-            FileNotFoundError: if labels.txt is absent.
-            ValueError: if it lacks a name or holds an unknown class.
+        Raises FileNotFoundError if labels.txt is absent, ValueError if it lacks a name or holds an unknown class.
         """
-        path = self.lists / 'labels.txt'
+        path, known = self.lists / 'labels.txt', {}
         index = {name: i for i, name in enumerate(self.classes)}
-        known = {}
         for number, line in _read_lines(path, self._remedy()):
             name, *present = line.split('\t')
-            unknown = [word for word in present if word not in index]
-            if unknown:
+            if unknown := [word for word in present if word not in index]:
                 raise ValueError(f'{path}:{number}: unknown class {unknown[0]!r}; '
                                  f'{self.name} has {", ".join(self.classes)}')
             known[name] = [index[word] for word in present]
-        absent = [name for name in names if name not in known]
-        if absent:
-            raise ValueError(f'{path} has no line for {absent[0]}{_and_more(absent)}{self._remedy()}')
+        if absent := [name for name in names if name not in known]:
+            raise ValueError(f'{path} has no line for {absent[0]}{and_more(absent)}{self._remedy()}')
         labels = np.zeros((len(names), self.num_fg), np.uint8)
         for row, name in enumerate(names):
             labels[row, known[name]] = 1
         return labels
 
-    def check_labels(self, split: str, allow_empty: bool = False) -> str:
-        """Make sure that the image-level labels of a split can teach every class, or with allow_empty some.
+    def check_image_labels(self, split: str, allow_empty: bool = False) -> str:
+        """Make sure that every class occurs in the image-level labels of a split, or with allow_empty at least one.
 
-        Returns:
-            A warning about classes that every image shows; '' where there is none.
-
-        Raises:
-            ValueError: naming the classes that no image shows.
+        Returns a warning about classes that every image shows, '' if there are none; raises ValueError.
         """
-        shares = self.image_labels([sample.name for sample in self.samples(split)]).mean(0)
-        empty, full = ([name for name, share in zip(self.classes, shares) if share == value] for value in (0, 1))
+        frequency = self.image_labels([sample.name for sample in self.samples(split)]).mean(0)
+        empty, full = ([name for name, value in zip(self.classes, frequency) if value == end] for end in (0, 1))
         if empty and (not allow_empty or len(empty) == self.num_fg):
+            remedy = '' if allow_empty else ', or accept it with --empty-classes allow'
             raise ValueError(f'no image of {self.name} {split} shows {", ".join(empty)}: such a class cannot be '
-                             f'learnt; correct labels.txt'
-                             + ('' if allow_empty else ', or accept it with --empty-classes allow'))
+                             f'learned; correct labels.txt{remedy}')
         return (f'warning: every image of {self.name} {split} shows {", ".join(full)}: image-level labels cannot tell '
                 'where such a class is; add images without it') if full else ''
 
     def check(self, split: str, need_masks: bool = False) -> None:
-        """Make sure that every image of a split, and if need be every mask, is there.
-
-        Raises:
-            FileNotFoundError: naming the first that is not, how many are not, and the remedy.
-        """
+        """Make sure that every image of a split, and with need_masks every mask, exists; else FileNotFoundError."""
         samples = self.samples(split)
         check_files([sample.image for sample in samples], f'{split} lists images that are not there',
                     'check --data-root, or correct the list')
         if need_masks:
-            check_files([sample.mask or self._expected_mask(sample.name) for sample in samples],
+            template = (self.mask_templates or ('{}.png (the data set names no folder of masks)',))[0]
+            check_files([sample.mask or self.root / template.format(sample.name) for sample in samples],
                         f'{split} has images without a mask', 'add the masks, or choose a split that has them')
 
     def _sample(self, line: str, place: str) -> Sample:
@@ -168,61 +158,49 @@ class DatasetSpec:
                 raise ValueError(f"{place}: {line!r} is neither a bare name ('a') nor paths from the data set's root "
                                  "('/images/a.jpg /masks/a.png')")
             return Sample(line, self.root / self.image_template.format(line), self._find_mask(line))
-        words = re.split(r'\s+(?=/)', line)
-        if len(words) > 2 or any('..' in word.split('/') for word in words):
-            raise ValueError(f'{place}: {line!r} must be the path of an image and perhaps of its mask, '
-                             f'both inside {self.root}')
-        image, *mask = (self.root / word.lstrip('/') for word in words)
-        return Sample(image.stem, image, mask[0] if mask else self._find_mask(image.stem))
+        image, *masks = (self.root / word.lstrip('/') for word in re.split(r'\s+(?=/)', line))
+        if len(masks) > 1 or '..' in re.split(r'[/\s]', line):
+            raise ValueError(f'{place}: {line!r} must be the path of an image, optionally followed by that of its '
+                             f'mask, both inside {self.root}')
+        return Sample(image.stem, image, masks[0] if masks else self._find_mask(image.stem))
 
     def _find_mask(self, name: str) -> Path | None:
         paths = [self.root / template.format(name) for template in self.mask_templates]
         return next((path for path in paths if path.exists()), None)
 
-    def _expected_mask(self, name: str) -> Path:
-        template = self.mask_templates[0] if self.mask_templates else '{}.png (no folder of masks is named)'
-        return self.root / template.format(name)
-
-    def _list_names(self) -> str:
-        return ', '.join(sorted(path.stem for path in self.lists.glob('*.txt') if path.stem != 'labels')) or 'none'
-
-    def _remedy(self, more: str = '') -> str:
-        return (f'; make it with {self.prepare}' if self.prepare else '; see --lists') + more
+    def _remedy(self) -> str:
+        return f'; make it with {self.prepare}' if self.prepare else '; see --lists'
 
 
 def check_classes(classes: Sequence[str], place: str | Path) -> None:
-    """Raise ValueError if there are more foreground classes than a label PNG of 8 bits can tell apart."""
+    """Raise ValueError if there are more foreground classes than an 8-bit label PNG can hold."""
     if len(classes) > MOST_CLASSES:
-        raise ValueError(f'{place} has {len(classes)} classes; at most {MOST_CLASSES} can be told apart in label PNGs '
-                         'of 8 bits, where 0 is background and 255 ignored: leave some out, or merge them')
+        raise ValueError(f'{place} has {len(classes)} classes; at most {MOST_CLASSES} fit into 8-bit label PNGs, where '
+                         '0 is background and 255 ignored: leave some out, or merge them')
 
 
 def check_files(paths: Iterable[Path], problem: str, remedy: str) -> None:
-    """Make sure that files exist.
-
-    Raises:
-        FileNotFoundError: '<problem>: <first missing path> (and n more); <remedy>'.
-    """
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f'{problem}: {missing[0]}{_and_more(missing)}; {remedy}')
+    """Make sure that files exist; else FileNotFoundError '<problem>: <first path> (and n more); <remedy>'."""
+    if missing := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(f'{problem}: {missing[0]}{and_more(missing)}; {remedy}')
 
 
 def list_sha256(names: Iterable[str]) -> str:
-    """SHA-256 of names, one a line, each ended by a newline."""
+    """SHA-256 of names, one per line, each with a newline."""
     return hashlib.sha256(''.join(f'{name}\n' for name in names).encode()).hexdigest()
 
 
+def and_more(items: Sequence) -> str:
+    """' (and n more)' after the first of several items; '' after the only one."""
+    return f' (and {len(items) - 1} more)' if len(items) > 1 else ''
+
+
 def _read_lines(path: Path, remedy: str) -> list[tuple[int, str]]:
-    """Numbered lines of a text file, without empty ones."""
+    """The non-empty lines of a text file with their numbers."""
     try:
         text = path.read_text(encoding='utf-8-sig')
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} is not there{remedy}') from None
     except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is no text file ({error.reason}){remedy}') from None
+        raise ValueError(f'{path} is not a text file ({error.reason}){remedy}') from None
     return [(number, line.strip(' \r')) for number, line in enumerate(text.split('\n'), 1) if line.strip()]
-
-
-def _and_more(items: Sequence) -> str:
-    return f' (and {len(items) - 1} more)' if len(items) > 1 else ''

@@ -1,12 +1,13 @@
-"""Reading pictures and masks, and writing label PNGs in the VOC palette.
+"""Reading images and masks, and writing label PNGs in the VOC palette.
 
 EXIF rotation is applied on request only: the masks of the public data sets lie in the orientation in which their
-pictures are stored.
+images are stored.
 """
 import functools
-import re
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,70 +20,59 @@ from tool.imutils import resize_bicubic, resize_nearest, scaled_size
 IGNORED = 255
 EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 class Corrupt(ValueError):
-    """An image or mask that is there cannot be decoded; names the file."""
+    """An existing image or mask cannot be decoded; names the file."""
 
 
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
-    """Read a picture as uint8 [H, W, 3] in RGB.
-
-    Grey, CMYK, palette and 16-bit pictures are converted; transparency is dropped (no background is invented for it).
+    """Read an image as uint8 [H, W, 3] in RGB; transparency is dropped (no background is invented for it).
 
     Args:
         path: the file.
-        upright: turn it as its EXIF tag says, as viewers do.
+        upright: rotate it as its EXIF tag says, as viewers do.
         max_side: reduce it to this long side in pixels if it is larger.
 
     Raises:
-        FileNotFoundError: if it is absent.
-        ValueError: if it cannot be decoded to its end, naming the file.
+        FileNotFoundError: if there is no such file.
+        Corrupt: if it cannot be decoded to its end, naming the file.
     """
-    try:
-        with Image.open(path) as file, warnings.catch_warnings():
-            warnings.simplefilter('ignore')                     # PIL's remarks on palettes with transparency
-            size = reduced_size(_size(file, upright), max_side)
-            if max_side and max(file.size) > max_side:
-                file.draft(None, (2 * max_side, 2 * max_side))  # a JPEG need not be decoded at its full size
-            file.load()
-            picture = ImageOps.exif_transpose(file) if upright else file
-            if picture.mode.startswith('I') or picture.mode == 'F':
-                image = _reduce_depth(np.asarray(picture))
-            else:
-                image = np.array(picture.convert('RGB'))
-    except UNREADABLE as error:
-        raise _explained(error, path, 'picture') from error
+    with _opened(path, 'image') as file, warnings.catch_warnings():
+        warnings.simplefilter('ignore')                     # PIL's remarks on palettes with transparency
+        size = reduced_size(_size(file, upright), max_side)
+        if max_side and max(file.size) > max_side:
+            file.draft(None, (2 * max_side, 2 * max_side))  # a JPEG need not be decoded at its full size
+        file.load()
+        turned = ImageOps.exif_transpose(file) if upright else file
+        if turned.mode.startswith('I') or turned.mode == 'F':
+            image = _reduce_depth(np.asarray(turned))
+        else:
+            image = np.array(turned.convert('RGB'))
     return resize_bicubic(image, *size)
 
 
 def read_size(path: Path, upright: bool = False, max_side: int | None = None) -> tuple[int, int]:
-    """(height, width) that read_image would give, from the picture's header alone; the same errors."""
-    try:
-        with Image.open(path) as file:
-            return reduced_size(_size(file, upright), max_side)
-    except UNREADABLE as error:
-        raise _explained(error, path, 'picture') from error
+    """(height, width) that read_image would give, from the file's header alone; the same errors."""
+    with _opened(path, 'image') as file:
+        return reduced_size(_size(file, upright), max_side)
 
 
 def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
-    """(height, width) reduced to the long side given, if it is larger."""
+    """(height, width) reduced to a long side of max_side, if it is larger."""
     return scaled_size(*size, max_side / max(size)) if max_side and max(size) > max_side else size
 
 
-def check_whole(path: Path) -> None:
-    """Make sure, cheaply, that a picture has a readable header and its end; the same errors as read_image.
+def check_intact(path: Path) -> None:
+    """Make sure, cheaply, that an image has a readable header and its end; the same errors as read_image.
 
     Only a JPEG or PNG that does not end as it should is decoded in full, since some have bytes behind their end.
     """
     read_size(path)
-    end = END_MARKS.get(path.suffix.lower())
-    if end is None:
-        return
     with open(path, 'rb') as file:
         file.seek(max(0, path.stat().st_size - 32))
-        if end not in file.read():
+        if END_MARKS.get(path.suffix.lower(), b'') not in file.read():
             read_image(path)
 
 
@@ -92,17 +82,14 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
     Reduced as read_image does, without mixing labels.
 
     Raises:
-        FileNotFoundError: if it is absent.
-        ValueError: if it is unreadable, a colour picture, or holds a value that no class has.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is corrupt, in colour, or holds a value that no class has.
     """
-    try:
-        with Image.open(path) as file:
-            mode, mask = file.mode, np.array(file)
-    except UNREADABLE as error:
-        raise _explained(error, path, 'mask') from error
+    with _opened(path, 'mask') as file:
+        mode, mask = file.mode, np.array(file)
     if mode not in ('P', 'L'):
-        raise ValueError(f'{path} is a picture of mode {mode}; a mask is a palette or grey PNG of 8 bits '
-                         'whose values are class indices')
+        raise ValueError(f'{path} is an image of mode {mode}; a mask is an 8-bit palette or grey PNG whose values are '
+                         'class indices')
     largest = int(mask[mask != IGNORED].max(initial=0))
     if largest >= num_classes:
         raise ValueError(f'{path} holds the value {largest}; expected 0 to {num_classes - 1} or {IGNORED}: '
@@ -129,31 +116,34 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+    """An image opened with PIL; whatever PIL raises in the block becomes an error with file and remedy."""
+    try:
+        with Image.open(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it') from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f'{path} is too large ({error}); shrink it, or cut it into tiles') from error
+    except UNREADABLE as error:
+        if getattr(error, 'errno', None):       # an error of the system, not of the content
+            raise OSError(f'{path} cannot be read ({error.strerror}); check the permissions, the disk and the memory') \
+                from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
+        raise Corrupt(f'{path} is not a readable {kind} ({reason}); restore it, drop it from the list, or leave it out '
+                      'with --on-corrupt skip') from error
+
+
 def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
-    """(height, width) of an opened picture, turned if asked for."""
+    """(height, width) of an opened image, rotated if asked for."""
     turned = upright and file.getexif().get(EXIF_ORIENTATION) in EXIF_QUARTER_TURNS
     return (file.width, file.height) if turned else (file.height, file.width)
 
 
 def _reduce_depth(values: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits (PIL's I and F modes) to RGB of 8 bits; anything beyond 16 bits is refused."""
+    """16-bit grey (PIL's modes I and F) to 8-bit RGB."""
     low, high = float(values.min()), float(values.max())
     if not (0 <= low and high <= 65535):
         raise ValueError(f'values from {low:g} to {high:g}, expected 8 or 16 bits')
-    grey = (values / 257 + 0.5).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _explained(error: Exception, path: Path, kind: str) -> Exception:
-    """The error to raise when PIL could not read `path`: what is wrong with which file, and what to do."""
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it')
-    if isinstance(error, OSError) and error.errno:      # of the system, not of the file's content
-        return OSError(f'{path} cannot be read ({error.strerror}); check the rights, the disk and the memory')
-    if isinstance(error, Image.DecompressionBombError):
-        size = re.search(r'\((\d+) pixels\)', str(error))
-        return ValueError(f'{path} has {int(size[1]) / 1e6:.0f} megapixels, more than the '
-                          f'{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} that are read: shrink it, or cut it into tiles')
-    reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
-    return Corrupt(f'{path} is no readable {kind} ({reason}); restore it, drop it from the list, or leave it out with '
-                   '--on-corrupt skip')
+    return np.repeat((values / 257 + 0.5).astype(np.uint8)[..., None], 3, axis=2)

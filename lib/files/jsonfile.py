@@ -1,115 +1,71 @@
-"""JSON files: one reader, which says what is wrong with which file, and one writer."""
+"""JSON files: a reader that says what is wrong with which file, and a writer."""
 import json
-import math
-from collections.abc import Iterator
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from lib.files.fileio import replacing
 
-NAMES = {str: 'text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list',
-         dict: 'an object', None: 'null'}
 RESTORE = 'restore it, or remove it'
 
 
 def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
-    """The content of a JSON file in UTF-8, with or without a byte-order mark, or in UTF-16.
-
-    Args:
-        path: the file.
-        shape: what it must hold, see misfit().
-        remedy: what to do about a file that is absent or holds something else.
+    """The value in a JSON file in UTF-8 (or UTF-16), which must have a shape as described at misfit().
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not valid JSON or not of this shape; names file and place.
+        FileNotFoundError: if there is no such file; ends with the remedy.
+        ValueError: if it is not valid JSON or not of this shape; names the file and what is wrong.
     """
-    path = Path(path)
     try:
-        content = path.read_bytes()
-        value = parse_json(content.decode(json.detect_encoding(content)))
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} is not there; {remedy}') from None
-    except ValueError as error:
-        raise ValueError(f'{path} is not valid JSON ({error}); {remedy}') from None
-    if problem := misfit(value, shape):
-        raise ValueError(f'{path}: {problem}; {remedy}')
-    return value
+    return _checked(content, shape, str(path), remedy)
 
 
 def read_json_lines(path: Path, shape: Any = object, remedy: str = RESTORE) -> list:
-    """The values of a file with one JSON value per line. A last line that a kill cut off is left out; no file, none.
-
-    Raises:
-        ValueError: as read_json, naming the line.
+    """The values of a file with one JSON value per line, without a last line that a kill cut off. No file: no values.
     """
-    if not Path(path).exists():
-        return []
-    values = []
-    for number, line in enumerate(Path(path).read_bytes().split(b'\n')[:-1], 1):
-        try:
-            values.append(parse_json(line.decode()))
-        except ValueError as error:
-            raise ValueError(f'{path}:{number} is not valid JSON ({error}); {remedy}') from None
-        if problem := misfit(values[-1], shape):
-            raise ValueError(f'{path}:{number}: {problem}; {remedy}')
-    return values
+    lines = Path(path).read_bytes().split(b'\n')[:-1] if Path(path).exists() else []
+    return [_checked(line, shape, f'{path}:{number}', remedy) for number, line in enumerate(lines, 1)]
 
 
-def parse_json(text: str) -> Any:
-    """The value of a JSON text; numbers are finite, no key stands twice in an object, all text can be printed.
-
-    Raises:
-        ValueError: saying what is wrong.
-    """
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError if it is not valid, an object repeats a key, or it is nested too deeply."""
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError('nested too deeply') from None
-    if '\\u' in text:
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError('half of a surrogate pair, which is no character') from None
-    return value
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file; an existing one is replaced only when the new one is complete."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
-def misfit(value: Any, shape: Any, place: str = 'it') -> str:
-    """Where a value differs from a shape and how, in words; '' where it does not.
+def misfit(value: Any, shape: Any, name: str = 'it') -> str:
+    """How a value differs from a shape, in words; '' if it does not.
 
     Args:
         value: of JSON, or of a PyTorch file.
-        shape: a type (float takes whole numbers too; numbers are finite), a value (that value), a tuple of
-            alternatives, [shape] of all items, {str: shape} of all values, or {'key': shape, 'optional?': shape}, where
-            further keys are free.
-        place: what to call the value.
+        shape: a type (float accepts int; numbers are finite), a literal value, a tuple of alternatives, [shape of all
+            items], or {'key': shape, 'optional key?': shape, str: shape of all other values}; without str, other keys
+            may hold anything.
+        name: what to call the value.
     """
     if isinstance(shape, dict) and isinstance(value, dict):
-        parts = _members(value, shape)
-        missing = [key for key in shape if isinstance(key, str) and not key.endswith('?') and key not in value]
-        if missing:
-            return f'{place} lacks "{missing[0]}"'
+        if missing := [key for key in shape if key is not str and not key.endswith('?') and key not in value]:
+            return f'{name} lacks "{missing[0]}"'
+        others = shape.get(str, object)
+        parts = [(f'"{key}"', part, shape.get(key, shape.get(f'{key}?', others))) for key, part in value.items()]
     elif isinstance(shape, list) and isinstance(value, list):
-        parts = ((f'item {index}', item, shape[0]) for index, item in enumerate(value, 1))
+        parts = [(f'item {index}', item, shape[0]) for index, item in enumerate(value, 1)]
     else:
-        return '' if _fits(value, shape) else f'{place} is {_shown(value)}, expected {_name(shape)}'
-    problems = (misfit(part, its_shape, name if place == 'it' else f'{name} of {place}')
-                for name, part, its_shape in parts)
+        return '' if _fits(value, shape) else f'{name} is {reprlib.repr(value)}, expected {_description(shape)}'
+    problems = (misfit(part, part_shape, part_name if name == 'it' else f'{part_name} of {name}')
+                for part_name, part, part_shape in parts)
     return next(filter(None, problems), '')
-
-
-def _members(value: dict, shape: dict) -> Iterator[tuple[str, Any, Any]]:
-    for key, part in value.items():
-        if not isinstance(key, str):
-            yield 'a key', key, str
-        elif str in shape or key in shape or f'{key}?' in shape:
-            yield f'"{_shown(key)[1:-1]}"', part, shape.get(key, shape.get(f'{key}?', shape.get(str)))
 
 
 def _fits(value: Any, shape: Any) -> bool:
@@ -118,36 +74,28 @@ def _fits(value: Any, shape: Any) -> bool:
     if shape is float:
         return type(value) in (int, float) and -1e300 < value < 1e300
     if isinstance(shape, type):
-        return type(value) is shape or shape is object
-    return value is None if shape is None else type(value) is type(shape) and value == shape
+        return shape in (object, type(value))
+    return type(value) is type(shape) and value == shape
 
 
-def _name(shape: Any) -> str:
+def _description(shape: Any) -> str:
     if isinstance(shape, tuple):
-        return ' or '.join(map(_name, shape))
-    kind = type(shape) if isinstance(shape, dict | list) else shape
-    return f'"{kind}"' if isinstance(kind, str) else NAMES.get(kind, str(kind))
+        return ' or '.join(map(_description, shape))
+    kind = type(shape) if isinstance(shape, list | dict) else shape
+    return kind.__name__ if isinstance(kind, type) else repr(kind)
 
 
-def _shown(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f'the key {_shown(next(key for key in keys if keys.count(key) > 1))} stands twice')
-    return found
-
-
-def _refuse(word: str):
-    raise ValueError(f'{word} is no number of JSON')
-
-
-def _finite(word: str) -> float:
-    value = float(word)
-    if not math.isfinite(value):
-        raise ValueError(f'{word[:30]} is too large a number')
+def _checked(text: bytes, shape: Any, source: str, remedy: str) -> Any:
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise ValueError(f'{source} is not valid JSON ({error}); {remedy}') from None
+    if problem := misfit(value, shape):
+        raise ValueError(f'{source}: {problem}; {remedy}')
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError('an object repeats a key')
+    return dict(pairs)

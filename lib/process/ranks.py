@@ -5,8 +5,6 @@ that is enough for inference, where each process takes its share of the list and
 """
 import atexit
 import os
-import socket
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -25,7 +23,6 @@ class Place(NamedTuple):
 # Variables that say a process's number, how many there are, and its number on its machine.
 TORCHRUN = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 SRUN = ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID')
-_started = time.time_ns()
 
 
 def _variables() -> tuple[str, ...]:
@@ -51,19 +48,6 @@ def place() -> Place:
 def from_srun() -> bool:
     """Whether this process is a task of srun itself, rather than of a torchrun that srun may have started."""
     return _variables() == SRUN
-
-
-def run_id() -> str:
-    """A text that all processes of one launch share and no other launch has.
-
-    torchrun by default draws a random id; with --rdzv-id or a fixed port, two launches that share id, address and port
-    cannot run at the same time. It stays the same where torchrun on one node restarts its workers.
-    """
-    if not (names := _variables()):
-        return f'process {socket.gethostname()} {os.getpid()} {_started}'
-    kind, own = ('torchrun', ('TORCHELASTIC_RUN_ID', 'MASTER_ADDR', 'MASTER_PORT')) if names == TORCHRUN else (
-        'srun', ('SLURM_JOB_ID', 'SLURM_STEP_ID'))
-    return ' '.join([kind, *(os.environ.get(name, '-') for name in own), os.environ.get('SLURM_RESTART_COUNT', '0')])
 
 
 def is_first() -> bool:

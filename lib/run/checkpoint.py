@@ -1,9 +1,10 @@
-"""Files of a training run: its checkpoint, the one before it, and the trained network."""
+"""Files of a training run: its last two checkpoints and the trained network."""
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from lib.files.torchfile import read_torch, write_torch
+from lib.process import ranks
 from lib.run.origin import NEW_OR_BOTH, difference
 
 REMEDY = 'move it away'
@@ -11,12 +12,12 @@ AGAIN = NEW_OR_BOTH.format('it')
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before the last one is."""
+    """Path of the checkpoint before the last one."""
     return path.with_name('previous.pth')
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    """Write a checkpoint; the last one becomes the one before it, and that one goes only when the new one is whole."""
+    """Write a checkpoint; the last one becomes the previous one as soon as the new one is complete."""
     draft = path.with_name('next.pth')
     write_torch(draft, state)
     if path.exists():
@@ -24,42 +25,62 @@ def save_checkpoint(path: Path, state: dict) -> None:
     os.replace(draft, path)
 
 
-def trained_origin(path: Path) -> dict | None:
-    """The origin of a trained network's file; None where there is no file.
+def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
+    """The last checkpoint of a run, or None if there is none yet.
+
+    If the last one is corrupt, the previous one is used, and the corrupt one is renamed so that the next save does not
+    put it in place of the good one.
 
     Raises:
-        ValueError: if the file is corrupt or does not say what it was trained on.
+        ValueError: if no existing one can be read, or its origin is not that of this run.
     """
-    if not path.exists():
-        return None
-    content = read_torch(path, REMEDY, tensors=False)
-    meta = content.get('meta') if isinstance(content, dict) else None
-    origin = meta.get('origin') if isinstance(meta, dict) else None
-    if not isinstance(origin, dict):
-        raise ValueError(f'{path} does not say what it was trained on, so it is not replaced; move it away, or give '
-                         '--run NAME')
-    return origin
+    problem = None
+    for file in (path, previous(path)):
+        try:
+            state = _read(file)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            problem = problem or error
+            continue
+        if changed := difference(state['origin'], origin):
+            raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}); {AGAIN}')
+        if problem and ranks.is_first():
+            print(f'warning: {path} is corrupt, renamed to corrupt.pth; resuming from {file}', flush=True)
+            os.replace(path, path.with_name('corrupt.pth'))
+        return state
+    if problem:
+        raise problem
+    return None
 
 
 def is_trained(path: Path, origin: Mapping) -> bool:
-    """Whether a network's file is there and the one that this training makes.
-
-    Raises:
-        ValueError: if it is another one.
-    """
+    """Whether a network's file exists and is the one that this training makes; ValueError if it is another one."""
     then = trained_origin(path)
     if then is not None and (changed := difference(then, origin)):
         raise ValueError(f'{path} was trained with other settings or inputs ({changed}); {AGAIN}')
     return then is not None
 
 
-def remove_training(model: Path, last: Path) -> None:
-    """Remove what an earlier training left: the network, the older checkpoint, the newer one.
+def trained_origin(path: Path) -> dict | None:
+    """The origin of a trained network's file, None if there is no file; ValueError if it is corrupt or has none."""
+    if not path.exists():
+        return None
+    content = read_torch(path, REMEDY, tensors=False)
+    try:
+        return dict(content['meta']['origin'])
+    except (TypeError, KeyError, ValueError, IndexError):
+        raise ValueError(f'{path} does not say what it was trained on, so it is not replaced; move it away, or give '
+                         '--run NAME') from None
 
-    In this order a run killed meanwhile is never taken for finished, and resumes from the newer one or starts over.
+
+def remove_training(model: Path, last: Path) -> None:
+    """Remove what an earlier training left: the network, the previous checkpoint, the last one.
+
+    In this order a run killed meanwhile is never taken for finished: it resumes from the last one or starts over.
 
     Raises:
-        ValueError: as trained_origin, and if a checkpoint is not one of ours.
+        ValueError: as trained_origin, or if a checkpoint was not written by this code; then nothing is removed.
     """
     trained_origin(model)
     for path in (previous(last), last):
@@ -67,35 +88,6 @@ def remove_training(model: Path, last: Path) -> None:
             _read(path, tensors=False)
     for path in (model, previous(last), last):
         path.unlink(missing_ok=True)
-
-
-def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
-    """The checkpoint of a run, or None where there is none yet. A corrupt one is replaced by the one before it.
-
-    Args:
-        path: the file.
-        origin: this run's, compared with that of the checkpoint.
-
-    Raises:
-        ValueError: if both are corrupt, or belong to a training with other settings or inputs; shows the difference.
-    """
-    problems = []
-    for file in (path, previous(path)):
-        if not file.exists():
-            continue
-        try:
-            state = _read(file)
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        if problems:
-            print(f'warning: {problems[0].split(";")[0]}; resuming from {file}, the checkpoint before it', flush=True)
-        if changed := difference(state['origin'], origin):
-            raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}); {AGAIN}')
-        return state
-    if problems:
-        raise ValueError(problems[0])
-    return None
 
 
 def _read(path: Path, tensors: bool = True) -> dict:

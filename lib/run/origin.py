@@ -2,15 +2,15 @@
 
     {'settings': {...}, 'classes': [...], 'network': digest, 'inputs': {'image': digest, ...}}
 
-settings are those that change numbers (see lib/run/options.py), inputs are the file's own. A file is up to date if and
-only if its origin is that of the file that would be made now.
+`settings` are those that change numbers (see lib/run/options.py), `inputs` are the file's own. A file is up to date if
+and only if its origin is that of the file that would be made now.
 """
 import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lib.files.dataspec import DatasetSpec, Sample
+from lib.files.dataspec import DatasetSpec, Sample, and_more
 from lib.files.origin import origin_text, read_origin
 from lib.run.digests import Digests, text_digest
 from lib.run.options import settings
@@ -24,9 +24,8 @@ def stage_origin(args: argparse.Namespace, spec: DatasetSpec, kind: str | None =
 
     Args:
         args: the script's settings, with --amp resolved.
-        spec: the data set.
         kind: of output, where the stage makes several.
-        digests: of what all files are made from, as network.
+        digests: of what all files are made from, such as the network.
     """
     return json.loads(origin_text({'settings': {**spec.reading, **settings(args, kind)},
                                    'classes': list(spec.classes), **digests}))
@@ -37,52 +36,46 @@ def training_origin(args: argparse.Namespace, spec: DatasetSpec, digests: Digest
     """The origin of a trained network.
 
     Args:
-        args, spec: as for stage_origin.
-        digests: remembers what was read.
+        digests: of files; saved here.
         samples: that it is trained on, in order.
-        image_labels: [len(samples), K], where training uses them.
-        inputs: further ones: files by what they are, or a single digest.
+        image_labels: [len(samples), K], if training uses them.
+        inputs: further ones by name: files, or a digest.
     """
     names = [sample.name for sample in samples]
-    found = {'images': text_digest([*zip(names, digests.of(sample.image for sample in samples))])}
+    own = {'images': text_digest([*zip(names, digests.of(sample.image for sample in samples))])}
     if image_labels is not None:
-        found['image_labels'] = text_digest([*zip(names, (row.tolist() for row in image_labels))])
+        own['image_labels'] = text_digest([*zip(names, (row.tolist() for row in image_labels))])
     for key, value in inputs.items():
-        found[key] = value if isinstance(value, str) else text_digest(digests.of(value))
+        own[key] = value if isinstance(value, str) else text_digest(digests.of(value))
     digests.save()
-    return {**stage_origin(args, spec), OWN: found}
+    return {**stage_origin(args, spec), OWN: own}
 
 
 def weights_digest(weights: str, digests: Digests) -> str:
-    """Digest of a --weights file; a word such as none stands for itself."""
+    """Digest of a --weights file; a word such as 'none' is returned as it is."""
     return digests(weights) or str(weights)
 
 
 def difference(then: Mapping, now: Mapping) -> str:
-    """What differs between two origins, in words; '' where nothing does."""
+    """What differs between two origins, in words; '' if nothing does."""
     words = [f'--{key.replace("_", "-")} was {_short(old)}, is {_short(new)}'
-             for key, old, new in _changed(then.get('settings', {}), now.get('settings', {}))]
+             for key, old, new in _changes(then.get('settings', {}), now.get('settings', {}))]
     if then.get('classes') != now.get('classes'):
         words.append(f'the classes were {_short(then.get("classes"))}, are {_short(now.get("classes"))}')
     rest = [{**{key: value for key, value in origin.items() if key not in ('settings', 'classes', OWN)},
              **origin.get(OWN, {})} for origin in (then, now)]
-    words += [f'other {key.replace("_", " ")}' for key, _, _ in _changed(*rest)]
-    return ', '.join(words)
+    return ', '.join(words + [f'other {key.replace("_", " ")}' for key, _, _ in _changes(*rest)])
 
 
 def check_labels(paths: Sequence[Path], spec: DatasetSpec, images: Sequence[str] = (), remedy: str = '') -> None:
     """Make sure that files of an earlier stage are of this data set's classes, and of the images as they are now.
 
-    Files that carry no origin, as those of other code, are taken as they are.
+    Files without an origin, such as those of other code, are accepted.
 
     Args:
-        paths: label files that are there.
-        spec: the data set.
-        images: digests of their images, in order; none: not compared.
-        remedy: how to make them again.
-
-    Raises:
-        ValueError: naming the first that is not, and how many.
+        paths: existing label files.
+        images: digests of their images, in order; if empty, they are not compared.
+        remedy: how to make the files again, for the ValueError.
     """
     stale, classes = [], list(spec.classes)
     for number, path in enumerate(paths):
@@ -93,17 +86,16 @@ def check_labels(paths: Sequence[Path], spec: DatasetSpec, images: Sequence[str]
         if images and origin.get(OWN, {}).get('image', images[number]) != images[number]:
             stale.append(path)
     if stale:
-        more = f' (and {len(stale) - 1} more)' if len(stale) > 1 else ''
-        raise ValueError(f'{stale[0]}{more} was made from another state of its image; {remedy}')
+        raise ValueError(f'{stale[0]}{and_more(stale)} was made from another version of its image; {remedy}')
 
 
-def _changed(old: Mapping, new: Mapping) -> list[tuple]:
+def _changes(old: Mapping, new: Mapping) -> list[tuple]:
     return [(key, old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key)]
 
 
 def _short(value) -> str:
-    """A value in a message: long lists are cut."""
+    """A value in a message; a long list is cut."""
     if isinstance(value, list):
-        value = ' '.join(map(str, value[:10])) + (f' and {len(value) - 10} more' if len(value) > 10 else '')
+        return ' '.join(map(str, value[:10])) + (f' and {len(value) - 10} more' if len(value) > 10 else '')
     return str(value)

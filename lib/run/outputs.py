@@ -1,4 +1,4 @@
-"""Folders of files, one per image, that a stage makes: which are up to date, and which process makes the others.
+"""Folders with one file per image that a stage makes: which files are up to date, and which process makes the others.
 
 Each file carries its origin (lib/run/origin.py). Of three processes each takes every third image and needs to know
 nothing of the others: the next run makes what a lost one left.
@@ -11,17 +11,18 @@ from typing import NamedTuple
 
 import torch
 
+from lib.files.dataspec import and_more
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
 from lib.process.ending import Signals
 from lib.run.digests import Digests
 from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, difference
-from lib.run.record import made_by
+from lib.run.record import write_made_by
 
 
 class Output(NamedTuple):
-    """A folder with a file <name><suffix> for every image; `origin` is the part that all of them share."""
+    """A folder with a file <name><suffix> per image; `origin` is the part that all of them share."""
 
     folder: Path
     suffix: str
@@ -32,37 +33,30 @@ class Output(NamedTuple):
         return self.folder / f'{name}{self.suffix}'
 
 
-class Work:
-    """What this process has to do.
+class Work(NamedTuple):
+    """What this process has to do."""
 
-    Args:
-        outputs: the folders.
-        inputs: by image name, what its files are made from: digests or plain values.
-        todo: numbers of the images to do, in the order of the list.
-        begin: is called before the first image.
-        signals: tells when to stop.
-    """
-
-    def __init__(self, outputs: Sequence[Output], inputs: Mapping[str, Mapping], todo: list[int],
-                 begin: Callable[[], None], signals: Signals):
-        self.outputs, self.inputs, self.todo, self.begin, self.signals = outputs, inputs, todo, begin, signals
+    outputs: Sequence[Output]
+    inputs: Mapping[str, Mapping]       # by image name: what its files are made from, as digests or plain values
+    todo: list[int]                     # indices of the images, in list order
+    begin: Callable[[], None]           # to be called before the first image
+    signals: Signals
 
     def files(self, name: str) -> list[tuple[Path, str]]:
-        """An image's file in each folder and its origin, as its writer wants it."""
+        """An image's file in each folder, with its origin as text."""
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
-        """The images, until a signal comes; then Stopped is raised. Those that were skipped are named and counted.
+        """The images of `todo` until a signal comes, which raises Stopped. Corrupt ones are left out and named.
 
-        What was made from them before they were corrupt is removed: later stages would ask for it to be made again.
+        What was made from an image before it was corrupt is removed: it would be stale for later stages.
         """
         skipped, names = [], list(self.inputs)
         self.begin()
         for index, image in zip(self.todo, self.signals.until_caught(images, lambda: 'what is finished stays')):
             if 'skipped' in image:
                 skipped.append(image['skipped'])
-                for output in self.outputs:
-                    _remove(output, [names[index]])
+                _remove(self.outputs, [names[index]])
             else:
                 yield image
         if skipped and len(skipped) == len(names):
@@ -77,44 +71,51 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
                device: torch.device) -> Iterator[Work]:
     """This process's part of the images that are not up to date; while the context lasts the folders are locked.
 
-    With --dry-run nothing is written, locks included. With --fresh all images are done, and files that an earlier run
-    made of them are removed when the first begins: a run that is refused before, say for its network, removes none.
+    With --dry-run nothing is written, locks included. With --fresh all images are done; their former files are removed
+    when the first begins, so a run that is refused before, for example for its network, removes none.
 
     Args:
         args: the script's settings.
         names: of all images, in list order.
         outputs: the folders; an image is finished when it has a file of its origin in each.
-        sources: for each image what its own files are made from: files, which count by content, or plain values.
+        sources: for each image what its files are made from: files, which count by content, or plain values.
         digests: of those files.
         device: on which they are made.
 
     Raises:
-        ValueError: if files of these names were made with other settings, or by something else, or if another run
-            works in a folder.
+        ValueError: if files of these names were made with other settings or by something else, or another run is using
+            a folder.
     """
-    here, fresh = ranks.place(), args.fresh and not ranks.was_restarted()
+    rank, world, _ = ranks.place()
+    fresh = args.fresh and not ranks.was_restarted()
     with ExitStack() as stack:
         for output in outputs if not args.dry_run else ():
             stack.enter_context(Lock(output.folder))
         inputs = _digested(names, sources, digests)
-        outdated = _outdated(names, outputs, inputs, args.fresh)
-        mine = range(here.rank, len(names), here.world)
+        outdated = set().union(*(_outdated(output, inputs, args.fresh) for output in outputs))
+        mine = range(rank, len(names), world)
         todo = [index for index in mine if fresh or names[index] in outdated]
-        part = 'all' if here.world == 1 else f'process {here.rank} of {here.world}: its'
+        part = 'all' if world == 1 else f'process {rank} of {world}: its'
         print(f'{part} {len(mine)} images, {len(mine) - len(todo)} of them finished ({outputs[0].folder})' if todo else
               f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again', flush=True)
-        if not (todo or args.dry_run):
+        if not args.dry_run:
             digests.save()
 
         def begin() -> None:
-            digests.save()
-            for output in outputs:
-                if fresh:
-                    _remove(output, [names[index] for index in todo])
-                if ranks.is_first():
-                    made_by(output.folder, args, device, {key: output.origin[key] for key in ('classes', 'network')})
+            if fresh:
+                _remove(outputs, [names[index] for index in todo])
+            for output in outputs if ranks.is_first() else ():
+                inherited = {key: output.origin[key] for key in ('classes', 'network')}
+                write_made_by(output.folder, args, device, inherited)
 
         yield Work(outputs, inputs, todo, begin, stack.enter_context(Signals()))
+
+
+def refuse_unknown(paths: Iterable[Path]) -> None:
+    """Make sure that files to be written are absent, empty, or an output of a stage; else raise ValueError."""
+    if foreign := [path for path in paths if _is_foreign(read_state(path))]:
+        raise ValueError(f'{foreign[0]}{and_more(foreign)} was not made by this stage and is not overwritten; move it '
+                         'away, or choose another folder')
 
 
 def _digested(names: Sequence[str], sources: Sequence[Mapping], digests: Digests) -> dict[str, dict]:
@@ -125,66 +126,36 @@ def _digested(names: Sequence[str], sources: Sequence[Mapping], digests: Digests
             for name, source in zip(names, sources, strict=True)}
 
 
-def _outdated(names: Sequence[str], outputs: Sequence[Output], inputs: Mapping[str, Mapping], fresh: bool) -> set[str]:
-    """Names without a whole file of their origin in each folder."""
-    outdated, changed = set(), 0
-    for output in outputs:
-        foreign, other = [], []
-        for name in names:
-            path = output.path(name)
-            state = _state(path)
-            if state.whole and state.origin == {**output.origin, OWN: inputs[name]}:
-                continue
-            outdated.add(name)
-            if _is_ours(state.origin):
-                changed += 1
-                if words := difference({**state.origin, OWN: {}}, {**output.origin, OWN: {}}):
-                    other.append(words)
-            elif not state.empty:
-                foreign.append(path)
-        _refuse(foreign)
-        if other and not fresh:
-            raise ValueError(f'{len(other)} of {len(names)} files in {output.folder} were made with other settings '
-                             f'({other[0]}); {NEW_OR_BOTH.format("these")}')
+def _outdated(output: Output, inputs: Mapping[str, Mapping], fresh: bool) -> set[str]:
+    """Names without an intact file of their origin in a folder."""
+    outdated, foreign, changed, other = set(), [], 0, []
+    for name, own in inputs.items():
+        state = read_state(output.path(name))
+        if state.intact and state.origin == {**output.origin, OWN: own}:
+            continue
+        outdated.add(name)
+        if _is_foreign(state):
+            foreign.append(output.path(name))
+        elif state.origin:
+            changed += 1
+            if words := difference({**state.origin, OWN: {}}, {**output.origin, OWN: {}}):
+                other.append(words)
+    refuse_unknown(foreign)
+    if other and not fresh:
+        raise ValueError(f'{len(other)} of {len(inputs)} files in {output.folder} were made with other settings '
+                         f'({other[0]}); {NEW_OR_BOTH.format("these")}')
     if changed and not fresh:
-        print(f'{changed} files are made again, as what they were made from has changed', flush=True)
+        print(f'{changed} files in {output.folder} are out of date and are made again', flush=True)
     return outdated
 
 
-def _state(path: Path) -> State:
-    """What is known of a file; one that is not there is like an empty one."""
-    try:
-        return read_state(path)
-    except FileNotFoundError:
-        return State(None, whole=False, empty=True)
+def _is_foreign(state: State) -> bool:
+    """Whether a file was not made by a stage."""
+    return not (state.empty or state.origin and {'settings', OWN} <= state.origin.keys())
 
 
-def _is_ours(origin: dict | None) -> bool:
-    """Whether a file of this origin was made by a stage."""
-    return origin is not None and {'settings', OWN} <= origin.keys()
-
-
-def refuse_unknown(paths: Iterable[Path]) -> None:
-    """Make sure that files which are to be written are absent, empty, or an output of a stage.
-
-    Raises:
-        ValueError: naming the first that is something else, and how many are.
-    """
-    states = ((path, _state(path)) for path in paths)
-    _refuse([path for path, state in states if not (state.empty or _is_ours(state.origin))])
-
-
-def _refuse(foreign: Sequence[Path]) -> None:
-    if foreign:
-        raise ValueError(f'{foreign[0]} was not made by this stage{_more(foreign)} and is not overwritten; move it '
-                         'away, or choose another folder')
-
-
-def _remove(output: Output, names: Iterable[str]) -> None:
-    """Remove the files that an earlier run made of some images; what is not ours was refused before."""
+def _remove(outputs: Sequence[Output], names: Iterable[str]) -> None:
+    """Remove the files of some images; files of other origin were refused before."""
     for name in names:
-        output.path(name).unlink(missing_ok=True)
-
-
-def _more(items: Sequence) -> str:
-    return f' (and {len(items) - 1} more)' if len(items) > 1 else ''
+        for output in outputs:
+            output.path(name).unlink(missing_ok=True)

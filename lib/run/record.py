@@ -18,19 +18,19 @@ from lib.process import ranks
 from lib.run.lock import Lock
 
 METRICS = {'step': int, str: float}         # a line of metrics.jsonl
-PERCENT = (float, None)                     # None: a class that is left out of the mean
+PERCENT = (float, None)                     # None: a class left out of the mean
 RESULT = {'miou': PERCENT, 'contour_f': PERCENT, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float, 'best?': bool}
 SCORE = {'what': ('cam', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str, 'split': str,
-         'images': int, 'classes': [str], 'time': str, 'results': [RESULT],
-         'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # a record of scores.json
+         'images': int, 'classes': [str], 'time': str, 'results': [RESULT], 'left_out?': [str],
+         'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # an evaluation in scores.json
 
 
 class Record:
-    """The traces of one training stage in its folder.
+    """The record of one training stage in its folder.
 
     args.json holds the resolved settings, env.json the command, the machine and the digests of the inputs, log.txt
-    what was said, metrics.jsonl every loss term by step, and TensorBoard events the same with pictures. A resumed run
-    appends; what was recorded beyond `step`, the checkpoint it goes on from, is dropped, as those steps are done again.
+    start, end and warnings, metrics.jsonl every loss term by step, and TensorBoard events the same with visualisations.
+    A run resumed after `step` appends; records of later steps are dropped, as those steps are done again.
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, device: torch.device, step: int,
@@ -56,20 +56,20 @@ class Record:
             file.write(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}\n')
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Record numbers after a step."""
+        """Record numbers by name after a step."""
         with open(self.metrics, 'a') as file:
             file.write(json.dumps({'step': step, **{key: round(value, 7) for key, value in values.items()}}) + '\n')
         for key, value in values.items():
             self.board.add_scalar(key, value, step)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Record pictures (uint8 [H, W, 3]) after a step."""
+        """Record visualisations (uint8 [H, W, 3]) by name after a step."""
         for key, picture in pictures.items():
             self.board.add_image(key, picture, step, dataformats='HWC')
         self.board.flush()
 
     def close(self, text: str) -> None:
-        """Say how the run ended and close the files."""
+        """Log how the run ended and close the files."""
         self.log(text)
         self.board.close()
 
@@ -84,51 +84,30 @@ def environment(device: torch.device | None = None) -> dict:
 
 
 def git_state() -> str | None:
-    """Commit of the code, with `-dirty` where files differ from it; None outside a checkout."""
+    """Commit of the code, with `-dirty` if files differ from it; None outside a checkout."""
+    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=12']
     try:
-        done = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'], capture_output=True, text=True,
-                              cwd=Path(__file__).parent, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
 
 
-def made_by(folder: Path, args: argparse.Namespace, device: torch.device, inputs: Mapping) -> None:
-    """Tell in an output folder, for people, what made the files last: made_by.json. A user's own one stays."""
+def write_made_by(folder: Path, args: argparse.Namespace, device: torch.device, inputs: Mapping) -> None:
+    """Write made_by.json in an output folder: what made its files last. A user's own file of that name stays."""
     path = folder / 'made_by.json'
     if not path.exists() or '"command"' in path.read_text(errors='replace'):
         write_json(path, {**environment(device), 'args': plain_args(args), 'inputs': dict(inputs)})
 
 
 def add_score(path: Path, record: dict, patience: float = 60) -> None:
-    """Append one evaluation to a run's scores.json, a list of records; waits so many seconds for others that do so."""
+    """Append an evaluation to a run's scores.json; waits up to `patience` seconds for others that do so."""
     with Lock(path.parent, '.scores-lock', patience):
         write_json(path, [*read_scores(path), record])
 
 
 def read_scores(path: Path) -> list[dict]:
-    """All evaluations of a run so far, oldest first.
-
-    Raises:
-        ValueError: if the file is corrupt.
-    """
-    if not path.exists():
-        return []
-    scores = read_json(path, [SCORE], 'move it away')
-    for number, record in enumerate(scores, 1):
-        classes, curve = len(record['classes']), record.get('curve', {'thresholds': [], 'miou': []})
-        lengths = {len(result['iou']) for result in record['results']} | {len(r['f']) + 1 for r in record['results']}
-        if lengths != {classes} or len(curve['thresholds']) != len(curve['miou']):
-            raise ValueError(f'{path}: the scores of record {number} are not those of its {classes} classes; '
-                             'move it away')
-    return scores
-
-
-def read_lines(path: Path) -> list[str]:
-    """Whole lines of a text file; a last line that was cut off by a kill is left out; no file, no lines."""
-    if not path.exists():
-        return []
-    return path.read_text().split('\n')[:-1]
+    """All evaluations of a run so far, oldest first. Raises ValueError if the file is corrupt."""
+    return read_json(path, [SCORE], 'move it away') if path.exists() else []
 
 
 def plain_args(args: argparse.Namespace) -> dict:
