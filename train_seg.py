@@ -136,8 +136,8 @@ def main(argv=None):
     ranks.connect(device)
     network = share_batch_norm(network.to(device), device)
     step = make_step(stage.forward(network, whole_batch=True))
-    counts = Labelled(count_labelled, steps, f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, ignored, in '
-                      'the first batches: nothing to learn from; check --labels')
+    counts = Labelled(count_labelled, steps, f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, '
+                      'ignored, in the first batches: nothing to learn from; check --labels')
     pictures = make_pictures('segmentation', network, picture_samples(args, spec), partial(draw_row, network, device))
     run = stage.run(network, 'deeplab', origin, counts=counts, pictures=pictures, fov_channels=args.fov_channels,
                     dilation=args.dilation, dataset=spec.name, preset=spec.preset, max_side=spec.max_side,

@@ -1,19 +1,109 @@
-"""A trained network, run on one image after another: in autocast's type, and in float32 where that goes wrong."""
-from collections.abc import Callable
+"""What the inference stages share: flags, and a trained network run on one image after another.
+
+The network runs under autocast, and in float32 where that goes wrong.
+"""
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.data import Dataset, Subset
 
+from lib.data.loading import single_images
+from lib.net.backbone import Backbone
+from lib.net.backbones import trained_backbone
 from lib.net.depthwise import SplitDepthwise
-from lib.run.device import autocast
+from lib.net.weights import load_network
+from lib.process.progress import progress
+from lib.process.workers import Background
+from lib.run.device import autocast, pick_amp
+from lib.run.digests import Digests
+from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
+from lib.run.outputs import Output, unfinished
 
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
 FOLDED = {'conv_branch2a': 'bn_branch2b1', 'conv_branch2b1': 'bn_branch2b2', 'conv_fov': 'bn_fov',
           'conv_fov2': 'bn_fov2'}
 PLAIN = (nn.Conv2d, SplitDepthwise)     # not their subclasses, which may change the weights at each call
+
+
+def inference_parser(doc: str, stage: str, split: str) -> argparse.ArgumentParser:
+    """Parser with the flags of all inference stages.
+
+    Args:
+        doc: the script's docstring.
+        stage: folder of the trained network in the run.
+        split: the default of --split in words.
+    """
+    parser = base_parser(doc)
+    add_device_flags(parser)
+    group = parser.add_argument_group('images and network')
+    group.add_argument('--split', help=f'list of images; the default is the data set\'s {split} split'
+                       ).affects = NOTHING
+    group.add_argument('--checkpoint', type=Path, metavar='FILE', help='trained network, ours or a published one; the '
+                       f'default is exp/<run>/{stage}/model.pth').affects = NOTHING
+    add_fresh_flag(group)
+    return parser
+
+
+class ImageTask(NamedTuple):
+    """What a stage does for each image.
+
+    Args:
+        compute: (sample, network) -> what write needs, on the host; `network` takes batches of images.
+        write: (files of the image and their origins, *what compute made); a worker process runs it.
+        prepare: sample -> sample, by the worker process that reads the image.
+    """
+
+    compute: Callable[[Mapping, Callable], Sequence]
+    write: Callable[..., None]
+    prepare: Callable[[dict], dict] | None = None
+
+
+def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[Output],
+                 sources: Sequence[Mapping[str, Path | list]], digests: Digests, device: torch.device,
+                 load: Callable[[], 'Inference'], make_task: Callable[[Backbone], ImageTask]) -> None:
+    """Write the files of all images that are not up to date; with --dry-run check that it could be done.
+
+    Args:
+        args: the script's settings.
+        dataset: the images, see lib/data/datasets.py.
+        outputs, sources, digests, device: see lib/run/outputs.py.
+        load: loads the trained network; not called where nothing is left to do.
+        make_task: what to do for each image, given the backbone of the network.
+    """
+    with unfinished(args, dataset.names, outputs, sources, digests, device) as work:
+        if not work.todo:
+            return
+        dataset.check()
+        inference = load()
+        if args.dry_run:
+            return
+        task = make_task(inference.network.backbone)
+        images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare, args.on_corrupt)
+        with Background(args.workers) as background:
+            for sample in work.watch(progress(images, outputs[0].folder.name)):
+                values = inference(sample['name'], partial(task.compute, sample))
+                background.submit(task.write, work.files(sample['name']), *values)
+
+
+def load_trained(args: argparse.Namespace, checkpoint: Path, device: torch.device, classes: Sequence[str],
+                 make_head: Callable[[Backbone], nn.Module]) -> 'Inference':
+    """A trained network, ready to run; make_head(backbone) is the network without its weights.
+
+    Raises:
+        ValueError: if the file fits another network or other classes.
+    """
+    def make() -> nn.Module:
+        network = make_head(trained_backbone(checkpoint, args.width))
+        load_network(network, checkpoint, {'classes': classes})
+        return network
+
+    return Inference(make, device, pick_amp(args.amp, device), checkpoint)
 
 
 class Inference:
@@ -23,7 +113,7 @@ class Inference:
 
     Args:
         make: builds the network and loads its weights; called again for the first image that needs float32.
-        device: where it runs.
+        device: of the network.
         amp: autocast type; None for full float32.
         file: of the weights, for messages.
     """
@@ -57,9 +147,9 @@ class Inference:
 
 
 class Watched:
-    """A network that remembers the sum of each of its outputs, in which NaN and infinity stay.
+    """A network that keeps the sum of each of its outputs, which NaN and infinity survive.
 
-    The sums are on its device. The host reads them once, after the result of the image, for which it waited anyway.
+    The sums stay on the device. The host reads them once, after the result of the image, for which it waited anyway.
     """
 
     def __init__(self, network: Callable):

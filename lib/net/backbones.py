@@ -38,14 +38,15 @@ def trained_backbone(path: Path, width: float) -> Backbone:
 
     Args:
         path: the file; a published one does not say its backbone: then it is ResNet-38d.
-        width: of ResNet-38d.
+        width: of ResNet-38d, for a file that does not say it.
 
     Raises:
         FileNotFoundError: if there is no such file.
     """
     meta = read_meta(path)
     try:
-        return make_backbone(meta.get('backbone', RESNET38D), width, meta.get('output_stride', ResNet38d.stride))
+        return make_backbone(meta.get('backbone', RESNET38D), meta.get('width', width),
+                             meta.get('output_stride', ResNet38d.stride))
     except ValueError as error:
         raise ValueError(f'{path} says of itself what cannot be: {error}') from error
 
