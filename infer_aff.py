@@ -20,13 +20,11 @@ from lib.data.npyio import label_place, read_any_maps
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
-from lib.inference import ImageTask, infer_images, inference_parser, load_trained
+from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
 from lib.net.aff import AffinityNet
 from lib.net.backbone import Backbone
-from lib.net.backbones import check_network
 from lib.process import ranks
 from lib.process.ranges import integer, number
-from lib.run import device as devices
 from lib.run.digests import Digests
 from lib.run.options import NOTHING, resolve, run_script
 from lib.run.origin import check_labels, stage_origin
@@ -119,26 +117,23 @@ def main(argv=None):
     """Infer one split."""
     args, spec = resolve(make_parser(), argv, 'infer_aff', get_spec)
     split = args.split or spec.train_split
-    checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     dataset = InferSet(spec, split, args.limit, with_labels=False)
     folder, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
     cams = {name: folder / f'{name}{suffix}' for name in dataset.names}
-    check_network(checkpoint, 'aff', args.backbone)
-    device = devices.pick_device(args.device)
-    args.amp = devices.resolve_amp(args.amp, device)
+    trained = TrainedNetwork(args, 'aff', 'aff')
 
     # What each file is made from.
     digests = Digests(args.folder / '.digests.json')
     check_cams(args, spec, dataset, cams, digests)
-    origin = stage_origin(args, spec, network=digests(checkpoint))
+    origin = stage_origin(args, spec, network=digests(trained.path))
     output = Output(args.folder / 'labels' / split / 'walk', '.png', origin)
     sources = [{'image': sample.image, 'cam': cams[sample.name]} for sample in dataset.samples]
     ranks.print_rank0(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {output.folder}')
 
     # Infer what is not up to date.
-    load = partial(load_trained, args, checkpoint, device, spec.classes, AffinityNet)
-    infer_images(args, dataset, [output], sources, digests, device, load,
-                 partial(make_task, args, spec, cams, device))
+    load = partial(trained.load, spec.classes, AffinityNet)
+    infer_images(args, dataset, [output], sources, digests, trained.device, load,
+                 make_task=partial(make_task, args, spec, cams, trained.device))
 
 
 if __name__ == '__main__':

@@ -21,14 +21,12 @@ from lib.data.labelio import write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
-from lib.inference import ImageTask, infer_images, inference_parser, load_trained
+from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
 from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
-from lib.net.backbones import check_network
 from lib.net.seam import Seam
 from lib.process import ranks
 from lib.process.ranges import LowHigh, number
-from lib.run import device as devices
 from lib.run.digests import Digests
 from lib.run.options import NOTHING, resolve, run_script
 from lib.run.origin import stage_origin
@@ -135,15 +133,12 @@ def main(argv=None):
     """Infer one split."""
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     split = args.split or spec.train_split
-    checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
     dataset = InferSet(spec, split, args.limit)
-    check_network(checkpoint, 'seam', args.backbone)
-    device = devices.pick_device(args.device)
-    args.amp = devices.resolve_amp(args.amp, device)
+    trained = TrainedNetwork(args, 'cam', 'seam')
 
     # What each file is made from.
     digests = Digests(args.folder / '.digests.json')
-    outputs = make_outputs(args, spec, split, network=digests(checkpoint))
+    outputs = make_outputs(args, spec, split, network=digests(trained.path))
     labels = [[spec.classes[index] for index in np.flatnonzero(row)] for row in dataset.labels]
     sources = [{'image': sample.image, 'image_labels': names} for sample, names in zip(dataset.samples, labels)]
     ranks.print_rank0(f'CAMs{" and seeds" if args.crf_seeds else ""} of {len(dataset)} images ({spec.name} {split}) to '
@@ -151,8 +146,9 @@ def main(argv=None):
 
     # Infer what is not up to date.
     make_head = partial(Seam, num_classes=spec.num_classes)
-    load = partial(load_trained, args, checkpoint, device, spec.classes, make_head)
-    infer_images(args, dataset, outputs, sources, digests, device, load, partial(make_task, args, device))
+    load = partial(trained.load, spec.classes, make_head)
+    infer_images(args, dataset, outputs, sources, digests, trained.device, load,
+                 make_task=partial(make_task, args, trained.device))
 
 
 if __name__ == '__main__':

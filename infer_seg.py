@@ -27,14 +27,12 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
 from lib.files.imageio import voc_palette, write_label_png
 from lib.files.outpaths import refuse_inputs
-from lib.inference import ImageTask, infer_images, inference_parser, load_trained
+from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
 from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
-from lib.net.backbones import check_network
 from lib.net.deeplab import DeepLab
 from lib.process import ranks
 from lib.process.ranges import integer, number
-from lib.run import device as devices
 from lib.run.digests import Digests
 from lib.run.options import NOTHING, resolve, run_script
 from lib.run.origin import stage_origin
@@ -134,34 +132,32 @@ def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np
         write_probs(path, probs, extras.classes, origin)
 
 
-def make_task(args: argparse.Namespace, spec: DatasetSpec, meta: Mapping, device: torch.device, backbone: Backbone
-              ) -> ImageTask:
+def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwork, backbone: Backbone) -> ImageTask:
     """The probabilities of an image, and its label PNG and what else is asked for."""
-    norm = Norm(*meta['norm']) if 'norm' in meta else backbone.norm
+    norm = Norm(*trained.meta['norm']) if 'norm' in trained.meta else backbone.norm
     extras = Extras(spec.class_names, args.overlays, args.probs)
 
     def compute(sample: Mapping, network: Callable) -> tuple:
-        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, device)
+        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device)
         return sample['image'], probs, args.crf, sample.get('size'), extras
 
     return ImageTask(compute, write_result)
 
 
-def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSpec, Path, dict]:
-    """Settings, data set, the network's file and what that says of itself.
-
-    For --images the file names the classes and the preset instead of --dataset.
-    """
+def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSpec, TrainedNetwork]:
+    """Settings, data set and the trained network; for --images its file names classes and preset, not --dataset."""
     args, spec = resolve(make_parser(), argv, 'infer_seg', get_spec)
-    checkpoint = args.checkpoint or args.folder / 'seg' / 'model.pth'
-    meta = check_network(checkpoint, 'deeplab', args.backbone)
+    trained = TrainedNetwork(args, 'seg', 'deeplab')
     if args.images:
+        meta, checkpoint = trained.meta, trained.path
         spec = DatasetSpec(meta.get('dataset', spec.name), tuple(meta.get('classes', spec.classes)), Path(), Path(),
                            '{}', preset=meta.get('preset', spec.preset), max_side=meta.get('max_side') or LONG_SIDE)
         args, spec = resolve(make_parser(), argv, 'infer_seg', lambda *_: spec)
+        args.checkpoint = checkpoint        # of the run that --dataset names
+        trained = TrainedNetwork(args, 'seg', 'deeplab')
     args.max_side = args.max_side or spec.max_side
     args.overlays = bool(args.images) if args.overlays is None else args.overlays
-    return args, spec, checkpoint, meta
+    return args, spec, trained
 
 
 def exported(args: argparse.Namespace, split: str, folder: Path, names: Sequence[str]) -> dict[Path, Path]:
@@ -174,32 +170,31 @@ def exported(args: argparse.Namespace, split: str, folder: Path, names: Sequence
 
 def main(argv=None):
     """Segment one split, or the files given."""
-    args, spec, checkpoint, meta = read_settings(argv)
+    args, spec, trained = read_settings(argv)
     split = args.split or spec.val_split
     if args.images:
         dataset = FileSet(find_pictures(args.images)[:args.limit], args.max_side, args.on_corrupt)
         dataset.check()
     else:
         dataset = InferSet(spec, split, args.limit, with_labels=False)
-    device = devices.pick_device(args.device)
-    args.amp = devices.resolve_amp(args.amp, device)
 
     # Where the results go: never over an input.
     folder = args.out or args.folder / 'results' / ('images' if args.images else split)
     copies = exported(args, split, folder, dataset.names)
     digests = Digests(args.folder / '.digests.json' if args.folder.is_dir() else None)
-    outputs = make_outputs(args, spec, folder, network=digests(checkpoint))
+    outputs = make_outputs(args, spec, folder, network=digests(trained.path))
     refuse_inputs([folder, *(output.path(name) for output in outputs for name in dataset.names), *copies],
-                  [checkpoint, *dataset.paths, *map(Path, args.images or ())])
+                  [trained.path, *dataset.paths, *map(Path, args.images or ())])
     refuse_unknown(copies)
     ranks.print_rank0(f'Segmentation of {len(dataset)} images to {folder}')
 
     # Infer what is not up to date.
     sources = [{'image': path} for path in dataset.paths]
-    make_head = partial(DeepLab, num_classes=spec.num_classes, dilation=meta.get('dilation', args.dilation),
-                        fov_channels=meta.get('fov_channels', args.fov_channels))
-    load = partial(load_trained, args, checkpoint, device, spec.classes, make_head)
-    infer_images(args, dataset, outputs, sources, digests, device, load, partial(make_task, args, spec, meta, device))
+    make_head = partial(DeepLab, num_classes=spec.num_classes, dilation=trained.meta.get('dilation', args.dilation),
+                        fov_channels=trained.meta.get('fov_channels', args.fov_channels))
+    load = partial(trained.load, spec.classes, make_head)
+    infer_images(args, dataset, outputs, sources, digests, trained.device, load,
+                 make_task=partial(make_task, args, spec, trained))
     for target, path in copies.items():
         if path.exists() and not args.dry_run:
             with replacing(target) as temporary:

@@ -4,6 +4,7 @@ The network runs under autocast, and in float32 where that goes wrong.
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,11 @@ from torch.utils.data import Dataset, Subset
 
 from lib.data.loading import single_images
 from lib.net.backbone import Backbone
-from lib.net.backbones import trained_backbone
-from lib.net.depthwise import SplitDepthwise
+from lib.net.backbones import check_network, trained_backbone
 from lib.net.weights import load_network
 from lib.process.progress import progress
 from lib.process.workers import Background
-from lib.run.device import autocast, pick_amp
+from lib.run import device as devices
 from lib.run.digests import Digests
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
 from lib.run.outputs import Output, unfinished
@@ -28,7 +28,6 @@ from lib.run.outputs import Output, unfinished
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
 FOLDED = {'conv_branch2a': 'bn_branch2b1', 'conv_branch2b1': 'bn_branch2b2', 'conv_fov': 'bn_fov',
           'conv_fov2': 'bn_fov2'}
-PLAIN = (nn.Conv2d, SplitDepthwise)     # not their subclasses, which may change the weights at each call
 
 
 def inference_parser(doc: str, stage: str, split: str) -> argparse.ArgumentParser:
@@ -64,6 +63,34 @@ class ImageTask(NamedTuple):
     prepare: Callable[[dict], dict] | None = None
 
 
+class TrainedNetwork:
+    """A trained network's file: checked at once, loaded once an image is left to do.
+
+    Args:
+        args: the script's settings; --amp is resolved.
+        stage: its folder in the run.
+        kind: of network: seam, aff or deeplab.
+    """
+
+    def __init__(self, args: argparse.Namespace, stage: str, kind: str):
+        self.path = args.checkpoint or args.folder / stage / 'model.pth'
+        self.meta = check_network(self.path, kind, args.backbone)
+        self.width = args.width
+        self.device = devices.pick_device(args.device)
+        args.amp = devices.resolve_amp(args.amp, self.device)
+        self.amp = devices.pick_amp(args.amp, self.device)
+
+    def load(self, classes: Sequence[str], make_head: Callable[[Backbone], nn.Module]) -> 'Inference':
+        """The network, ready to run; make_head(backbone) is the network without its weights.
+
+        Raises:
+            ValueError: if the file fits another network or other classes.
+        """
+        network = make_head(trained_backbone(self.path, self.width))
+        load_network(network, self.path, classes)
+        return Inference(network, self.device, self.amp, self.path)
+
+
 def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[Output],
                  sources: Sequence[Mapping[str, Path | list]], digests: Digests, device: torch.device,
                  load: Callable[[], 'Inference'], make_task: Callable[[Backbone], ImageTask]) -> None:
@@ -91,37 +118,21 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
                 background.submit(task.write, work.files(sample['name']), *values)
 
 
-def load_trained(args: argparse.Namespace, checkpoint: Path, device: torch.device, classes: Sequence[str],
-                 make_head: Callable[[Backbone], nn.Module]) -> 'Inference':
-    """A trained network, ready to run; make_head(backbone) is the network without its weights.
-
-    Raises:
-        ValueError: if the file fits another network or other classes.
-    """
-    def make() -> nn.Module:
-        network = make_head(trained_backbone(checkpoint, args.width))
-        load_network(network, checkpoint, {'classes': classes})
-        return network
-
-    return Inference(make, device, pick_amp(args.amp, device), checkpoint)
-
-
 class Inference:
     """Runs a trained network. An image whose outputs are not finite under autocast is computed again in float32.
 
     Seen: convolutions of stride 2 on maps of width 1 give NaN in bfloat16 on CPUs with AMX (torch 2.14).
 
     Args:
-        make: builds the network and loads its weights; called again for the first image that needs float32.
-        device: of the network.
+        network: with its weights; it can neither be trained nor saved from then on.
+        device: on which it runs.
         amp: autocast type; None for full float32.
         file: of the weights, for messages.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], device: torch.device, amp: torch.dtype | None, file: Path):
-        self.make, self.device, self.amp, self.file = make, device, amp, file
-        self.network = ready(make(), device, amp)
-        self.in_float32 = None if amp else self.network
+    def __init__(self, network: nn.Module, device: torch.device, amp: torch.dtype | None, file: Path):
+        self.device, self.amp, self.file = device, amp, file
+        self.network = fold_batch_norms(network.eval().to(device, memory_format=torch.channels_last))
 
     def __call__(self, name: str, compute: Callable[[Callable], Any]) -> Any:
         """compute(network) of one image; `network` takes batches of images.
@@ -129,34 +140,27 @@ class Inference:
         Raises:
             ValueError: if the outputs are not finite in float32 either; names the image and the file of the network.
         """
-        for network in (self._with_autocast, self._with_float32):
-            watched = Watched(network)
-            result = compute(watched)
-            if watched.all_finite():
+        for amp in (self.amp, None):
+            checked = CheckedNetwork(self.network, devices.autocast(self.device, amp))
+            result = compute(checked)
+            if checked.all_finite():
                 return result
         raise ValueError(f'{name}: the outputs of {self.file} are not finite, in float32 either; check the image, or '
                          'train the network again')
 
-    def _with_autocast(self, images: torch.Tensor) -> Any:
-        with autocast(self.device, self.amp):
-            return self.network(images)
 
-    def _with_float32(self, images: torch.Tensor) -> Any:
-        self.in_float32 = self.in_float32 or ready(self.make(), self.device, None)
-        return self.in_float32(images)
-
-
-class Watched:
-    """A network that keeps the sum of each of its outputs, which NaN and infinity survive.
+class CheckedNetwork:
+    """A network, run in a context, that keeps the sum of each of its outputs, which NaN and infinity survive.
 
     The sums stay on the device. The host reads them once, after the result of the image, for which it waited anyway.
     """
 
-    def __init__(self, network: Callable):
-        self.network, self.sums = network, []
+    def __init__(self, network: Callable, context: AbstractContextManager):
+        self.network, self.context, self.sums = network, context, []
 
     def __call__(self, images: torch.Tensor) -> Any:
-        output = self.network(images)
+        with self.context:
+            output = self.network(images)
         self.sums += [tensor.sum(dtype=torch.float32)
                       for tensor in ((output,) if isinstance(output, torch.Tensor) else output)]
         return output
@@ -166,19 +170,11 @@ class Watched:
         return not self.sums or bool(torch.stack(self.sums).isfinite().all())
 
 
-def ready(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> nn.Module:
-    """The network in eval mode on its device, with less to compute; it can neither be trained nor saved from then on.
-
-    Batch norms are folded into the convolutions before them (ResNet-38d and the head of DeepLab). Autocast would turn
-    the weights into its type at every call: they are kept in it.
-    """
-    network = network.eval().to(device, memory_format=torch.channels_last)
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """The network with batch norms folded into the convolutions before them (ResNet-38d and the head of DeepLab)."""
     for block in list(network.modules()):
         for conv, norm in FOLDED.items():
             if isinstance(getattr(block, norm, None), nn.BatchNorm2d) and hasattr(block, conv):
                 setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
                 setattr(block, norm, nn.Identity())
-    for layer in network.modules():
-        if amp and type(layer) in PLAIN:
-            layer.to(amp)
     return network

@@ -11,7 +11,7 @@ from lib.data.loading import training_batches
 from lib.files.dataspec import DatasetSpec
 from lib.net.backbone import Backbone
 from lib.net.backbones import make_backbone
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.process import ranks
 from lib.process.ranges import COUNT, integer

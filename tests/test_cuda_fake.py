@@ -24,8 +24,7 @@ from lib import cam_stage
 from lib.inference import Inference
 from lib.net.aff import AffinityNet
 from lib.net.deeplab import DeepLab
-from lib.net.freeze import freeze_early, freeze_norm_affine, set_train_mode
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import freeze_early, freeze_norm_affine, make_optimizer, set_train_mode
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.run import device as devices
@@ -175,7 +174,7 @@ def run_inference(waits, monkeypatch):
 
     def run(make_network, amp, compute):
         with unset_fake_temporarily():
-            inference = Inference(lambda: make_network(ResNet38d(1 / 32)), CPU, amp, Path('model.pth'))
+            inference = Inference(make_network(ResNet38d(1 / 32)), CPU, amp, Path('model.pth'))
         inference.device, inference.network = CUDA, on(CUDA, lambda _: inference.network)
         waits.clear()
         return inference('a', compute), waits

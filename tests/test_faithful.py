@@ -14,8 +14,7 @@ import train_aff
 import train_seg
 from lib import cam_stage
 from lib.data.registry import get_spec
-from lib.net.freeze import norm_layers
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import make_optimizer, norm_layers
 from lib.net.weights import unwrapped
 from lib.run.options import resolve
 from lib.run.settings import COMMON, SETTINGS

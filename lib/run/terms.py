@@ -14,7 +14,7 @@ class Terms:
         self.device = device
         self.names, self.sums, self.count = [], None, 0
         self.first_bad = None           # step by term, -1 where all were finite
-        self.samples = {}               # step -> names of its samples, since the last look
+        self.samples = {}               # step -> names of its samples, since the last check
 
     def add(self, step: int, terms: Mapping[str, torch.Tensor], samples: Sequence[str]) -> None:
         """Take in the terms of one step, counted from 1."""
@@ -29,7 +29,7 @@ class Terms:
         self.samples[step] = list(samples)
 
     def problem(self) -> str:
-        """Which term stopped being finite, when and on which samples; '' where all is well. Waits for the device."""
+        """Which term stopped being finite, when and on which samples; '' if none did. Waits for the device."""
         first = self.first_bad.tolist() if self.first_bad is not None else []
         broken = [(step, name) for step, name in zip(first, self.names) if step >= 0]
         if not broken:
