@@ -6,7 +6,7 @@
 
 Reads exp/<run>/seg/model.pth, which describes its network and classes itself; writes label PNGs with the VOC palette,
 at the size of each image. With --images also overlays/<id>.jpg, the labels over the image with the names of the
-classes; images are turned as their EXIF tag says, and large ones are segmented at a smaller size (--max-side).
+classes; images are rotated by their EXIF tag, and large ones are segmented at a smaller size (--max-side).
 """
 import argparse
 import shutil

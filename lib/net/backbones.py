@@ -56,12 +56,12 @@ def check_network(path: Path, kind: str, backbone: str | None) -> dict:
     """Make sure that a trained network's file exists, is of this kind and was made with this backbone, if it says so.
 
     Args:
-        path: the file; a published one says nothing.
+        path: the file; a published one has no such description.
         kind: seam, aff or deeplab.
         backbone: what --backbone says; None for any.
 
     Returns:
-        What the file says of itself.
+        The file's description of its network.
 
     Raises:
         FileNotFoundError, ValueError: if not.

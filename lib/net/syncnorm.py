@@ -1,4 +1,4 @@
-"""Batch norm on the statistics of a batch that several processes share."""
+"""Batch norm on the statistics of a batch that is split over processes."""
 import torch
 from torch import distributed, nn
 
@@ -43,7 +43,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network, its batch norms seeing the whole batch where connected processes share it.
+    """The network, its batch norms on the statistics of the whole batch where it is split over connected processes.
 
     The tensors stay the same objects under the same names.
     """

@@ -1,11 +1,11 @@
-"""The settings in which data sets differ, in one table: by stage, and in each stage by the preset of the data set.
+"""The settings in which data sets differ, in one table: by stage, then by preset of the data set.
 
-A flag given beats the table, and the table beats the default of the flag, which reproduces the paper on VOC. A value
-that depends on the size of the images is a function of the data set's specification.
+A given flag beats the table, and the table beats the flag's default, which reproduces the paper on VOC. A value that
+depends on the size of the images is a function of the data set's specification.
 """
 import math
 
-# In every stage that has such a flag.
+# In every stage that has the flag.
 COMMON = {
     'voc12': {},
     'coco': {},
