@@ -10,6 +10,7 @@ import argparse
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -96,6 +97,25 @@ def make_step(network: Callable, target: str, loss: Callable) -> Callable:
     return step
 
 
+def train_parts(args: argparse.Namespace, network: Classifier, whole: CamTrainSet, device: torch.device,
+                origin: Mapping, folder: Path) -> None:
+    """Train on close-ups, then on the whole training images; each part is a run of its own."""
+    amp = devices.pick_amp(args.amp, device)
+    network = share_batch_norm(devices.place(network, device, amp), device).train()
+    forward = devices.parallel(network, device, amp=amp, whole_batch=True)
+    heads = CloseUps(args.close_ups, args.close_up_size, args.seed, network.backbone.norm)
+    parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
+             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
+    for name, data, target, loss, batch_size, epochs in parts:
+        settings = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
+        steps = len(data) // batch_size * epochs
+        optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
+        run = Run(settings, folder / name, network, optimizer, steps, device, origin)
+        batches = training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
+                                   args.on_corrupt)
+        train(run, step=make_step(forward, target, loss), batches=batches, lr_factor=partial(one_cycle, total=steps))
+
+
 def main(argv=None):
     """Train on close-ups, then on whole images."""
     args, spec = resolve(make_parser(), argv, 'pretrain_toy', get_spec)
@@ -105,8 +125,9 @@ def main(argv=None):
     # Data and network.
     torch.manual_seed(args.seed)
     network = Classifier(make_backbone(args.backbone, args.width, dropouts=(0, 0)), spec.num_fg)
-    norm, long_side = network.backbone.norm, (round(0.9 * args.crop_size), round(1.5 * args.crop_size))
-    whole = CamTrainSet(spec, spec.train_split, norm, args.crop_size, long_side, seed=args.seed, limit=args.limit)
+    long_side = round(0.9 * args.crop_size), round(1.5 * args.crop_size)
+    whole = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, long_side, seed=args.seed,
+                        limit=args.limit)
     whole.check()
     steps_of(args.close_ups, args.batch_size, 1, None, 'the close-ups')
     if len(whole) < args.whole_batch_size:
@@ -128,20 +149,7 @@ def main(argv=None):
     ranks.connect(device)
     if args.fresh and not ranks.was_restarted():
         ranks.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
-    amp = devices.pick_amp(args.amp, device)
-    network = share_batch_norm(devices.place(network, device, amp), device).train()
-    forward = devices.parallel(network, device, amp=amp, whole_batch=True)
-    heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
-    parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
-             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
-    for name, data, target, loss, batch_size, epochs in parts:
-        settings = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
-        steps = len(data) // batch_size * epochs
-        optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
-        batches = training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
-                                   args.on_corrupt)
-        train(Run(settings, folder / name, network, optimizer, steps, device, origin),
-              step=make_step(forward, target, loss), batches=batches, lr_factor=partial(one_cycle, total=steps))
+    train_parts(args, network, whole, device, origin, folder)
     meta = {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}
     ranks.by_the_first(lambda: save_network(model, network.backbone, meta))
 
