@@ -106,19 +106,14 @@ def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: 
 
     `files` are paths and origins in the order of make_outputs().
     """
-    files = iter(files)
     seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
-    path, origin = next(files)
-    write_maps(path, present, cam, origin)
+    contents = [(write_maps, cam)]
     if seeds:
-        path, origin = next(files)
-        write_seeds(path, present, seeds, origin)
+        contents.append((write_seeds, seeds))
     if export:
-        path, origin = next(files)
-        write_npy_maps(path, present, cam, origin)
-        for scores in seeds.values():
-            path, origin = next(files)
-            write_npy_scores(path, present, scores, origin)
+        contents += [(write_npy_maps, cam), *((write_npy_scores, scores) for scores in seeds.values())]
+    for (path, origin), (write, values) in zip(files, contents, strict=True):
+        write(path, present, values, origin)
 
 
 def make_task(args: argparse.Namespace, device: torch.device, backbone: Backbone) -> ImageTask:

@@ -114,22 +114,25 @@ def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np
 
     `files` are paths and origins in the order of make_outputs().
     """
-    files = iter(files)
+    (path, origin), *files = files
     if crf:
         probs = dense_crf(image, probs, FINAL_CRF)
     label = enlarged_label(probs, *(size or image.shape[:2]))
-    path, origin = next(files)
     write_label_png(path, label, origin)
     if extras.overlays:
-        small = resize_nearest(label, *image.shape[:2])
-        colours = {extras.classes[value]: voc_palette()[value] for value in np.unique(small).tolist() if value}
-        sheet = stacked([blend(image, small, voc_palette()), legend(colours, image.shape[1])])
-        path, origin = next(files)
-        with replacing(path) as temporary:
-            Image.fromarray(sheet).save(temporary, format='JPEG', quality=92, comment=origin.encode())
+        (path, origin), *files = files
+        write_overlay(path, image, resize_nearest(label, *image.shape[:2]), extras.classes, origin)
     if extras.probs:
-        path, origin = next(files)
+        (path, origin), = files
         write_probs(path, probs, extras.classes, origin)
+
+
+def write_overlay(path: Path, image: np.ndarray, label: np.ndarray, classes: Sequence[str], origin: str) -> None:
+    """Write a JPEG of an image below its labels, with a legend of the classes in it."""
+    colours = {classes[value]: voc_palette()[value] for value in np.unique(label).tolist() if value}
+    sheet = stacked([blend(image, label, voc_palette()), legend(colours, image.shape[1])])
+    with replacing(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format='JPEG', quality=92, comment=origin.encode())
 
 
 def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwork, backbone: Backbone) -> ImageTask:
