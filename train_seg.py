@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from lib.data.corrupt import read_truth
-from lib.data.datasets import InferSet, SegTrainSet
+from lib.data.datasets import SegTrainSet
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
@@ -31,7 +31,7 @@ from lib.run import device as devices
 from lib.run.labelled import Labelled
 from lib.run.loop import train
 from lib.run.options import NOTHING, resolve, run_script
-from lib.training import Stage, make_pictures, pretrained_backbone, training_parser
+from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
 from tool.drawing import blend
 from tool.imutils import Norm, normalise
 from tool.torchutils import poly_factor
@@ -94,14 +94,6 @@ def count_labelled(batch: Mapping) -> torch.Tensor:
     return (batch['mask'] != IGNORED).sum()
 
 
-def picture_samples(args: argparse.Namespace, spec: DatasetSpec) -> list[tuple]:
-    """The first validation images with their ground truth, None where there is none, for TensorBoard."""
-    if not args.picture_every:
-        return []
-    images = InferSet(spec, spec.val_split, with_labels=False).first(4)
-    return [(read['image'], read_truth(spec, sample)) for sample, read in images]
-
-
 def draw_row(network: DeepLab, device: torch.device, sample: tuple) -> list[np.ndarray]:
     """For TensorBoard: a validation image, its segmentation, and the ground truth if there is any."""
     image, truth = sample
@@ -124,6 +116,8 @@ def main(argv=None):
     dataset = make_dataset(args, spec, network.backbone.norm)
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
+    samples = [(read['image'], read_truth(spec, sample))
+               for sample, read in validation_samples(args, spec, with_labels=False)]
     stage = Stage('seg', args, spec, device, dataset, steps)
     stage.check_labels()
     if args.dry_run:
@@ -138,7 +132,7 @@ def main(argv=None):
     step = make_step(stage.forward(network, whole_batch=True))
     counts = Labelled(count_labelled, steps, f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, '
                       'ignored, in the first batches: nothing to learn from; check --labels')
-    pictures = make_pictures('segmentation', network, picture_samples(args, spec), partial(draw_row, network, device))
+    pictures = make_pictures('segmentation', network, samples, partial(draw_row, network, device))
     run = stage.run(network, 'deeplab', origin, counts=counts, pictures=pictures, fov_channels=args.fov_channels,
                     dilation=args.dilation, dataset=spec.name, preset=spec.preset, max_side=spec.max_side,
                     norm=network.backbone.norm)

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from lib.data.datasets import CamTrainSet, InferSet
+from lib.data.datasets import CamTrainSet
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
@@ -18,7 +18,14 @@ from lib.process.ranges import LowHigh, integer, number
 from lib.run import device as devices
 from lib.run.loop import train
 from lib.run.options import resolve
-from lib.training import Stage, add_epoch_flags, make_pictures, pretrained_backbone, training_parser
+from lib.training import (
+    Stage,
+    add_epoch_flags,
+    make_pictures,
+    pretrained_backbone,
+    training_parser,
+    validation_samples,
+)
 from tool.camloss import cam_objective, second_view
 from tool.camutils import cam_label, fuse_scales
 from tool.drawing import blend, heat
@@ -85,16 +92,6 @@ def make_step(args: argparse.Namespace, network: Callable, norm: Norm) -> Callab
     return step
 
 
-def picture_samples(args: argparse.Namespace, spec: DatasetSpec) -> list[Mapping]:
-    """The first validation images, for TensorBoard."""
-    if not args.picture_every:
-        return []
-    try:
-        return [sample for _, sample in InferSet(spec, spec.val_split).first(4)]
-    except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
-
-
 def draw_row(args: argparse.Namespace, network: Seam, device: torch.device, sample: Mapping) -> list[np.ndarray]:
     """For TensorBoard: a validation image, its strongest class map, and the labels at 0.25."""
     image, present = sample['image'], np.flatnonzero(sample['image_labels'])
@@ -120,7 +117,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     data.check()
     if warning := spec.check_labels(spec.train_split, args.empty_classes == 'allow'):
         ranks.print_rank0(warning)
-    samples = picture_samples(args, spec)
+    samples = [sample for _, sample in validation_samples(args, spec, with_labels=True)]
     steps = steps_of(len(data), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     stage = Stage('cam', args, spec, device, data, steps)
     if args.dry_run:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.data.datasets import InferSet
 from lib.data.loading import training_batches
-from lib.files.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec, Sample
 from lib.net.backbone import Backbone
 from lib.net.backbones import make_backbone
 from lib.net.freeze import make_optimizer
@@ -113,6 +114,16 @@ class Stage:
         optimizer = make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr)
         return Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
                    pictures=pictures if args.picture_every else None)
+
+
+def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels: bool) -> list[tuple[Sample, dict]]:
+    """The first validation images, which are drawn for TensorBoard; none with --picture-every 0."""
+    if not args.picture_every:
+        return []
+    try:
+        return InferSet(spec, spec.val_split, with_labels=with_labels).first(4)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
 
 
 def make_pictures(name: str, network: nn.Module, samples: Sequence, draw_row: Callable) -> Callable:

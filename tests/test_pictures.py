@@ -13,7 +13,7 @@ from lib.data.folder import read_spec
 from lib.data.labelio import write_seeds
 from lib.data.toy import write_set
 from lib.files.imageio import read_size
-from lib.training import make_pictures
+from lib.training import make_pictures, validation_samples
 
 DEVICE = torch.device('cpu')
 
@@ -45,14 +45,14 @@ def aff_case(spec, folder):
 def seg_case(spec, folder):
     args = settings(train_seg)
     network = train_seg.make_network(args, spec.num_classes)
-    samples = train_seg.picture_samples(args, spec)
+    samples = [(read['image'], None) for _, read in validation_samples(args, spec, with_labels=False)]
     return network, make_pictures('segmentation', network, samples, partial(train_seg.draw_row, network, DEVICE))
 
 
 def cam_case(spec, folder):
     args = cam_stage.make_parser('', 'toy').parse_args(['--width', '0.03', '--weights', 'none', '--crop-size', '128'])
     network = cam_stage.make_network(args, spec)
-    samples = cam_stage.picture_samples(args, spec)
+    samples = [sample for _, sample in validation_samples(args, spec, with_labels=True)]
     return network, make_pictures('cam', network, samples, partial(cam_stage.draw_row, args, network, DEVICE))
 
 

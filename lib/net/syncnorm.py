@@ -17,9 +17,7 @@ class SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone()
-        distributed.all_reduce(total)
-        return total
+        return SumOverProcesses.forward(ctx, gradient)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
