@@ -24,9 +24,10 @@ from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_par
 from lib.net.aff import AffinityNet
 from lib.net.backbone import Backbone
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import integer, number
 from lib.run.digests import Digests
-from lib.run.options import NOTHING, resolve, run_script
+from lib.run.options import NOTHING, resolve
 from lib.run.origin import check_labels, stage_origin
 from lib.run.outputs import Output
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label

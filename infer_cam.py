@@ -26,9 +26,10 @@ from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.seam import Seam
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import LowHigh, number
 from lib.run.digests import Digests
-from lib.run.options import NOTHING, resolve, run_script
+from lib.run.options import NOTHING, resolve
 from lib.run.origin import stage_origin
 from lib.run.outputs import Output
 from tool.camutils import fuse_scales
@@ -77,7 +78,7 @@ def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int 
     """
     image = sample['image']
     sizes = [fitting_size(*scaled_size(*image.shape[:2], scale), size_step) for scale in scales]
-    return sample | {'views': [torch.from_numpy(normalise(resize_bicubic(image, *size), norm)) for size in sizes]}
+    return sample | {'views': [normalise(resize_bicubic(image, *size), norm) for size in sizes]}
 
 
 def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

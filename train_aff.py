@@ -22,11 +22,12 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import voc_palette
 from lib.net.aff import AffinityNet
 from lib.net.freeze import FREEZE, set_train_mode
+from lib.process.ending import run_script
 from lib.process.ranges import integer
 from lib.run import device as devices
 from lib.run.labelled import Labelled
 from lib.run.loop import train
-from lib.run.options import NOTHING, resolve, run_script
+from lib.run.options import NOTHING, resolve
 from lib.training import Stage, add_epoch_flags, make_pictures, pretrained_backbone, training_parser
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified

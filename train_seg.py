@@ -26,11 +26,12 @@ from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
 from lib.net.syncnorm import share_batch_norm
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import LowHigh, integer, number
 from lib.run import device as devices
 from lib.run.labelled import Labelled
 from lib.run.loop import train
-from lib.run.options import NOTHING, resolve, run_script
+from lib.run.options import NOTHING, resolve
 from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
 from tool.drawing import blend
 from tool.imutils import Norm, normalise
