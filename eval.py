@@ -21,8 +21,8 @@ from shlex import quote
 from tqdm import tqdm
 
 from lib.data.corrupt import unless_corrupt
-from lib.data.datasets import LabelPair, label_pairs
-from lib.data.npyio import label_place, read_any_maps
+from lib.data.npyio import label_source, read_any_maps
+from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_mask
@@ -69,7 +69,7 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, th
     """
     scores, curve, left_out = Scores(spec.num_classes, protocol), Curve(spec.num_classes, protocol), []
     for pair in pairs:
-        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.truth, spec.num_classes, spec.max_side)
+        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.ground_truth, spec.num_classes, spec.max_side)
         if truth is None:
             left_out.append(pair.name)
             continue
@@ -97,7 +97,7 @@ def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespac
             curve.merge(some_curve)
             left_out += some_left_out
     if not scores.images:
-        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].truth} the first; restore them')
+        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].ground_truth} the first; restore them')
     return scores, curve, left_out
 
 
@@ -127,7 +127,7 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
     what, made_from = args.what, split if args.what == 'seg' else spec.label_split(split)
     own = args.folder / 'results' / split if what == 'seg' else args.folder / 'labels' / made_from / what
     if what == 'cam':
-        folder, suffix = label_place(args.labels, own, args.unpickle, '--labels')
+        folder, suffix = label_source(args.labels, own, args.unpickle, '--labels')
     elif args.unpickle:
         raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {what}; leave it out')
     else:
@@ -154,9 +154,9 @@ def main(argv=None):
 
     # What the scores are made from: perhaps they exist already.
     digests, names = Digests(args.folder / '.digests.json'), [pair.name for pair in pairs]
-    predictions, truths = digests.of(pair.prediction for pair in pairs), digests.of(pair.truth for pair in pairs)
+    predictions, truths = digests.of(pair.prediction for pair in pairs), digests.of(pair.ground_truth for pair in pairs)
     origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
-                                                     'truths': text_digest([*zip(names, truths)])}}
+                                                     'ground_truths': text_digest([*zip(names, truths)])}}
     origin['settings']['split'] = split
     digests.save()
     before = [old for old in read_scores(file) if all(old.get(key) == origin[key] for key in ('settings', 'inputs'))

@@ -16,7 +16,7 @@ import torch
 
 from lib.data.corrupt import check_made
 from lib.data.datasets import InferSet
-from lib.data.npyio import label_place, read_any_maps
+from lib.data.npyio import label_source, read_any_maps
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
@@ -119,7 +119,7 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, 'infer_aff', get_spec)
     split = args.split or spec.train_split
     dataset = InferSet(spec, split, args.limit, with_labels=False)
-    folder, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
+    folder, suffix = label_source(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
     cams = {name: folder / f'{name}{suffix}' for name in dataset.names}
     trained = TrainedNetwork(args, 'aff', 'aff')
 

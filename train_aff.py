@@ -16,7 +16,7 @@ import torch
 
 from lib.data.datasets import AffTrainSet
 from lib.data.loading import steps_of
-from lib.data.npyio import label_place
+from lib.data.npyio import label_source
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import voc_palette
@@ -62,7 +62,7 @@ def make_network(args: argparse.Namespace) -> AffinityNet:
 def make_dataset(args: argparse.Namespace, spec: DatasetSpec, norm: Norm) -> AffTrainSet:
     """The training split with its CRF seeds."""
     own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
-    seeds, _ = label_place(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
+    seeds, _ = label_source(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
     dataset = AffTrainSet(spec, spec.train_split, norm, args.crop_size, seeds, seed=args.seed, limit=args.limit,
                           unpickle=args.unpickle, stride=args.output_stride)
     dataset.check()

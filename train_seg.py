@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lib.data.corrupt import read_truth
+from lib.data.corrupt import read_ground_truth
 from lib.data.datasets import SegTrainSet
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
@@ -117,7 +117,7 @@ def main(argv=None):
     dataset = make_dataset(args, spec, network.backbone.norm)
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
-    samples = [(read['image'], read_truth(spec, sample))
+    samples = [(read['image'], read_ground_truth(spec, sample))
                for sample, read in validation_samples(args, spec, with_labels=False)]
     stage = Stage('seg', args, spec, device, dataset, steps)
     stage.check_labels()
