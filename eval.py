@@ -1,16 +1,16 @@
-"""Score CAMs, pseudo-labels or segmentations against exact masks: mIoU and contour F.
+"""Score CAMs, pseudo-labels or segmentations against ground truth: mIoU and contour F.
 
     python eval.py --what cam  --split train     mIoU over 60 background thresholds, contour F at 0.25 and at the best
     python eval.py --what walk --split val
     python eval.py --what seg  --split val --protocol strict
-    python eval.py --table                       every score of the run so far, one line a stage
+    python eval.py --table                       all scores of the run so far, one line per stage
 
 Reads exp/<run>/labels/<split>/cam or walk, or exp/<run>/results/<split>, and the masks of the split; prints a table and
 adds a record to exp/<run>/scores.json. All scores are in percent.
 
 --protocol reference scores as the published numbers were made: void pixels are left out of IoU but are background for
-contours, and a class that the truth never shows stays in the mean. --protocol strict ignores void everywhere and leaves
-such classes out. The best threshold is chosen with the truth: it is no setting that could be known beforehand.
+contours, and a class that is nowhere in the ground truth stays in the mean. --protocol strict ignores void everywhere
+and leaves such classes out. The best threshold is selected on the ground truth (oracle): it is not known beforehand.
 """
 import argparse
 from collections.abc import Sequence
@@ -26,11 +26,12 @@ from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_mask
+from lib.process.ending import run_script
 from lib.process.progress import bar_style
 from lib.process.ranges import number
 from lib.process.workers import map_chunks
 from lib.run.digests import Digests, text_digest
-from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve, run_script
+from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
 from lib.run.origin import check_labels, stage_origin
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
@@ -54,56 +55,50 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
     group.add_argument('--background-score', type=number(0, 1), default=0.25,
-                       help='constant score of background that CAMs compete with')
+                       help='constant background score that CAMs are compared with')
     add_fresh_flag(group)
     group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None,
-                curve: bool) -> tuple[Scores, Curve | None, list[str]]:
-    """Scores of some images, and their curve over thresholds if asked for; label PNGs where threshold is None.
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None
+                ) -> tuple[Scores, Curve, list[str]]:
+    """Scores of some images at a background threshold, their curve over all of them, names of corrupt masks.
 
-    The last are names of images that are left out, as their masks are corrupt.
+    `threshold` is None for label PNGs, which have no curve.
     """
-    num_classes, left_out = spec.num_classes, []
-    scores, curves = Scores(num_classes, protocol), Curve(num_classes, protocol) if curve else None
+    scores, curve, left_out = Scores(spec.num_classes, protocol), Curve(spec.num_classes, protocol), []
     for pair in pairs:
-        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.ground_truth, num_classes, spec.max_side)
+        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.ground_truth, spec.num_classes, spec.max_side)
         if truth is None:
             left_out.append(pair.name)
             continue
         try:
             if threshold is None:
-                scores.add(truth, read_mask(pair.prediction, num_classes))
+                scores.add(truth, read_mask(pair.prediction, spec.num_classes))
             else:
-                keys, cam = read_any_maps(pair.prediction, truth.shape, num_classes - 1)
-                scores.add(truth, cam_label(keys, cam, threshold))
-                if curves:
-                    curves.add(truth, keys, cam)
+                class_ids, cam = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
+                scores.add(truth, cam_label(class_ids, cam, threshold))
+                curve.add(truth, class_ids, cam)
         except ValueError as error:
             raise ValueError(f'{pair.name}: {error}') from error
-    return scores, curves, left_out
+    return scores, curve, left_out
 
 
-def score(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None, curve: bool,
-          workers: int) -> tuple[Scores, Curve | None, list[str]]:
-    """score_chunk of all images, shared by worker processes."""
-    total = None
-    function = partial(score_chunk, spec=spec, protocol=protocol, threshold=threshold, curve=curve)
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace, threshold: float | None
+          ) -> tuple[Scores, Curve, list[str]]:
+    """score_chunk of all images, distributed over worker processes."""
+    function = partial(score_chunk, spec=spec, protocol=args.protocol, threshold=threshold)
+    scores, curve, left_out = function([])
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
-        for part in map_chunks(function, pairs, workers):
-            bar.update(part[0].images + len(part[2]))
-            if total is None:
-                total = part
-                continue
-            for mine, theirs in zip(total[:2], part):
-                if mine:
-                    mine.merge(theirs)
-            total[2].extend(part[2])
-    if not total[0].images:
+        for some_scores, some_curve, some_left_out in map_chunks(function, pairs, args.workers):
+            bar.update(some_scores.images + len(some_left_out))
+            scores.merge(some_scores)
+            curve.merge(some_curve)
+            left_out += some_left_out
+    if not scores.images:
         raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].ground_truth} the first; restore them')
-    return total
+    return scores, curve, left_out
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
@@ -111,63 +106,71 @@ def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelP
 
     'images' is how many were scored, 'left_out' names those with corrupt masks.
     """
-    run = partial(score, pairs, spec, args.protocol, workers=args.workers)
     if args.what != 'cam':
-        scores, _, left_out = run(None, False)
+        scores, _, left_out = score(pairs, spec, args, None)
         return {'results': [scores.summary()], 'images': scores.images, 'left_out': left_out}
-    given, curve, left_out = run(args.background_score, True)
+    scores, curve, left_out = score(pairs, spec, args, args.background_score)
     curve = curve.summary()
-    best = run(curve['best_threshold'], False)[0]
-    return {'results': [{'threshold': args.background_score, **given.summary()},
+    best, _, _ = score(pairs, spec, args, curve['best_threshold'])
+    return {'results': [{'threshold': args.background_score, **scores.summary()},
                         {'threshold': curve['best_threshold'], 'best': True, **best.summary()}],
-            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}, 'images': given.images,
+            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}, 'images': scores.images,
             'left_out': left_out}
+
+
+def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], list[str], Path]:
+    """Predictions and masks of a split, names of corrupt images without predictions, the folder of the predictions.
+
+    Raises:
+        FileNotFoundError, ValueError: if one is missing or was made for other classes; says how to make it.
+    """
+    what, made_from = args.what, split if args.what == 'seg' else spec.label_split(split)
+    own = args.folder / 'results' / split if what == 'seg' else args.folder / 'labels' / made_from / what
+    if what == 'cam':
+        folder, suffix = label_source(args.labels, own, args.unpickle, '--labels')
+    elif args.unpickle:
+        raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {what}; leave it out')
+    else:
+        folder, suffix = args.labels or own, '.png'
+    remedy = (f'make them with python {MADE_BY[what]} --dataset {quote(args.dataset)} --run {quote(args.run)} '
+              f'--split {made_from}{" --export-npy" if args.unpickle else ""}')
+    pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
+    check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)
+    return pairs, corrupt, folder
 
 
 def main(argv=None):
     """Score one output of one split, or print the run's table."""
     args, spec = resolve(make_parser(), argv, '', get_spec)
-    scores = args.folder / 'scores.json'
+    file = args.folder / 'scores.json'
     if args.table:
-        print(summary_text(read_scores(scores), args.run))
+        print(summary_text(read_scores(file), args.run))
         return
     split = args.split or spec.val_split
-    kind = Path('results') / split if args.what == 'seg' else Path('labels') / spec.label_split(split) / args.what
-    if args.what == 'cam':
-        folder, suffix = label_source(args.labels, args.folder / kind, args.unpickle, '--labels')
-    elif args.unpickle:
-        raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {args.what}; leave it out')
-    else:
-        folder, suffix = args.labels or args.folder / kind, '.png'
-    remedy = (f'make them with python {MADE_BY[args.what]} --dataset {quote(args.dataset)} --run {quote(args.run)} '
-              f'--split {split if args.what == "seg" else spec.label_split(split)}'
-              f'{" --export-npy" if args.unpickle else ""}')
-    pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
-    check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)
+    pairs, corrupt, folder = find_pairs(args, spec, split)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
 
-    # What the scores are made from: the same was perhaps scored before.
-    digests = Digests(args.folder / '.digests.json')
-    files = {kind: digests.of(getattr(pair, kind) for pair in pairs) for kind in ('prediction', 'ground_truth')}
-    names = [pair.name for pair in pairs]
-    origin = {**stage_origin(args, spec), 'inputs': {f'{kind}s': text_digest([*zip(names, found)])
-                                                     for kind, found in files.items()}}
+    # What the scores are made from: perhaps they exist already.
+    digests, names = Digests(args.folder / '.digests.json'), [pair.name for pair in pairs]
+    predictions, truths = digests.of(pair.prediction for pair in pairs), digests.of(pair.ground_truth for pair in pairs)
+    origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
+                                                     'ground_truths': text_digest([*zip(names, truths)])}}
     origin['settings']['split'] = split
     digests.save()
-    before = [old for old in read_scores(scores) if all(old.get(key) == origin[key] for key in ('settings', 'inputs'))
+    before = [old for old in read_scores(file) if all(old.get(key) == origin[key] for key in ('settings', 'inputs'))
               and old['classes'] == list(spec.class_names) and (args.on_corrupt == 'skip' or not old.get('left_out'))]
     if before and not args.fresh:
         print(f'{evaluation_text(before[-1])}\n\nscored before, {before[-1]["time"]}; --fresh scores again')
         return
 
     # Score; what is printed is saved already.
+    scores = evaluate(args, spec, pairs)
+    scores['left_out'] = sorted([*corrupt, *scores['left_out']])
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
-              **evaluate(args, spec, pairs)}
-    record['left_out'] = sorted([*corrupt, *record['left_out']])
-    record |= {**environment(), **origin, 'classes': list(spec.class_names)}
-    add_score(scores, record)
+              **scores, **environment(), **origin, 'classes': list(spec.class_names)}
+    add_score(file, record)
     print(evaluation_text(record))
 
 

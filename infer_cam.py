@@ -1,7 +1,7 @@
 """Infer class activation maps and CRF seeds with the trained CAM network.
 
-    python infer_cam.py --split train_aug            what the affinity stage and the random walk read
-    python infer_cam.py --split val --no-seeds       CAMs alone
+    python infer_cam.py --split train_aug                what the affinity stage and the random walk read
+    python infer_cam.py --split val --no-crf-seeds       CAMs alone
 
 Reads exp/<run>/cam/model.pth, the images of the split and their image-level labels, which mask the maps (on val too);
 writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, scores of the classes present.
@@ -9,34 +9,29 @@ writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, 
 plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
 
 from lib.data.datasets import InferSet
 from lib.data.labelio import write_maps, write_seeds
-from lib.data.loading import single_images
 from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
-from lib.inference import Inference
+from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
 from lib.multiscale import multi_scale
-from lib.net.backbones import check_network, trained_backbone
+from lib.net.backbone import Backbone
 from lib.net.seam import Seam
-from lib.net.weights import load_network
 from lib.process import ranks
-from lib.process.progress import progress
+from lib.process.ending import run_script
 from lib.process.ranges import LowHigh, number
-from lib.process.workers import Background
-from lib.run import device as devices
 from lib.run.digests import Digests
-from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser, resolve, run_script
+from lib.run.options import NOTHING, resolve
 from lib.run.origin import stage_origin
-from lib.run.outputs import Output, Work, unfinished
+from lib.run.outputs import Output
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
@@ -44,23 +39,18 @@ from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_s
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults are the published settings."""
-    parser = base_parser(__doc__)
-    add_device_flags(parser)
-    group = parser.add_argument_group('inference')
-    group.add_argument('--split', help='list of images; the default is the data set\'s training '
-                       'split').affects = NOTHING
-    group.add_argument('--checkpoint', type=Path, metavar='FILE',
-                       help='trained network, ours or a published one; the default is '
-                       'exp/<run>/cam/model.pth').affects = NOTHING
+    parser = inference_parser(__doc__, 'cam', 'training')
+    group = parser.add_argument_group('CAMs and seeds')
     group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
-                       help='image sizes, each run with its mirror')
-    group.add_argument('--seeds', action=argparse.BooleanOptionalAction, default=True,
+                       help='test-time scales, each with a horizontal flip')
+    group.add_argument('--crf-seeds', action=argparse.BooleanOptionalAction, default=True,
                        help='run the CRF too and write seeds').affects = NOTHING
+    group.add_argument('--seeds', action=argparse.BooleanOptionalAction, dest='crf_seeds', default=argparse.SUPPRESS,
+                       help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--seed-alphas', type=number(0, 1000, above=True), action=LowHigh,
                        strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
-                       help='powers of the background score of the two seeds: much background, little '
+                       help='powers of the background score in the two seeds: more background, less '
                        'background').affects = ('seeds',)
-    add_fresh_flag(group)
     group.add_argument('--export-npy', action='store_true',
                        help='write pickled .npy files to exp/<run>/plabels/<split> too, for other '
                        'codebases').affects = NOTHING
@@ -72,49 +62,43 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, split: str, networ
     cams, seeds = (stage_origin(args, spec, kind, network=network) for kind in ('cam', 'seeds'))
     labels, export = args.folder / 'labels' / split, args.folder / 'plabels' / split
     outputs = [Output(labels / 'cam', '.npz', cams)]
-    if args.seeds:
+    if args.crf_seeds:
         outputs.append(Output(labels / 'seeds', '.npz', seeds))
     if args.export_npy:
         outputs.append(Output(export / 'cam', '.npy', cams))
         outputs += [Output(export / 'crf' / f'alpha_{alpha}', '.npy', seeds)
-                    for alpha in args.seed_alphas if args.seeds]
+                    for alpha in args.seed_alphas if args.crf_seeds]
     return outputs
 
 
-def resized(sample: dict, scales: Sequence[float], norm: Norm, size_step: int | None) -> dict:
+def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int | None) -> dict:
     """A sample with 'views' besides: the image normalised at every scale, float32 [3, h, w] each.
 
     `size_step` is the backbone's, see lib/net/backbone.py.
     """
     image = sample['image']
     sizes = [fitting_size(*scaled_size(*image.shape[:2], scale), size_step) for scale in scales]
-    return sample | {'views': [torch.from_numpy(normalise(resize_bicubic(image, *size), norm)) for size in sizes]}
+    return sample | {'views': [normalise(resize_bicubic(image, *size), norm) for size in sizes]}
 
 
-def infer_cams(views: Sequence[torch.Tensor], size: tuple[int, int], present: np.ndarray, forward: Callable,
-               device: torch.device) -> np.ndarray:
-    """CAMs of one image.
+def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """CAMs of one image: the refined maps of all views, averaged.
 
     Args:
-        views: what resized() made of the image.
-        size: its height and width, H and W.
-        present: foreground class indices [k] of the image's labels.
-        forward: batch of a view and its mirror -> refined foreground maps [2, K, h, w].
+        sample: of add_views(), with the image's labels.
+        network: batch of images -> SeamOutput.
+        device: of the network.
 
     Returns:
-        float32 [k, H, W] in [0, 1].
+        The image uint8 [H, W, 3], indices [k] of the foreground classes present, CAMs float32 [k, H, W] in [0, 1].
     """
+    image, present = sample['image'], np.flatnonzero(sample['image_labels'])
     if not len(present):
-        return np.zeros((0, *size), np.float32)
+        return image, present, np.zeros((0, *image.shape[:2]), np.float32)
     index = torch.from_numpy(present).to(device, non_blocking=True)
-    maps = multi_scale(views, size, lambda pair: forward(pair)[:, index], device, align_corners=False)
-    return fuse_scales(torch.cat(list(maps))).cpu().numpy()
-
-
-def refined_cams(sample: dict, present: np.ndarray, device: torch.device, network: Callable) -> np.ndarray:
-    """CAMs of a sample of resized(), by the network's refined maps."""
-    return infer_cams(sample['views'], sample['image'].shape[:2], present, lambda pair: network(pair).refined[:, 1:],
-                      device)
+    maps = multi_scale(sample['views'], image.shape[:2], lambda pair: network(pair).refined[:, 1:][:, index], device,
+                       align_corners=False)
+    return image, present, fuse_scales(torch.cat(list(maps))).cpu().numpy()
 
 
 def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
@@ -123,67 +107,44 @@ def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: 
 
     `files` are paths and origins in the order of make_outputs().
     """
-    files = iter(files)
     seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
-    path, origin = next(files)
-    write_maps(path, present, cam, origin)
+    contents = [(write_maps, cam)]
     if seeds:
-        path, origin = next(files)
-        write_seeds(path, present, seeds, origin)
+        contents.append((write_seeds, seeds))
     if export:
-        path, origin = next(files)
-        write_npy_maps(path, present, cam, origin)
-        for scores in seeds.values():
-            path, origin = next(files)
-            write_npy_scores(path, present, scores, origin)
+        contents += [(write_npy_maps, cam), *((write_npy_scores, scores) for scores in seeds.values())]
+    for (path, origin), (write, values) in zip(files, contents, strict=True):
+        write(path, present, values, origin)
+
+
+def make_task(args: argparse.Namespace, device: torch.device, backbone: Backbone) -> ImageTask:
+    """Views of the image, their maps, and the files of CAMs and seeds."""
+    prepare = partial(add_views, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
+    alphas = tuple(args.seed_alphas) if args.crf_seeds else ()
+    write = partial(write_labels, alphas=alphas, export=args.export_npy)
+    return ImageTask(partial(infer_cams, device=device), write, prepare)
 
 
 def main(argv=None):
     """Infer one split."""
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     split = args.split or spec.train_split
-    checkpoint = args.checkpoint or args.folder / 'cam' / 'model.pth'
     dataset = InferSet(spec, split, args.limit)
-    check_network(checkpoint, 'seam', args.backbone)
-    device = devices.pick_device(args.device)
-    args.amp = devices.resolve_amp(args.amp, device)
+    trained = TrainedNetwork(args, 'cam', 'seam')
 
     # What each file is made from.
     digests = Digests(args.folder / '.digests.json')
-    outputs = make_outputs(args, spec, split, network=digests(checkpoint))
+    outputs = make_outputs(args, spec, split, network=digests(trained.path))
     labels = [[spec.classes[index] for index in np.flatnonzero(row)] for row in dataset.labels]
     sources = [{'image': sample.image, 'image_labels': names} for sample, names in zip(dataset.samples, labels)]
-    ranks.print_rank0(f'CAMs{" and seeds" if args.seeds else ""} of {len(dataset)} images ({spec.name} {split}) to '
+    ranks.print_rank0(f'CAMs{" and seeds" if args.crf_seeds else ""} of {len(dataset)} images ({spec.name} {split}) to '
                       f'{args.folder / "labels" / split}')
 
     # Infer what is not up to date.
-    with unfinished(args, dataset.names, outputs, sources, digests, device) as work:
-        if work.todo:
-            dataset.check()
-            infer(args, spec, dataset, checkpoint, device, work)
-
-
-def infer(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, checkpoint: Path, device: torch.device,
-          work: Work) -> None:
-    """Write the files of the images that are left to do."""
-    def trained_network() -> Seam:
-        network = Seam(trained_backbone(checkpoint, args.width), spec.num_classes)
-        load_network(network, checkpoint, {'classes': spec.classes})
-        return network
-
-    inference = Inference(trained_network, device, devices.pick_amp(args.amp, device), checkpoint)
-    if args.dry_run:
-        return
-    backbone = inference.network.backbone
-    prepare = partial(resized, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
-    alphas = tuple(args.seed_alphas) if args.seeds else ()
-    images = single_images(Subset(dataset, work.todo), min(args.workers, 1), prepare, args.on_corrupt)
-    with Background(args.workers) as background:
-        for sample in work.watch(progress(images, 'infer_cam')):
-            present = np.flatnonzero(sample['image_labels'])
-            cam = inference(sample['name'], partial(refined_cams, sample, present, device))
-            background.submit(write_labels, work.files(sample['name']), sample['image'], present, cam, alphas,
-                              args.export_npy)
+    make_head = partial(Seam, num_classes=spec.num_classes)
+    load = partial(trained.load, spec.classes, make_head)
+    infer_images(args, dataset, outputs, sources, digests, trained.device, load,
+                 make_task=partial(make_task, args, trained.device))
 
 
 if __name__ == '__main__':

@@ -1,14 +1,16 @@
-"""Stand-in for ImageNet on the toy set: a backbone that knows the textures of the classes.
+"""Toy pretraining, in place of ImageNet weights for the synthetic set: a backbone that knows the classes' textures.
 
     python pretrain_toy.py --dataset toy
 
 First it classifies close-ups of single heads, drawn here; then it names the classes of whole training images, which
-also puts the batch-norm statistics, frozen in the later stages, on the real images. Writes exp/<run>/backbone/:
+also adapts the batch-norm statistics, frozen in the later stages, to the real images. Writes exp/<run>/backbone/:
 model.pth for --weights, and the records of both parts in close_ups/ and whole/.
 """
 import argparse
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,14 +25,15 @@ from lib.net.backbones import make_backbone
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import integer
 from lib.run import device as devices
 from lib.run.checkpoint import is_trained, remove_training
 from lib.run.digests import Digests
-from lib.run.loop import train
-from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve, run_script
+from lib.run.loop import Run, train
+from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve
 from lib.run.origin import training_origin
-from tool.imutils import normalise
+from tool.imutils import Norm, normalise
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,13 +42,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(dataset='toy')
     add_device_flags(parser, backbone='resnet38d')
     add_loop_flags(parser, batch_size=32, lr=2e-3, lr_help='highest learning rate of AdamW')
-    group = parser.add_argument_group('stand-in for ImageNet')
+    group = parser.add_argument_group('toy pretraining')
     group.add_argument('--close-ups', type=integer(1, 1_000_000), default=2800, help='number of close-ups')
     group.add_argument('--close-up-size', type=integer(8, 512), default=48, help='their side, pixels')
     group.add_argument('--close-up-epochs', type=integer(1, 100_000), default=5, help='passes over the close-ups')
     group.add_argument('--whole-epochs', type=integer(1, 100_000), default=14,
                        help='passes over the whole training images')
-    group.add_argument('--whole-batch-size', type=integer(1, 65536), default=16, help='whole images a step')
+    group.add_argument('--whole-batch-size', type=integer(1, 65536), default=16, help='whole images per step')
     group.add_argument('--crop-size', type=integer(8, 8192), default=128, help='crop of whole images, pixels')
     return parser
 
@@ -53,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 class CloseUps(Dataset):
     """Heads of single objects: image float32 [3, size, size], class index."""
 
-    def __init__(self, count: int, size: int, seed: int, norm):
+    def __init__(self, count: int, size: int, seed: int, norm: Norm):
         self.images, self.labels = close_ups(count, size, seed)
         self.norm = norm
 
@@ -79,11 +82,11 @@ class Classifier(nn.Module):
 
 
 def one_cycle(step: int, total: int, warm_up: float = 0.3) -> float:
-    """Share of the highest learning rate: up along a cosine for the first 30 % of the steps, then down to 0."""
-    place = step / total
-    if place < warm_up:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * place / warm_up)) / 2
-    return (1 + math.cos(math.pi * (place - warm_up) / (1 - warm_up))) / 2
+    """Fraction of the highest learning rate: up along a cosine for the first 30 % of the steps, then down to 0."""
+    done = step / total
+    if done < warm_up:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * done / warm_up)) / 2
+    return (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up))) / 2
 
 
 def make_step(network: Callable, target: str, loss: Callable) -> Callable:
@@ -95,6 +98,25 @@ def make_step(network: Callable, target: str, loss: Callable) -> Callable:
     return step
 
 
+def train_parts(args: argparse.Namespace, network: Classifier, whole: CamTrainSet, device: torch.device,
+                origin: Mapping, folder: Path) -> None:
+    """Train on close-ups, then on the whole training images; each part is a run of its own."""
+    amp = devices.pick_amp(args.amp, device)
+    network = share_batch_norm(devices.place(network, device, amp), device).train()
+    forward = devices.parallel(network, device, amp=amp, whole_batch=True)
+    heads = CloseUps(args.close_ups, args.close_up_size, args.seed, network.backbone.norm)
+    parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
+             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
+    for name, data, target, loss, batch_size, epochs in parts:
+        settings = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
+        steps = len(data) // batch_size * epochs
+        optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
+        run = Run(settings, folder / name, network, optimizer, steps, device, origin)
+        batches = training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
+                                   args.on_corrupt)
+        train(run, step=make_step(forward, target, loss), batches=batches, lr_factor=partial(one_cycle, total=steps))
+
+
 def main(argv=None):
     """Train on close-ups, then on whole images."""
     args, spec = resolve(make_parser(), argv, 'pretrain_toy', get_spec)
@@ -104,9 +126,9 @@ def main(argv=None):
     # Data and network.
     torch.manual_seed(args.seed)
     network = Classifier(make_backbone(args.backbone, args.width, dropouts=(0, 0)), spec.num_fg)
-    norm = network.backbone.norm
-    whole = CamTrainSet(spec, spec.train_split, norm, args.crop_size,
-                        (round(0.9 * args.crop_size), round(1.5 * args.crop_size)), seed=args.seed, limit=args.limit)
+    long_side = round(0.9 * args.crop_size), round(1.5 * args.crop_size)
+    whole = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, long_side, seed=args.seed,
+                        limit=args.limit)
     whole.check()
     steps_of(args.close_ups, args.batch_size, 1, None, 'the close-ups')
     if len(whole) < args.whole_batch_size:
@@ -117,10 +139,9 @@ def main(argv=None):
     if args.dry_run:
         return
 
-    # What the network is made from.
-    digests = Digests(args.folder / '.digests.json')
+    # What the result depends on.
+    digests, model = Digests(args.folder / '.digests.json'), folder / 'model.pth'
     origin = training_origin(args, spec, digests, whole.samples, whole.labels)
-    model = folder / 'model.pth'
     if not args.fresh and is_trained(model, origin):
         ranks.print_rank0(f'{model} is trained: nothing left to do (--fresh starts over)')
         return
@@ -129,23 +150,9 @@ def main(argv=None):
     ranks.connect(device)
     if args.fresh and not ranks.was_restarted():
         ranks.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
-    amp = devices.pick_amp(args.amp, device)
-    network = share_batch_norm(devices.place(network, device, amp), device).train()
-    wrapped = devices.parallel(network, device, amp=amp, whole_batch=True)
-    heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
-    parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
-             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
-    for name, data, target, loss, batch_size, epochs in parts:
-        part = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
-        steps = len(data) // batch_size * epochs
-        optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
-        train(part, folder / name, network, optimizer, make_step(wrapped, target, loss),
-              training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
-                               args.on_corrupt),
-              lambda step, steps=steps: one_cycle(step, steps), steps, device, origin=origin)
-    ranks.by_the_first(lambda: save_network(
-        model, network.backbone,
-        {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}))
+    train_parts(args, network, whole, device, origin, folder)
+    meta = {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}
+    ranks.by_the_first(lambda: save_network(model, network.backbone, meta))
 
 
 if __name__ == '__main__':

@@ -1,14 +1,14 @@
 """Train the CAM network on MS COCO 2014 from image-level labels.
 
-    python train_cam_coco.py                                  one GPU, or several in this process (DataParallel)
-    torchrun --nproc-per-node 4 -- train_cam_coco.py             four processes that share each batch
-    python train_cam_coco.py --isl-weight 0 --no-fsl          plain SEAM
+    python train_cam_coco.py                              one GPU, or several in this process (DataParallel)
+    torchrun --nproc-per-node 4 -- train_cam_coco.py      four processes that share each batch
+    python train_cam_coco.py --isl-weight 0 --no-fsl      plain SEAM
 
 Reads the images and labels of the training split and ImageNet weights; writes exp/<run>/cam/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
 """
 from lib import cam_stage
-from lib.run.options import run_script
+from lib.process.ending import run_script
 
 
 def make_parser():

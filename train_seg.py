@@ -1,14 +1,15 @@
 """Train DeepLab on the pseudo-labels.
 
     python train_seg.py                                  one GPU
-    torchrun --nproc-per-node 4 -- train_seg.py             four processes that share each batch
-    python train_seg.py --labels data/VOCdevkit/VOC2012/SegmentationClassAug --run upper     on true masks
+    torchrun --nproc-per-node 4 -- train_seg.py          four processes that share each batch
+    python train_seg.py --labels data/VOCdevkit/VOC2012/SegmentationClassAug --run upper     on ground truth
 
 Reads the images, exp/<run>/labels/<train split>/walk and ImageNet weights; writes exp/<run>/seg/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
 """
 import argparse
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,57 +17,40 @@ import torch
 from torch.nn import functional as F
 
 from lib.data.corrupt import read_ground_truth
-from lib.data.datasets import InferSet, SegTrainSet
-from lib.data.loading import steps_of, training_batches
+from lib.data.datasets import SegTrainSet
+from lib.data.loading import steps_of
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import IGNORED, voc_palette
-from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
-from lib.net.optimizer import make_optimizer
 from lib.net.syncnorm import share_batch_norm
-from lib.net.weights import load_imagenet, save_network, unwrapped
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import LowHigh, integer, number
 from lib.run import device as devices
-from lib.run.digests import Digests
 from lib.run.labelled import Labelled
 from lib.run.loop import train
-from lib.run.options import (
-    NOTHING,
-    add_device_flags,
-    add_training_flags,
-    base_parser,
-    resolve,
-    run_script,
-)
-from lib.run.origin import check_labels, training_origin, weights_digest
-from tool.drawing import blend, side_by_side, stacked
-from tool.imutils import normalise
+from lib.run.options import NOTHING, resolve
+from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
+from tool.drawing import blend
+from tool.imutils import Norm, normalise
 from tool.torchutils import poly_factor
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults reproduce the paper on VOC."""
-    parser = base_parser(__doc__)
-    add_device_flags(parser, backbone='resnet38d')
-    add_training_flags(parser, batch_size=10, lr=0.001, momentum=0.9)
+    parser = training_parser(__doc__, batch_size=10, lr=0.001, momentum=0.9, freeze=tuple(FREEZE_SEG))
     group = parser.add_argument_group('segmentation')
-    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
     group.add_argument('--scale', type=number(0.05, 8), action=LowHigh, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
-                       help='range from which the size of a training image is drawn')
+                       help='range from which the scale of a training image is drawn')
     group.add_argument('--labels', type=Path, metavar='DIR',
                        help='label PNGs to learn from; the default is '
                        'exp/<run>/labels/<train split>/walk').affects = NOTHING
     group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the 3x3 convolution of the head')
     group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head')
     group.add_argument('--bn-momentum', type=number(0, 1, above=True), default=3e-4,
-                       help='share of a new batch in the running statistics')
-    group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
-    group.add_argument('--freeze', choices=tuple(FREEZE_SEG), default='norm',
-                       help='what keeps its ImageNet weights: scale and shift of batch norm, or the whole backbone, '
-                       'statistics included')
+                       help='weight of a new batch in the running statistics')
     return parser
 
 
@@ -74,24 +58,25 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
     """DeepLab on ImageNet weights. Batch norm runs on batch statistics, its scale and shift stay; all else learns,
     unless --freeze says otherwise.
 
-    The published code never called .train(): what follows from that is chosen here in so many words.
+    The published code never called .train(): what follows from that is chosen here explicitly.
     """
-    torch.manual_seed(args.seed)
-    dropouts = (0.3, 0.5) if args.dropout else (0, 0)
-    backbone = make_backbone(args.backbone, args.width, args.output_stride, dropouts, args.bn_momentum)
-    load_imagenet(backbone, args.weights)
+    backbone = pretrained_backbone(args, args.bn_momentum)
     network = DeepLab(backbone, num_classes, args.fov_channels, args.dilation, 0.5 if args.dropout else 0,
                       args.bn_momentum)
     FREEZE_SEG[args.freeze](network)
-    set_seg_mode(network, args.freeze)
+    set_train_mode(network, batch_norm='batch')
+    if args.freeze == 'backbone':
+        set_train_mode(network.backbone, batch_norm='running')
     return network
 
 
-def set_seg_mode(network: DeepLab, freeze: str) -> None:
-    """Training mode; a frozen backbone keeps its statistics."""
-    set_train_mode(network, batch_norm='batch')
-    if freeze == 'backbone':
-        set_train_mode(network.backbone, batch_norm='running')
+def make_dataset(args: argparse.Namespace, spec: DatasetSpec, norm: Norm) -> SegTrainSet:
+    """The training split with its pseudo-labels."""
+    labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
+    dataset = SegTrainSet(spec, spec.train_split, norm, args.crop_size, labels, seed=args.seed, scale=args.scale,
+                          limit=args.limit)
+    dataset.check()
+    return dataset
 
 
 def make_step(network: Callable) -> Callable:
@@ -110,25 +95,12 @@ def count_labelled(batch: Mapping) -> torch.Tensor:
     return (batch['mask'] != IGNORED).sum()
 
 
-def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
-    """Function that draws, for some validation images: the image, its segmentation, and the truth if there is any."""
-    found = InferSet(spec, spec.val_split, with_labels=False).first(4)
-    samples = [(read['image'], read_ground_truth(spec, sample)) for sample, read in found]
-
-    def draw() -> dict[str, np.ndarray]:
-        network.eval()
-        rows = []
-        for image, truth in samples:
-            view = torch.from_numpy(normalise(image, network.backbone.norm))[None].to(device)
-            with torch.inference_mode():
-                masks = [network(view)[0].argmax(0).byte().cpu().numpy()]
-            if truth is not None:
-                masks.append(truth)
-            rows.append(side_by_side([image, *(blend(image, mask, voc_palette()) for mask in masks)]))
-        set_seg_mode(network, args.freeze)
-        return {'segmentation': stacked(rows)}
-
-    return draw
+def draw_row(network: DeepLab, device: torch.device, sample: tuple) -> list[np.ndarray]:
+    """For TensorBoard: a validation image, its segmentation, and the ground truth if there is any."""
+    image, truth = sample
+    view = torch.from_numpy(normalise(image, network.backbone.norm))[None].to(device)
+    masks = [network(view)[0].argmax(0).byte().cpu().numpy(), *([] if truth is None else [truth])]
+    return [image, *(blend(image, mask, voc_palette()) for mask in masks)]
 
 
 def main(argv=None):
@@ -142,44 +114,31 @@ def main(argv=None):
 
     # Data and network.
     network = make_network(args, spec.num_classes)
-    labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
-    dataset = SegTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, labels, seed=args.seed,
-                          scale=args.scale, limit=args.limit)
-    dataset.check()
+    dataset = make_dataset(args, spec, network.backbone.norm)
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
-    part = ranks.shares(args.batch_size)
-    folder = args.folder / 'seg'
-    ranks.print_rank0(f'DeepLab: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) to '
-                      f'{folder}')
-
-    # What the network is made from.
-    digests = Digests(args.folder / '.digests.json')
-    check_labels(dataset.label_files(), spec, digests.of(dataset.label_images()), dataset.remedy())
+    samples = [(read['image'], read_ground_truth(spec, sample))
+               for sample, read in validation_samples(args, spec, with_labels=False)]
+    stage = Stage('seg', args, spec, device, dataset, steps)
+    stage.check_labels()
     if args.dry_run:
         return
-    origin = training_origin(args, spec, digests, dataset.samples, weights=weights_digest(args.weights, digests),
-                             pseudo_labels=dataset.label_files())
 
-    def save(path: Path, origin: Mapping) -> None:
-        save_network(path, network, {'network': 'deeplab', 'backbone': args.backbone, 'width': args.width,
-                                     'output_stride': args.output_stride, 'classes': list(spec.classes),
-                                     'fov_channels': args.fov_channels, 'dilation': args.dilation,
-                                     'dataset': spec.name, 'preset': spec.preset, 'max_side': spec.max_side,
-                                     'norm': unwrapped(network).backbone.norm, 'origin': origin})
+    # What the result depends on: a resumed run must find the same.
+    origin = stage.origin(pseudo_labels=dataset.label_files())
 
-    # Train.
+    # Train. Of several processes, batch norm sees the whole batch.
     ranks.connect(device)
-    amp = devices.pick_amp(args.amp, device)
-    network = share_batch_norm(devices.place(network, device, amp), device)
-    step = make_step(devices.parallel(network, device, amp=amp, compiled=args.compile, whole_batch=True))
-    counts = Labelled(count_labelled, steps, f'all pixels of the labels in {labels} are {IGNORED}, ignored, in the '
-                      'first batches: nothing to learn from; check --labels')
-    train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr), step,
-          training_batches(dataset, args.batch_size, steps, args.seed, args.workers, part, args.on_corrupt),
-          lambda step: poly_factor(step, steps + 1, args.poly_power), steps, device,
-          make_pictures(args, spec, network, device) if args.picture_every else None,
-          origin=origin, save=save, counts=counts)
+    network = share_batch_norm(network.to(device), device)
+    step = make_step(stage.forward(network, whole_batch=True))
+    counts = Labelled(count_labelled, steps, f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, '
+                      'ignored, in the first batches: nothing to learn from; check --labels')
+    pictures = make_pictures('segmentation', network, samples, partial(draw_row, network, device))
+    run = stage.run(network, 'deeplab', origin, counts=counts, pictures=pictures, fov_channels=args.fov_channels,
+                    dilation=args.dilation, dataset=spec.name, preset=spec.preset, max_side=spec.max_side,
+                    norm=network.backbone.norm)
+    train(run, step=step, batches=stage.batches,
+          lr_factor=partial(poly_factor, total=steps + 1, power=args.poly_power))
 
 
 if __name__ == '__main__':

@@ -9,12 +9,11 @@ import torch
 from benchmarks import textbook_stages
 from benchmarks.measure import alternate, peak_memory
 from benchmarks.real_looking import photo_like
-from infer_cam import refined_cams, resized
+from infer_cam import add_views, infer_cams
 from lib.cam_stage import make_parser, make_step
 from lib.data.registry import get_spec
 from lib.inference import Inference
-from lib.net.freeze import freeze_early, set_train_mode
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import freeze_early, make_optimizer, set_train_mode
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.run import device as devices
@@ -50,12 +49,12 @@ def cam_infer(device: torch.device) -> dict:
 def inference(make: Callable, image: np.ndarray, present: np.ndarray, amp: torch.dtype | None,
               device: torch.device) -> Callable[..., np.ndarray]:
     """Function that infers the CAMs of an image as infer_cam.py does."""
-    run = Inference(lambda: make(device), device, amp, Path('random weights'))
-    backbone = run.network.backbone
+    run = Inference(make(device), device, amp, Path('random weights'))
+    backbone, labels = run.network.backbone, np.isin(np.arange(get_spec('voc12').num_fg), present)
 
     def infer(image: np.ndarray = image) -> np.ndarray:
-        sample = resized({'image': image}, SCALES, backbone.norm, backbone.size_step)
-        return run('photo', partial(refined_cams, sample, present, device))
+        sample = add_views({'image': image, 'image_labels': labels}, SCALES, backbone.norm, backbone.size_step)
+        return run('photo', partial(infer_cams, sample, device=device))[-1]
 
     return infer
 

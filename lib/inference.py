@@ -1,19 +1,121 @@
-"""A trained network, run on one image after another: in autocast's type, and in float32 where that goes wrong."""
-from collections.abc import Callable
+"""What the inference stages share: flags, and a trained network run on one image after another.
+
+The network runs under autocast, and in float32 where that goes wrong.
+"""
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.data import Dataset, Subset
 
-from lib.net.depthwise import SplitDepthwise
-from lib.run.device import autocast
+from lib.data.loading import single_images
+from lib.net.backbone import Backbone
+from lib.net.backbones import check_network, trained_backbone
+from lib.net.weights import load_network
+from lib.process.progress import progress
+from lib.process.workers import Background
+from lib.run import device as devices
+from lib.run.digests import Digests
+from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
+from lib.run.outputs import Output, unfinished
 
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
 FOLDED = {'conv_branch2a': 'bn_branch2b1', 'conv_branch2b1': 'bn_branch2b2', 'conv_fov': 'bn_fov',
           'conv_fov2': 'bn_fov2'}
-PLAIN = (nn.Conv2d, SplitDepthwise)     # not their subclasses, which may change the weights at each call
+
+
+def inference_parser(doc: str, stage: str, split: str) -> argparse.ArgumentParser:
+    """Parser with the flags of all inference stages.
+
+    Args:
+        doc: the script's docstring.
+        stage: folder of the trained network in the run.
+        split: the default of --split in words.
+    """
+    parser = base_parser(doc)
+    add_device_flags(parser)
+    group = parser.add_argument_group('images and network')
+    group.add_argument('--split', help=f'list of images; the default is the data set\'s {split} split'
+                       ).affects = NOTHING
+    group.add_argument('--checkpoint', type=Path, metavar='FILE', help='trained network, ours or a published one; the '
+                       f'default is exp/<run>/{stage}/model.pth').affects = NOTHING
+    add_fresh_flag(group)
+    return parser
+
+
+class ImageTask(NamedTuple):
+    """What a stage does for each image.
+
+    Args:
+        compute: (sample, network) -> what write needs, on the host; `network` takes batches of images.
+        write: (files of the image and their origins, *what compute made); a worker process runs it.
+        prepare: sample -> sample, by the worker process that reads the image.
+    """
+
+    compute: Callable[[Mapping, Callable], Sequence]
+    write: Callable[..., None]
+    prepare: Callable[[dict], dict] | None = None
+
+
+class TrainedNetwork:
+    """A trained network's file: checked at once, loaded once an image is left to do.
+
+    Args:
+        args: the script's settings; --amp is resolved.
+        stage: its folder in the run.
+        kind: of network: seam, aff or deeplab.
+    """
+
+    def __init__(self, args: argparse.Namespace, stage: str, kind: str):
+        self.path = args.checkpoint or args.folder / stage / 'model.pth'
+        self.meta = check_network(self.path, kind, args.backbone)
+        self.width = args.width
+        self.device = devices.pick_device(args.device)
+        args.amp = devices.resolve_amp(args.amp, self.device)
+        self.amp = devices.pick_amp(args.amp, self.device)
+
+    def load(self, classes: Sequence[str], make_head: Callable[[Backbone], nn.Module]) -> 'Inference':
+        """The network, ready to run; make_head(backbone) is the network without its weights.
+
+        Raises:
+            ValueError: if the file fits another network or other classes.
+        """
+        network = make_head(trained_backbone(self.path, self.width))
+        load_network(network, self.path, classes)
+        return Inference(network, self.device, self.amp, self.path)
+
+
+def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[Output],
+                 sources: Sequence[Mapping[str, Path | list]], digests: Digests, device: torch.device,
+                 load: Callable[[], 'Inference'], make_task: Callable[[Backbone], ImageTask]) -> None:
+    """Write the files of all images that are not up to date; with --dry-run check that it could be done.
+
+    Args:
+        args: the script's settings.
+        dataset: the images, see lib/data/datasets.py.
+        outputs, sources, digests, device: see lib/run/outputs.py.
+        load: loads the trained network; not called where nothing is left to do.
+        make_task: what to do for each image, given the backbone of the network.
+    """
+    with unfinished(args, dataset.names, outputs, sources, digests, device) as work:
+        if not work.todo:
+            return
+        dataset.check()
+        inference = load()
+        if args.dry_run:
+            return
+        task = make_task(inference.network.backbone)
+        images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare, args.on_corrupt)
+        with Background(args.workers) as background:
+            for sample in work.watch(progress(images, outputs[0].folder.name)):
+                values = inference(sample['name'], partial(task.compute, sample))
+                background.submit(task.write, work.files(sample['name']), *values)
 
 
 class Inference:
@@ -22,16 +124,15 @@ class Inference:
     Seen: convolutions of stride 2 on maps of width 1 give NaN in bfloat16 on CPUs with AMX (torch 2.14).
 
     Args:
-        make: builds the network and loads its weights; called again for the first image that needs float32.
-        device: where it runs.
+        network: with its weights; it can neither be trained nor saved from then on.
+        device: on which it runs.
         amp: autocast type; None for full float32.
         file: of the weights, for messages.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], device: torch.device, amp: torch.dtype | None, file: Path):
-        self.make, self.device, self.amp, self.file = make, device, amp, file
-        self.network = ready(make(), device, amp)
-        self.in_float32 = None if amp else self.network
+    def __init__(self, network: nn.Module, device: torch.device, amp: torch.dtype | None, file: Path):
+        self.device, self.amp, self.file = device, amp, file
+        self.network = fold_batch_norms(network.eval().to(device, memory_format=torch.channels_last))
 
     def __call__(self, name: str, compute: Callable[[Callable], Any]) -> Any:
         """compute(network) of one image; `network` takes batches of images.
@@ -39,34 +140,27 @@ class Inference:
         Raises:
             ValueError: if the outputs are not finite in float32 either; names the image and the file of the network.
         """
-        for network in (self._with_autocast, self._with_float32):
-            watched = Watched(network)
-            result = compute(watched)
-            if watched.all_finite():
+        for amp in (self.amp, None):
+            checked = CheckedNetwork(self.network, devices.autocast(self.device, amp))
+            result = compute(checked)
+            if checked.all_finite():
                 return result
         raise ValueError(f'{name}: the outputs of {self.file} are not finite, in float32 either; check the image, or '
                          'train the network again')
 
-    def _with_autocast(self, images: torch.Tensor) -> Any:
-        with autocast(self.device, self.amp):
-            return self.network(images)
 
-    def _with_float32(self, images: torch.Tensor) -> Any:
-        self.in_float32 = self.in_float32 or ready(self.make(), self.device, None)
-        return self.in_float32(images)
+class CheckedNetwork:
+    """A network, run in a context, that keeps the sum of each of its outputs, which NaN and infinity survive.
 
-
-class Watched:
-    """A network that remembers the sum of each of its outputs, in which NaN and infinity stay.
-
-    The sums are on its device. The host reads them once, after the result of the image, for which it waited anyway.
+    The sums stay on the device. The host reads them once, after the result of the image, for which it waited anyway.
     """
 
-    def __init__(self, network: Callable):
-        self.network, self.sums = network, []
+    def __init__(self, network: Callable, context: AbstractContextManager):
+        self.network, self.context, self.sums = network, context, []
 
     def __call__(self, images: torch.Tensor) -> Any:
-        output = self.network(images)
+        with self.context:
+            output = self.network(images)
         self.sums += [tensor.sum(dtype=torch.float32)
                       for tensor in ((output,) if isinstance(output, torch.Tensor) else output)]
         return output
@@ -76,19 +170,11 @@ class Watched:
         return not self.sums or bool(torch.stack(self.sums).isfinite().all())
 
 
-def ready(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> nn.Module:
-    """The network in eval mode on its device, with less to compute; it can neither be trained nor saved from then on.
-
-    Batch norms are folded into the convolutions before them (ResNet-38d and the head of DeepLab). Autocast would turn
-    the weights into its type at every call: they are kept in it.
-    """
-    network = network.eval().to(device, memory_format=torch.channels_last)
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """The network with batch norms folded into the convolutions before them (ResNet-38d and the head of DeepLab)."""
     for block in list(network.modules()):
         for conv, norm in FOLDED.items():
             if isinstance(getattr(block, norm, None), nn.BatchNorm2d) and hasattr(block, conv):
                 setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
                 setattr(block, norm, nn.Identity())
-    for layer in network.modules():
-        if amp and type(layer) in PLAIN:
-            layer.to(amp)
     return network

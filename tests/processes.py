@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 import train_aff
 from lib.net.deeplab import DeepLab
-from lib.net.freeze import freeze_norm_affine, set_train_mode
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import freeze_norm_affine, make_optimizer, set_train_mode
 from lib.net.resnet38d import ResNet38d
 from lib.net.syncnorm import share_batch_norm
 from lib.process import ranks

@@ -24,8 +24,7 @@ from lib import cam_stage
 from lib.inference import Inference
 from lib.net.aff import AffinityNet
 from lib.net.deeplab import DeepLab
-from lib.net.freeze import freeze_early, freeze_norm_affine, set_train_mode
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import freeze_early, freeze_norm_affine, make_optimizer, set_train_mode
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.run import device as devices
@@ -104,7 +103,7 @@ def close_up_step(network):
 
 
 def count_pairs(batch):
-    return train_aff.make_counts(train_aff.make_parser().parse_args([]))(batch)
+    return train_aff.count_pairs(train_aff.make_parser().parse_args([]), batch)
 
 
 # Network, step, counts, and the batch besides its images: shape and dtype by name.
@@ -149,7 +148,7 @@ def test_forward_and_loss_of_every_stage_stay_on_the_gpu_and_wait_for_nothing(wa
     kept = Terms(CUDA)
     for step in (1, 2):
         kept.add(step, terms, ['a', 'b'])
-    assert kept.sums.device == kept.first_bad.device == CUDA and waits == []
+    assert kept.sums.device == CUDA and waits == []
     with pytest.raises(DataDependentOutputException):       # a look at the losses does wait
         kept.problem()
 
@@ -173,7 +172,7 @@ def run_inference(waits, monkeypatch):
 
     def run(make_network, amp, compute):
         with unset_fake_temporarily():
-            inference = Inference(lambda: make_network(ResNet38d(1 / 32)), CPU, amp, Path('model.pth'))
+            inference = Inference(make_network(ResNet38d(1 / 32)), CPU, amp, Path('model.pth'))
         inference.device, inference.network = CUDA, on(CUDA, lambda _: inference.network)
         waits.clear()
         return inference('a', compute), waits
@@ -187,22 +186,25 @@ ONE_RESULT_AND_ONE_LOOK = ['cuda->cpu', 'look']
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)
 def test_cams_wait_once_for_the_finished_maps(run_inference, amp):
-    sample = {'image': IMAGE, 'views': [torch.empty(3, *size) for size in SIZES]}
-    cam, waits = run_inference(seam, amp, partial(infer_cam.refined_cams, sample, np.array([0, 2]), CUDA))
+    sample = {'image': IMAGE, 'image_labels': np.array([1, 0, 1]), 'views': [torch.empty(3, *size) for size in SIZES]}
+    (_, _, cam), waits = run_inference(seam, amp, partial(infer_cam.infer_cams, sample, device=CUDA))
     assert cam.shape == (2, 65, 81) and waits == ONE_RESULT_AND_ONE_LOOK
 
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)
-def test_affinities_wait_once_for_the_walk(run_inference, amp):
-    view = torch.empty(1, 3, 96, 112, device=CUDA)
-    (values, grid), waits = run_inference(affinity, amp, partial(infer_aff.infer_affinity, view, 5))
+def test_affinities_wait_once_for_the_walk(run_inference, amp, monkeypatch):
+    args, image = infer_aff.make_parser().parse_args([]), np.zeros((96, 112, 3), np.uint8)
+    monkeypatch.setattr(torch, 'from_numpy', lambda array: torch.empty(array.shape))
+    compute = partial(infer_aff.infer_affinity, image, args=args, backbone=ResNet38d, device=CUDA)
+    (_, values, grid), waits = run_inference(affinity, amp, compute)
     assert values.shape == (34, (12 - 4) * (14 - 8)) and grid == (12, 14) and waits == ONE_RESULT_AND_ONE_LOOK
 
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)
 def test_segmentation_waits_once_for_the_probabilities(run_inference, amp, monkeypatch):
     monkeypatch.setattr(infer_seg, 'make_views', lambda *_: (torch.empty(3, *size) for size in SIZES))
-    probs, waits = run_inference(deeplab, amp, partial(infer_seg.infer_probs, IMAGE, (0.5, 1), None, None, CUDA))
+    probs, waits = run_inference(deeplab, amp, partial(
+        infer_seg.infer_probs, IMAGE, scales=(0.5, 1), norm=None, size_step=None, device=CUDA))
     assert probs.shape == (CLASSES, 65, 81) and waits == ONE_RESULT_AND_ONE_LOOK
 
 

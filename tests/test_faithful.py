@@ -14,8 +14,7 @@ import train_aff
 import train_seg
 from lib import cam_stage
 from lib.data.registry import get_spec
-from lib.net.freeze import norm_layers
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import make_optimizer, norm_layers
 from lib.net.weights import unwrapped
 from lib.run.options import resolve
 from lib.run.settings import COMMON, SETTINGS
@@ -139,7 +138,7 @@ def test_defaults_are_the_published_settings_on_voc():
         'infer_cam': {'scales': (0.5, 1.0, 1.5, 2.0), 'seed_alphas': (1.0, 24.0), 'width': 1.0},
         'aff': {'batch_size': 8, 'epochs': 8, 'max_steps': None, 'crop_size': 448, 'lr': 0.01, 'radius': 5,
                 'width': 1.0},
-        'infer_aff': {'alpha': 6.0, 'beta': 8.0, 'log_steps': 6, 'radius': 5, 'width': 1.0},
+        'infer_aff': {'alpha': 6.0, 'beta': 8.0, 'walk_log2_steps': 6, 'radius': 5, 'width': 1.0},
         'seg': {'batch_size': 10, 'max_steps': 20_000, 'crop_size': 448, 'scale': (0.5, 1.5), 'lr': 0.001,
                 'dilation': 12, 'fov_channels': 512, 'bn_momentum': 3e-4, 'width': 1.0},
         'infer_seg': {'scales': (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), 'crf': True, 'dilation': 12, 'width': 1.0}}

@@ -93,11 +93,6 @@ def test_train_mode_reaches_through_a_wrapper():
     assert net.module.dropout.training and not any(layer.training for layer in norm_layers(net))
 
 
-def test_unknown_batch_norm_mode_is_refused():
-    with pytest.raises(ValueError, match="'running' or 'batch'"):
-        set_train_mode(narrow_seam(), 'frozen')
-
-
 def test_cam_step_changes_exactly_what_is_not_frozen():
     net = narrow_seam()
     freeze_early(net)

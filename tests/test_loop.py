@@ -14,7 +14,7 @@ from lib.net.dropout import BatchDropout
 from lib.process.ending import Stopped
 from lib.run import loop
 from lib.run.lock import Lock
-from lib.run.loop import due, step_seed, train
+from lib.run.loop import Run, due, step_seed, train
 from lib.run.terms import Terms
 from tests.running import another_run, no_signal_gets_out
 
@@ -61,9 +61,10 @@ class Task:
 
     def run(self, pictures=None, save=True, **faults):
         with no_signal_gets_out():
-            train(self.args, self.folder, self.network, self.optimizer, self.step,
-                  lambda start: self.batches(start, **faults), lambda step: 1 - step / STEPS, STEPS,
-                  torch.device('cpu'), pictures, origin=self.origin, save=self.save if save else None)
+            run = Run(self.args, self.folder, self.network, self.optimizer, STEPS, torch.device('cpu'), self.origin,
+                      save=self.save if save else None, pictures=pictures)
+            train(run, step=self.step, batches=lambda start: self.batches(start, **faults),
+                  lr_factor=lambda step: 1 - step / STEPS)
         return self
 
     def save(self, path, origin):

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from coco.masks import paint_mask
 from lib.net.aff import AffinityNet
 from lib.net.deeplab import DeepLab
-from lib.net.freeze import freeze_early, freeze_norm_affine, set_train_mode
+from lib.net.freeze import freeze_early, freeze_norm_affine, make_optimizer, set_train_mode
 from lib.net.mxnet import V2, V3, read_mxnet_params, resnet38d_from_mxnet
-from lib.net.optimizer import make_optimizer
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.net.weights import load_imagenet

@@ -1,15 +1,19 @@
 """The images that the training stages draw for TensorBoard while they train."""
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 import train_aff
 import train_seg
+from lib import cam_stage
 from lib.data.datasets import AffTrainSet
 from lib.data.folder import read_spec
 from lib.data.labelio import write_seeds
 from lib.data.toy import write_set
 from lib.files.imageio import read_size
+from lib.training import make_pictures, validation_samples
 
 DEVICE = torch.device('cpu')
 
@@ -34,16 +38,25 @@ def aff_case(spec, folder):
         scores[0, :, :width // 2] = scores[1, :, width // 2:] = 1
         write_seeds(folder / f'{sample.name}.npz', [2], {1.0: scores, 24.0: scores})
     dataset = AffTrainSet(spec, 'train', crop=args.crop_size, seeds_dir=folder)
-    return network, train_aff.make_pictures(args, dataset, network, DEVICE)
+    draw_row = partial(train_aff.draw_row, args, network, DEVICE)
+    return network, make_pictures('affinity', network, dataset.first(4), draw_row)
 
 
 def seg_case(spec, folder):
     args = settings(train_seg)
     network = train_seg.make_network(args, spec.num_classes)
-    return network, train_seg.make_pictures(args, spec, network, DEVICE)
+    samples = [(read['image'], None) for _, read in validation_samples(args, spec, with_labels=False)]
+    return network, make_pictures('segmentation', network, samples, partial(train_seg.draw_row, network, DEVICE))
 
 
-@pytest.mark.parametrize('case', [aff_case, seg_case])
+def cam_case(spec, folder):
+    args = cam_stage.make_parser('', 'toy').parse_args(['--width', '0.03', '--weights', 'none', '--crop-size', '128'])
+    network = cam_stage.make_network(args, spec)
+    samples = [sample for _, sample in validation_samples(args, spec, with_labels=True)]
+    return network, make_pictures('cam', network, samples, partial(cam_stage.draw_row, args, network, DEVICE))
+
+
+@pytest.mark.parametrize('case', [aff_case, seg_case, cam_case])
 def test_drawing_leaves_the_network_and_the_random_state_alone(spec, tmp_path, case):
     network, draw = case(spec, tmp_path)
     modes = [module.training for module in network.modules()]

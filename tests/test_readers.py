@@ -52,7 +52,7 @@ def deeplab(path):
 
 def use_network(path):
     network = deeplab(path)
-    load_network(network, path, {'classes': ['a', 'b']})
+    load_network(network, path, ['a', 'b'])
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
 
 
@@ -239,7 +239,7 @@ def test_meta_that_was_tampered_with_is_refused_or_right(tmp_path):
                        ('norm', [[1], [1]]), ('fov_channels', 10 ** 12), ('output_stride', 7),
                        ('max_side', -3), ('dilation', True)):
         torch.save({'state_dict': state, 'meta': {**META, key: value}}, path)
-        with pytest.raises(ValueError, match=f'a.pth says of itself what cannot be .*{key}'):
+        with pytest.raises(ValueError, match=f'a.pth has an invalid description of its network .*{key}'):
             read_meta(path)
 
 
@@ -293,9 +293,9 @@ def test_a_network_of_other_classes_or_another_order_is_refused(tmp_path, found,
     save_network(path, network, {'classes': found})
     if problem:
         with pytest.raises(ValueError, match=f'a.pth .*{problem}'):
-            load_network(network, path, {'classes': expected})
+            load_network(network, path, expected)
     else:
-        assert load_network(network, path, {'classes': expected}) == {'classes': found}
+        assert load_network(network, path, expected) == {'classes': found}
 
 
 @pytest.mark.parametrize('arrays, problem', [

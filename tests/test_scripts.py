@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import eval as evaluation
+import infer_aff
 import infer_cam
 import infer_seg
 import train_aff
@@ -242,6 +243,21 @@ def test_help_shows_the_docstring_and_the_flags(script, monkeypatch, capsys):
     text = outcome(module.main, ('--help',), monkeypatch, capsys)
     assert text.startswith('0\n') and module.__doc__.splitlines()[0] in text
     assert '--dataset' in text and '--dry-run' in text and '(default: ' in text
+
+
+@pytest.mark.parametrize('main', [infer_cam.main, infer_aff.main, infer_seg.main])
+def test_inference_is_told_nothing_about_the_network(run_folder, toy, main):
+    """The files say their width and head, which are not those of the preset; --fresh loads them."""
+    main([*place(toy, run_folder.parent), '--split', 'val', '--device', 'cpu', '--fresh', '--dry-run'])
+
+
+def test_old_names_of_flags_are_accepted():
+    assert infer_aff.make_parser().parse_args(['--log-steps', '3']).walk_log2_steps == 3
+    assert not infer_cam.make_parser().parse_args(['--no-seeds']).crf_seeds
+    for module, names in ((infer_aff, ('--log-steps', '--width')), (infer_cam, ('--seeds', '--no-seeds', '--backbone')),
+                          (infer_seg, ('--dilation', '--fov-channels'))):
+        text = module.make_parser().format_help()
+        assert not [name for name in names if f'{name} ' in text]
 
 
 def test_help_gives_units(monkeypatch, capsys):

@@ -9,8 +9,7 @@ from lib.net.aff import AffinityNet
 from lib.net.backbones import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.depthwise import SplitDepthwise, with_fast_depthwise
-from lib.net.freeze import FREEZE, freeze_norm_affine, norm_layers, set_train_mode
-from lib.net.optimizer import make_optimizer
+from lib.net.freeze import FREEZE, freeze_norm_affine, make_optimizer, norm_layers, set_train_mode
 from lib.net.seam import Seam
 from lib.net.timm_backbone import TimmBackbone
 

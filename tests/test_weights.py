@@ -115,15 +115,15 @@ def test_damaged_mxnet_files_are_refused_by_name(tmp_path):
     huge = struct.pack('<QQQ', 0x112, 0, 1) + struct.pack('<III', 2, 2**31, 2**31) + struct.pack('<iii', 1, 0, 0)
     negative = struct.pack('<QQQ', 0x112, 0, 1) + struct.pack('<IIqq', V1, 2, -1, 3) + struct.pack('<iii', 1, 0, 0)
     cases = {
-        'no MXNet': b'PK\x03\x04' + bytes(40),
+        'not an MXNet': b'PK\x03\x04' + bytes(40),
         'are announced': huge,
         'has the shape': negative,
         'dimensions': struct.pack('<QQQ', 0x112, 0, 1) + struct.pack('<I', 0xF993FACB),
         'storage type 1': write_params(tmp_path / 'a', one, magic=V2, storage=1).read_bytes(),
         'data type 12': write_params(tmp_path / 'a', one, code=12).read_bytes(),
         '1 arrays but 0 names': write_params(tmp_path / 'a', one, names=[]).read_bytes(),
-        'a name is there twice': write_params(tmp_path / 'a', {**one, 'b': np.ones(1)}, names=['b', 'b']).read_bytes(),
-        'is no text': write_params(tmp_path / 'a', one).read_bytes()[:-5] + b'\xff\xff\xff\xff\xff',
+        'a name appears twice': write_params(tmp_path / 'a', {**one, 'b': np.ones(1)}, names=['b', 'b']).read_bytes(),
+        'codec can.t decode': write_params(tmp_path / 'a', one).read_bytes()[:-5] + b'\xff\xff\xff\xff\xff',
         '3 bytes follow': write_params(tmp_path / 'a', one).read_bytes() + b'abc',
     }
     for reason, content in cases.items():
@@ -182,7 +182,7 @@ def test_imagenet_file_of_another_width_or_network_is_refused(tmp_path):
     torch.save({'fc.weight': torch.ones(1)}, tmp_path / 'a.pth')
     (tmp_path / 'a.txt').write_text('')
     cases = [('a.params', 1 / 16, r'another width.*conv1a.weight is \(2, 3, 3, 3\), here \(4, 3, 3, 3\)'),
-             ('b.params', NARROW, 'no array of ResNet-38d'),
+             ('b.params', NARROW, 'not an array of ResNet-38d'),
              ('c.params', NARROW, r'1 tensors missing \(first: bn7.running_var\)'),
              ('a.pth', NARROW, r'1 tensors unexpected \(first: fc.weight\)'),
              ('a.txt', NARROW, '.params file')]
@@ -206,7 +206,7 @@ def test_saved_network_comes_back_with_its_meta(tmp_path):
     net, other = seam(), seam()
     meta = {'stage': 'cam', 'width': NARROW, 'classes': ['a', 'b'], 'args': {'lr': 0.01, 'sigma': None}}
     save_network(tmp_path / 'new' / 'model.pth', nn.DataParallel(net), meta)
-    assert load_network(nn.DataParallel(other), tmp_path / 'new' / 'model.pth', expect={'stage': 'cam'}) == meta
+    assert load_network(nn.DataParallel(other), tmp_path / 'new' / 'model.pth') == meta
     assert same(net, other)
     assert read_meta(tmp_path / 'new' / 'model.pth') == meta
     assert [file.name for file in (tmp_path / 'new').iterdir()] == ['model.pth']
@@ -221,19 +221,13 @@ def test_failed_save_keeps_the_former_file(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ['model.pth']
 
 
-def test_meta_that_could_not_be_read_again_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='model.pth: meta may hold') as error:
-        save_network(tmp_path / 'model.pth', nn.Linear(1, 1), {'folder': tmp_path})
-    one_line(error)
-
-
 @pytest.mark.parametrize('prefix', ['', 'module.'])
 @pytest.mark.parametrize('zipped', [True, False])
 def test_published_state_dict_is_loaded_strictly(tmp_path, prefix, zipped):
     for net, other in ((seam(), seam()), (deeplab(), deeplab())):
         state = {prefix + name: tensor for name, tensor in net.state_dict().items()}
         torch.save(state, tmp_path / 'published.pth', _use_new_zipfile_serialization=zipped)
-        assert load_network(other, tmp_path / 'published.pth', expect={'dataset': 'any'}) == {}
+        assert load_network(other, tmp_path / 'published.pth', classes=['a']) == {}
         assert same(net, other)
         assert read_meta(tmp_path / 'published.pth') == {}
 
@@ -275,11 +269,6 @@ def test_file_of_another_network_is_explained(tmp_path):
     state.pop('f9.weight')
     torch.save(state, tmp_path / 'b.pth')
     refused(tmp_path / 'b.pth', seam(), r'1 tensors missing \(first: f9.weight\)')
-
-
-def test_file_made_with_other_settings_is_refused(tmp_path):
-    save_network(tmp_path / 'a.pth', seam(), {'dataset': 'coco'})
-    refused(tmp_path / 'a.pth', seam(), "made with dataset 'coco', this run has 'toy'", expect={'dataset': 'toy'})
 
 
 @pytest.mark.parametrize('zipped', [True, False])

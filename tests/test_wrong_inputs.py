@@ -19,7 +19,7 @@ import train_seg
 from lib.data.labelio import read_maps, write_maps
 from lib.files.imageio import write_label_png
 from lib.run.options import run_script
-from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
+from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place, tensors
 
 NONE = ('--weights', 'none')
 
@@ -219,8 +219,10 @@ def test_a_network_of_another_stage_width_or_none(run_folder, data, tmp_path, ca
             r'absent\.pth is missing; .* finish the stage that trains')
     refused(tmp_path, capsys, main, infer_words(data, run_folder, tmp_path, stage, run_folder / other / 'model.pth'),
             rf'{other}/model\.pth belongs to a different network', 'name the file of this stage')
-    own = infer_words(data, run_folder, tmp_path, stage, run_folder / stage / 'model.pth', '--width', '0.0625')
-    refused(tmp_path, capsys, main, own, rf'{stage}/model\.pth is of another width', 'give the --width')
+    published = tmp_path / 'published.pth'      # does not say its width
+    torch.save(tensors(run_folder / stage / 'model.pth'), published)
+    words = infer_words(data, run_folder, tmp_path, stage, published, '--width', '0.0625')
+    refused(tmp_path, capsys, main, words, r'published\.pth is of another width', 'give the --width')
 
 
 @pytest.mark.parametrize('stage', ['cam', 'seg'])

@@ -1,12 +1,12 @@
 """Choice of a backbone by its name, as --backbone gives it and as a trained network's file remembers it."""
+from importlib import import_module
 from pathlib import Path
 
 from lib.net.backbone import Backbone
 from lib.net.resnet38d import ResNet38d
-from lib.net.timm_backbone import PREFIX, TimmBackbone
 from lib.net.weights import read_meta
 
-RESNET38D = 'resnet38d'
+RESNET38D, TIMM = 'resnet38d', 'timm:'
 
 
 def make_backbone(name: str, width: float = 1, stride: int = 8, dropouts: tuple[float, float] = (0.3, 0.5),
@@ -15,7 +15,7 @@ def make_backbone(name: str, width: float = 1, stride: int = 8, dropouts: tuple[
 
     Args:
         name: 'resnet38d' or 'timm:NAME'.
-        width: factor on the channels of ResNet-38d; a timm network is as wide as its name says.
+        width: width multiplier of ResNet-38d; a timm network is as wide as its name says.
         stride: pixels of the image per position of the features; ResNet-38d has 8, timm networks 8 or 16.
         dropouts: of ResNet-38d's last two blocks; a timm network has no dropout of its own here.
         bn_momentum: weight of a new batch in the running statistics.
@@ -28,9 +28,10 @@ def make_backbone(name: str, width: float = 1, stride: int = 8, dropouts: tuple[
         if stride != ResNet38d.stride:
             raise ValueError(f'--output-stride {stride}: {RESNET38D} has {ResNet38d.stride}; leave the flag out')
         return ResNet38d(width, dropouts, bn_momentum)
-    if name.startswith(PREFIX):
-        return TimmBackbone(name.removeprefix(PREFIX), stride, bn_momentum)
-    raise ValueError(f'--backbone {name} is unknown; use {RESNET38D} or {PREFIX}NAME')
+    if name.startswith(TIMM):       # imported by name: other backbones do without timm
+        timm_backbone = import_module('lib.net.timm_backbone')
+        return timm_backbone.TimmBackbone(name.removeprefix(TIMM), stride, bn_momentum)
+    raise ValueError(f'--backbone {name} is unknown; use {RESNET38D} or {TIMM}NAME')
 
 
 def trained_backbone(path: Path, width: float) -> Backbone:
@@ -38,28 +39,29 @@ def trained_backbone(path: Path, width: float) -> Backbone:
 
     Args:
         path: the file; a published one does not say its backbone: then it is ResNet-38d.
-        width: of ResNet-38d.
+        width: of ResNet-38d, for a file that does not say it.
 
     Raises:
         FileNotFoundError: if there is no such file.
     """
     meta = read_meta(path)
     try:
-        return make_backbone(meta.get('backbone', RESNET38D), width, meta.get('output_stride', ResNet38d.stride))
+        return make_backbone(meta.get('backbone', RESNET38D), meta.get('width', width),
+                             meta.get('output_stride', ResNet38d.stride))
     except ValueError as error:
-        raise ValueError(f'{path} says of itself what cannot be: {error}') from error
+        raise ValueError(f'{path} has an invalid description of its network: {error}') from error
 
 
 def check_network(path: Path, kind: str, backbone: str | None) -> dict:
-    """Make sure that a trained network's file is there, of this kind and made with this backbone, if it says so.
+    """Make sure that a trained network's file exists, is of this kind and was made with this backbone, if it says so.
 
     Args:
-        path: the file; a published one says nothing.
+        path: the file; a published one has no such description.
         kind: seam, aff or deeplab.
         backbone: what --backbone says; None for any.
 
     Returns:
-        What the file says of itself.
+        The file's description of its network.
 
     Raises:
         FileNotFoundError, ValueError: if not.

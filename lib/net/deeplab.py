@@ -21,7 +21,7 @@ class DeepLab(nn.Module):
         num_classes: with background.
         fov_channels: channels of the head.
         dilation: of its 3x3 convolution, in positions of conv6.
-        dropout: share of single values dropped before the classifier.
+        dropout: fraction of values dropped before the classifier.
         bn_momentum: weight of a new batch in the running statistics, also set on every batch norm of the backbone.
             The published 3e-4 suits 20,000 steps; a few hundred steps need 0.1.
     """

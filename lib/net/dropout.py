@@ -1,4 +1,4 @@
-"""Dropout that is the same however a batch is shared by processes (see lib/process/batchpart.py)."""
+"""Dropout that is the same however a batch is split over processes (see lib/process/batchpart.py)."""
 import torch
 from torch import nn
 

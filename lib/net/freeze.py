@@ -1,4 +1,4 @@
-"""What stays fixed while a stage trains: chosen once, in the script's build(), never a side effect of train().
+"""What a stage trains and what stays fixed: chosen once, in the script, never a side effect of train().
 
                       CAM, affinity                        segmentation
     weights           freeze_early or freeze_backbone      freeze_norm_affine or freeze_backbone
@@ -7,8 +7,11 @@
 """
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from tool.torchutils import lr_groups
 
 
 def norm_layers(net: nn.Module) -> Iterator[_BatchNorm]:
@@ -54,13 +57,23 @@ def set_train_mode(net: nn.Module, batch_norm: str) -> None:
         batch_norm: 'running' normalises with the stored statistics and leaves them alone (CAM and affinity stages);
             'batch' normalises with those of the batch and updates the stored ones (segmentation stage; the original
             never calls train(), so its network stays in the mode in which PyTorch makes it: this one).
-
-    Raises:
-        ValueError: if batch_norm is neither.
     """
-    if batch_norm not in ('running', 'batch'):
-        raise ValueError(f"batch_norm is {batch_norm!r}; use 'running' or 'batch'")
+    assert batch_norm in ('running', 'batch')
     net.train()
     if batch_norm == 'running':
         for layer in norm_layers(net):
             layer.eval()
+
+
+def make_optimizer(network: nn.Module, lr: float, momentum: float, weight_decay: float,
+                   head_lr: float = 10) -> torch.optim.SGD:
+    """SGD on all that a stage trains: the backbone at lr, network.new_modules at head_lr times it, biases twice that.
+
+    Frozen tensors, and the scale and shift of batch norm, are in no group.
+    """
+    named = list(network.named_parameters())
+    is_new = {name: name.split('.')[0] in network.new_modules for name, _ in named}
+    groups = lr_groups([pair for pair in named if not is_new[pair[0]]], [pair for pair in named if is_new[pair[0]]],
+                       lr, weight_decay, head_lr)
+    # Not fused=True: on CPUs it mixes up weights and gradients that lie differently in memory (torch 2.14).
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum)

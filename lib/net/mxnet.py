@@ -4,11 +4,9 @@ MXNet is retired and cannot be installed beside current packages; its file forma
 little-endian. Layout: u64 magic, u64 0, u64 count, the arrays, u64 count, the names.
 """
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,10 +16,24 @@ V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA     # first word of an array; fi
 DTYPES = {0: '<f4', 1: '<f8', 2: '<f2', 3: 'u1', 4: '<i4', 5: 'i1', 6: '<i8'}
 MOST_DIMENSIONS = 32
 UNKNOWN_SHAPE = 0xFFFFFFFF                          # ndim -1 of v3
-UNIT_NAME = re.compile(r'(?P<kind>res|bn)(?P<stage>\d)(?P<unit>a|b\d+)_(?P<branch>branch\d\w*?)_(?P<field>[a-z_]+)')
+BLOCK_NAME = re.compile(r'(res|bn)(\d)(a|b\d+)_(branch\d\w*?)_([a-z_]+)')
+LAYER_NAME = re.compile(r'(conv1a|bn7)_([a-z_]+)')
 FIELDS = {'weight': 'weight', 'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean',
           'moving_var': 'running_var'}
 IMAGENET_CLASSIFIER = 'linear1000_'
+
+
+def resnet38d_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """State dict of ResNet38d from its .params file.
+
+    Raises:
+        FileNotFoundError, ValueError: as the two functions below.
+    """
+    arrays = read_mxnet_params(path)
+    try:
+        return resnet38d_from_mxnet(arrays)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 def read_mxnet_params(path: Path) -> dict[str, np.ndarray]:
@@ -31,16 +43,12 @@ def read_mxnet_params(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file, ends early, or holds what this reader does not know.
+        ValueError: if it is not such a file, is cut off, or holds what this reader does not know.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing')
-    with open(path, 'rb') as file:
-        try:
-            return _read_file(_Reader(file))
-        except ValueError as error:
-            raise ValueError(f'{path}: {error}; fetch the file again') from error
+    try:
+        return _read_file(_Reader(Path(path).read_bytes()))
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}; fetch the file again') from error
 
 
 def resnet38d_from_mxnet(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -56,77 +64,63 @@ def resnet38d_from_mxnet(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Te
             continue
         ours = _our_name(name)
         if ours is None:
-            raise ValueError(f'{full_name} is no array of ResNet-38d (A1 of "Wider or Deeper"); use its own file')
+            raise ValueError(f'{full_name} is not an array of ResNet-38d (A1 of "Wider or Deeper"); use its own file')
         if ours in state:
-            raise ValueError(f'{full_name} is there twice')
+            raise ValueError(f'{full_name} appears twice')
         state[ours] = torch.from_numpy(np.array(array, dtype=np.float32))
     return state
 
 
 def _our_name(name: str) -> str | None:
     """res4b3_branch2a_weight -> b4_3.conv_branch2a.weight; None for a name of another network."""
-    if match := UNIT_NAME.fullmatch(name):
-        block = f'b{match["stage"]}' if match['unit'] == 'a' else f'b{match["stage"]}_{match["unit"][1:]}'
-        layer = {'res': 'conv', 'bn': 'bn'}[match['kind']]
-        module, field = f'{block}.{layer}_{match["branch"]}', match['field']
-    else:
-        module, _, field = name.partition('_')
-        if module not in ('conv1a', 'bn7'):
-            return None
-    return f'{module}.{FIELDS[field]}' if field in FIELDS else None
+    if match := BLOCK_NAME.fullmatch(name):
+        kind, stage, unit, branch, field = match.groups()
+        block = f'b{stage}' if unit == 'a' else f'b{stage}_{unit[1:]}'
+        module = f'{block}.{"bn" if kind == "bn" else "conv"}_{branch}'
+    elif match := LAYER_NAME.fullmatch(name):
+        module, field = match.groups()
+    return f'{module}.{FIELDS[field]}' if match and field in FIELDS else None
 
 
 class _Reader:
-    """Little-endian numbers from a file; never asks for more than is left."""
+    """Little-endian numbers from bytes, one after another."""
 
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.left = os.fstat(file.fileno()).st_size
+    def __init__(self, content: bytes):
+        self.content, self.start = content, 0
 
     def take(self, dtype: str, count: int) -> np.ndarray:
-        """The next numbers as a new array [count]."""
-        size = np.dtype(dtype).itemsize * count
-        if size > self.left:
-            raise ValueError(f'corrupt or cut off: {size} bytes are announced where {self.left} are left')
-        self.left -= size
-        return np.fromfile(self.file, dtype, count)
+        """The next numbers as an array [count]."""
+        size, left = np.dtype(dtype).itemsize * count, len(self.content) - self.start
+        if size > left:
+            raise ValueError(f'corrupt or cut off: {size} bytes are announced where {left} are left')
+        self.start += size
+        return np.frombuffer(self.content, dtype, count, self.start - size)
 
     def number(self, dtype: str) -> int:
         return int(self.take(dtype, 1)[0])
 
 
 def _read_file(reader: _Reader) -> dict[str, np.ndarray]:
-    magic, reserved = reader.number('<u8'), reader.number('<u8')
-    if magic != FILE_MAGIC or reserved:
-        raise ValueError(f'no MXNet .params file: starts with {magic:#x} {reserved:#x}, not {FILE_MAGIC:#x} 0x0')
-    count = reader.number('<u8')
+    magic = reader.take('<u8', 2).tolist()
+    if magic != [FILE_MAGIC, 0]:
+        raise ValueError(f'not an MXNet .params file: starts with {magic[0]:#x} {magic[1]:#x}, not {FILE_MAGIC:#x} 0x0')
     arrays = []
-    while len(arrays) < count:
-        arrays.append(_read_array(reader))
+    for _ in range(count := reader.number('<u8')):
+        arrays.append(_read_array(reader))      # not all at once: the count may be wrong
     named = reader.number('<u8')
     if named != count:
         raise ValueError(f'corrupt: {count} arrays but {named} names')
-    names = [_read_name(reader) for _ in range(named)]
-    if len(set(names)) < len(names):
-        raise ValueError('corrupt: a name is there twice')
-    if reader.left:
-        raise ValueError(f'corrupt: {reader.left} bytes follow the last name')
-    return dict(zip(names, arrays, strict=True))
-
-
-def _read_name(reader: _Reader) -> str:
-    try:
-        return reader.take('u1', reader.number('<u8')).tobytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError('corrupt: a name is no text') from error
+    names = [reader.take('u1', reader.number('<u8')).tobytes().decode() for _ in arrays]
+    left = len(reader.content) - reader.start
+    if len(set(names)) < len(names) or left:
+        raise ValueError(f'corrupt: a name appears twice, or {left} bytes follow the last')
+    return dict(zip(names, arrays))
 
 
 def _read_array(reader: _Reader) -> np.ndarray:
     first = reader.number('<u4')
-    if first in (V2, V3):
-        storage = reader.number('<i4')
-        if storage:
-            raise ValueError(f'holds an array of storage type {storage} (sparse); only dense ones, type 0, are read')
+    if first in (V2, V3) and (storage := reader.number('<i4')):
+        raise ValueError(f'holds an array of storage type {storage} (sparse); only dense ones, type 0, are read')
     ndim = reader.number('<u4') if first in (V1, V2, V3) else first
     # An array without a shape ends here. From v3 on, ndim 0 is a single number, and -1 says that there is none.
     if ndim == (UNKNOWN_SHAPE if first == V3 else 0):

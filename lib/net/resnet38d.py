@@ -31,8 +31,8 @@ class ResNet38d(nn.Module):
     """Pre-activation residual network; the taps are conv3 at stride 4 and conv4, conv5, conv6 at stride 8.
 
     Args:
-        width: factor on all channel counts; 1 is the published network, 1/8 trains on a CPU.
-        dropouts: share of channels dropped (whole maps) in b6 and in b7.
+        width: width multiplier; 1 is the published network, 1/8 trains on a CPU.
+        dropouts: fraction of channels dropped in b6 and in b7.
         bn_momentum: weight of a new batch in the running statistics.
 
     State-dict names are those of the published checkpoints. Fresh weights are PyTorch's default ones: they keep the
@@ -98,7 +98,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, dilated 3x3 and 1x1 convolution with dropout of whole channels before the latter two."""
+    """1x1, dilated 3x3 and 1x1 convolution with dropout of channels before the latter two."""
 
     def __init__(self, channels: int, first: int, second: int, out: int, dilation: int, dropout: float,
                  momentum: float):

@@ -21,7 +21,7 @@ class Seam(nn.Module):
     Args:
         backbone: see lib/net/backbone.py.
         num_classes: with background.
-        dropout: share of conv6 channels dropped (whole maps) before the classifier.
+        dropout: fraction of conv6 channels dropped before the classifier.
     """
 
     new_modules = ('fc8', 'f8_3', 'f8_4', 'f9')     # not from ImageNet: learn ten times as fast

@@ -1,10 +1,23 @@
-"""Batch norm on the statistics of a batch that several processes share."""
+"""Batch norm on the statistics of a batch that is split over processes."""
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from lib.net.freeze import norm_layers
 from tool.torchutils import full_precision
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return SumOverProcesses.forward(ctx, gradient)
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -15,9 +28,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         wide = full_precision(x)
         count = distributed.get_world_size() * x.numel() // x.shape[1]
-        mean = all_reduce(wide.sum((0, 2, 3))) / count
+        mean = SumOverProcesses.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
@@ -28,7 +41,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network, its batch norms seeing the whole batch where processes that found one another (connect) share it.
+    """The network, its batch norms on the statistics of the whole batch where it is split over connected processes.
 
     The tensors stay the same objects under the same names.
     """

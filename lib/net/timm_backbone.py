@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.net.depthwise import with_fast_depthwise
+from lib.net.freeze import norm_layers
 from tool.imutils import Norm
 
 PREFIX = 'timm:'
@@ -20,11 +21,10 @@ TAPS = ('conv4', 'conv5', 'conv6')
 class TimmBackbone(nn.Module):
     """A timm network without its classifier. conv6 is its last feature map, conv4 and conv5 the two stages before.
 
-    For EfficientNet-like networks the last map is the one after the 1x1 head convolution, elsewhere the last stage.
-    Networks that timm cannot dilate are cut where their own stride reaches `stride`. Normalisation is that of the
-    network's pretrained configuration. Networks ported from TensorFlow pad unevenly, which shifts the maps of even
-    sizes by up to stride - 1 pixels; they get even padding here, which is the same at sizes of a multiple of the
-    stride plus 1.
+    EfficientNet-like networks end with the 1x1 head convolution, others with the last stage. Networks that timm cannot
+    dilate are cut where their own stride reaches `stride`. Networks ported from TensorFlow pad unevenly, which shifts
+    the maps of even sizes by up to stride - 1 pixels; here they pad evenly, which is the same at sizes of a multiple of
+    the stride plus 1.
 
     Args:
         name: of the network in timm.
@@ -38,17 +38,17 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, name: str, stride: int = 8, bn_momentum: float = 0.1):
         super().__init__()
-        self.name, self.stride, self.size_step = name, stride, stride
+        self.timm_name, self.stride, self.size_step = name, stride, stride
         self.model = with_fast_depthwise(_create(name, stride))
-        for layer in self.model.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.momentum = bn_momentum
+        for layer in norm_layers(self.model):
+            layer.momentum = bn_momentum
         config = self.model.pretrained_cfg
         self.norm = Norm(tuple(config['mean']), tuple(config['std']))
         stages = [dict(stage) for stage in self.model.feature_info]
         kept = [index for index, stage in enumerate(stages) if stage['reduction'] <= stride]
         if len(kept) < len(TAPS) or stages[kept[-1]]['reduction'] != stride:
-            raise ValueError(f'{PREFIX}{name} gives features at strides {_strides(stages)}, not at {stride}; give '
+            strides = ', '.join(str(value) for value in sorted({stage['reduction'] for stage in stages}))
+            raise ValueError(f'{PREFIX}{name} gives features at strides {strides}, not at {stride}; give '
                              '--output-stride 8 or 16 as it suits, or another --backbone')
         self.indices = kept[-len(TAPS):]
         self.whole = len(kept) == len(stages)
@@ -79,18 +79,17 @@ class TimmBackbone(nn.Module):
     @torch.enable_grad()
     def _try_out(self) -> dict[str, torch.Tensor]:
         """The taps for a small image; finds out whether the network drops what is left over of a size."""
-        side = 8 * self.stride + 1
-        mode = self.model.training
+        side, mode = 8 * self.stride + 1, self.model.training
+        images = torch.zeros(1, 3, side, side)
         try:
-            last = self.eval()._maps(torch.zeros(1, 3, side, side))[-1]
-            self.pads = last.shape[-1] == side // self.stride
-            taps = self(torch.zeros(1, 3, side, side))
+            self.pads = self.eval()._maps(images)[-1].shape[-1] == side // self.stride
+            taps = self(images)
             sizes = {tuple(values.shape[-2:]) for values in taps.values()}
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f'{PREFIX}{self.name} cannot be used as a convolutional backbone: it failed on an image '
-                             f'of {side}x{side} ({type(error).__name__}); give another --backbone') from error
+            raise ValueError(f'{PREFIX}{self.timm_name} cannot be used as a convolutional backbone: it failed on an '
+                             f'image of {side}x{side} ({type(error).__name__}); give another --backbone') from error
         if sizes != {(9, 9)}:
-            raise ValueError(f'{PREFIX}{self.name} gives maps of {sorted(sizes)} for an image of {side} pixels, '
+            raise ValueError(f'{PREFIX}{self.timm_name} gives maps of {sorted(sizes)} for an image of {side} pixels, '
                              f'expected 9x9 at stride {self.stride}; give another --backbone')
         self.train(mode)
         return taps
@@ -130,8 +129,8 @@ def _create(name: str, stride: int) -> nn.Module:
     timm = import_timm()
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f'timm has no network {name!r}; ' + (f'did you mean {" or ".join(close)}?' if close else
-                                                              'timm.list_models() names all'))
+        hint = f'did you mean {" or ".join(close)}?' if close else 'timm.list_models() names all'
+        raise ValueError(f'timm has no network {name!r}; {hint}')
     error = None
     for options in ({'output_stride': stride, 'pad_type': ''}, {'output_stride': stride}, {'pad_type': ''}, {}):
         try:
@@ -139,10 +138,6 @@ def _create(name: str, stride: int) -> nn.Module:
         except (AssertionError, NotImplementedError, TypeError) as caught:
             error = caught
     raise ValueError(f'timm cannot make {name} ({error}); give another --backbone')
-
-
-def _strides(stages: Sequence[dict]) -> str:
-    return ', '.join(str(value) for value in sorted({stage['reduction'] for stage in stages}))
 
 
 def _early_modules(model: nn.Module, stages: Sequence[dict]) -> list[str]:

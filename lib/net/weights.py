@@ -4,6 +4,7 @@ Everything is loaded strictly. Files are read with weights_only, which refuses p
 """
 import json
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,7 @@ from torch import nn
 from lib.files.dataspec import MOST_CLASSES
 from lib.files.jsonfile import misfit
 from lib.files.torchfile import read_torch, unsound, write_torch
-from lib.net.mxnet import read_mxnet_params, resnet38d_from_mxnet
-from lib.net.timm_backbone import TimmBackbone
-from lib.net.timm_weights import FROM_TIMM, backbone_names, from_timm, read_safetensors, weights_path
+from lib.net.mxnet import resnet38d_tensors
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
 REMEDY = 'fetch it again, or finish the stage that trains this network'
@@ -33,72 +32,48 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
     Args:
         backbone: the network to fill.
         source: 'none' leaves it as it is; a .params file (MXNet, ResNet-38d); a .pth file with the backbone's tensors.
-            For a timm backbone: 'timm', 'efficientnet-lite0' (its package), or a .pth or .safetensors file of timm.
+            For a timm backbone see lib/net/timm_weights.py.
 
     Raises:
         FileNotFoundError: if there is no such file; says where it comes from.
         ValueError: if the file is corrupt, or belongs to another network or width.
     """
+    path = Path(source)
     if str(source) == 'none':
         return
-    if isinstance(backbone, TimmBackbone):
-        _load_timm(backbone, str(source))
-        return
-    path = Path(source)
-    if not path.exists():
+    if hasattr(backbone, 'timm_name'):      # imported by name: other backbones do without timm
+        state = import_module('lib.net.timm_weights').imagenet_tensors(backbone, str(source))
+    elif path.suffix not in ('.params', '.pth'):
+        raise ValueError(f"{path}: weights are a .params file (MXNet), a .pth file (PyTorch) or 'none'")
+    elif not path.exists():
         raise FileNotFoundError(
             f'{path} is missing: the ImageNet weights {IMAGENET_FILE} (by the authors of "Wider or Deeper", '
             'github.com/itijyou/ademxapp) are linked from the README pages of AffinityNet (github.com/jiwoon-ahn/psa) '
             'and SEAM (github.com/YudeWang/SEAM); put the file into pretrained/, or train from scratch: --weights none')
-    if path.suffix == '.params':
-        arrays = read_mxnet_params(path)
-        try:
-            state = resnet38d_from_mxnet(arrays)
-        except ValueError as error:
-            raise ValueError(f'{path}: {error}') from error
-    elif path.suffix == '.pth':
-        state, _ = _split(read_torch(path, REMEDY), path)
     else:
-        raise ValueError(f"{path}: weights are a .params file (MXNet), a .pth file (PyTorch) or 'none'")
+        state = resnet38d_tensors(path) if path.suffix == '.params' else read_network(path)[0]
     _load_strictly(backbone, state, path)
 
 
-def _load_timm(backbone: TimmBackbone, source: str) -> None:
-    if source == FROM_TIMM:
-        _load_strictly(backbone, from_timm(backbone), Path(f'the network {backbone.name} of timm'))
-        return
-    path = weights_path(backbone, source)
-    state = read_safetensors(path) if path.suffix == '.safetensors' else _split(read_torch(path, REMEDY), path)[0]
-    _load_strictly(backbone, backbone_names(state, backbone), path)
-
-
 def save_network(path: Path, net: nn.Module, meta: Mapping[str, Any]) -> None:
-    """Write a network's tensors and what was said about them; a former file stays until the new one is whole.
+    """Write a network's tensors and how it was made; an earlier file stays until the new one is complete.
 
     Args:
         path: the file; its folder is made if need be.
         net: the network, or its DataParallel wrapper.
         meta: how it was made: numbers, texts, lists, dictionaries (what JSON can hold).
-
-    Raises:
-        ValueError: if meta holds anything else, which load_network would refuse to read.
     """
-    try:
-        plain = json.loads(json.dumps(dict(meta)))
-    except TypeError as error:
-        raise ValueError(f'{path}: meta may hold numbers, texts, lists and dictionaries only: {error}') from error
     state = {name: tensor.detach().cpu() for name, tensor in unwrapped(net).state_dict().items()}
-    write_torch(Path(path), {'state_dict': state, 'meta': plain})
+    write_torch(Path(path), {'state_dict': state, 'meta': json.loads(json.dumps(dict(meta)))})
 
 
-def load_network(net: nn.Module, path: Path, expect: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def load_network(net: nn.Module, path: Path, classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Fill a network from a file of save_network, or from a published one that holds just the tensors.
 
     Args:
         net: the network, or its DataParallel wrapper.
         path: the file; its tensor names may begin with 'module.'.
-        expect: entries that the file's meta must have if it has them at all, as {'classes': spec.classes}: the same
-            names in the same order.
+        classes: names in order; those of the file must be the same, if it has any.
 
     Returns:
         The file's meta; {} for a published file.
@@ -108,14 +83,9 @@ def load_network(net: nn.Module, path: Path, expect: Mapping[str, Any] | None = 
         ValueError: if the file is corrupt, holds pickled objects or NaN, or fits another network or other classes;
             net is then unchanged.
     """
-    path = Path(path)
-    state, meta = _split(read_torch(path, REMEDY), path)
-    for key, wanted in (expect or {}).items():
-        if key == 'classes':
-            _compare_classes(meta.get(key), wanted, path)
-        elif key in meta and meta[key] != wanted:
-            raise ValueError(f'{path} was made with {key} {meta[key]!r}, this run has {wanted!r}; name another file '
-                             f'or set {key} to {meta[key]!r}')
+    state, meta = read_network(path)
+    if classes is not None and 'classes' in meta:
+        _compare_classes(meta['classes'], list(classes), path)
     _load_strictly(unwrapped(net), state, path)
     return meta
 
@@ -126,7 +96,26 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: as load_network.
     """
-    return _split(read_torch(path, REMEDY, tensors=False), path)[1]
+    return read_network(path, tensors=False)[1]
+
+
+def read_network(path: Path, tensors: bool = True) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors by name, without 'module.', and checked meta, of either form of file; tensors=False is quick for meta.
+
+    Raises:
+        FileNotFoundError, ValueError: as load_network.
+    """
+    content, meta = read_torch(path, REMEDY, tensors), {}
+    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
+        content, meta = content['state_dict'], content.get('meta', {})
+    if not isinstance(content, dict) or not content or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()):
+        raise ValueError(f"{path} holds no tensors by name; expected a state_dict, or {{'state_dict', 'meta'}}")
+    if problem := _problem_of_meta(meta):
+        raise ValueError(f'{path} has an invalid description of its network ({problem}); {REMEDY}')
+    if all(name.startswith('module.') for name in content):
+        content = {name.removeprefix('module.'): value for name, value in content.items()}
+    return dict(content), meta
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
@@ -136,33 +125,17 @@ def unwrapped(net: nn.Module) -> nn.Module:
     return net
 
 
-def _compare_classes(found: Sequence[str] | None, wanted: Sequence[str], path: Path) -> None:
+def _compare_classes(theirs: list[str], ours: list[str], path: Path) -> None:
     """Refuse a network that was trained on other classes, or on the same ones in another order."""
-    if found is None or list(found) == list(wanted):
-        return
     remedy = 'name the file trained on this data set'
-    if len(found) != len(wanted):
-        raise ValueError(f'{path} has {len(found) + 1} classes, this data set needs {len(wanted) + 1} (background '
+    if len(theirs) != len(ours):
+        raise ValueError(f'{path} has {len(theirs) + 1} classes, this data set needs {len(ours) + 1} (background '
                          f'included); {remedy}')
-    number, theirs, ours = next((i, a, b) for i, (a, b) in enumerate(zip(found, wanted), 1) if a != b)
-    raise ValueError(f'{path} was trained on other classes: class {number} is {theirs!r} there, {ours!r} in this data '
-                     f'set; {remedy}' + (', or list the classes in the order of the file'
-                                         if sorted(found) == sorted(wanted) else ''))
-
-
-def _split(content: Any, path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors by name, without 'module.', and checked meta, of either form of file."""
-    meta = {}
-    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
-        content, meta = content['state_dict'], content.get('meta', {})
-    if not isinstance(content, dict) or not content or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()):
-        raise ValueError(f"{path} holds no tensors by name; expected a state_dict, or {{'state_dict', 'meta'}}")
-    if problem := _problem_of_meta(meta):
-        raise ValueError(f'{path} says of itself what cannot be ({problem}); {REMEDY}')
-    if all(name.startswith('module.') for name in content):
-        content = {name.removeprefix('module.'): value for name, value in content.items()}
-    return dict(content), meta
+    for number, (their, our) in enumerate(zip(theirs, ours), 1):
+        if their != our:
+            order = ', or list the classes in the order of the file' if sorted(theirs) == sorted(ours) else ''
+            raise ValueError(f'{path} was trained on other classes: class {number} is {their!r} there, {our!r} in this '
+                             f'data set; {remedy}{order}')
 
 
 def _problem_of_meta(meta: Any) -> str:
@@ -181,31 +154,28 @@ def _problem_of_meta(meta: Any) -> str:
 
 def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
     """Load tensors, or explain in one line why they do not fit; then net is unchanged."""
-    wanted = net.state_dict()
+    ours = net.state_dict()
     # Counters of batches, unused with a fixed momentum, came with torch 0.4.1: older files lack them.
-    missing = [name for name in wanted if name not in state and not name.endswith('num_batches_tracked')]
-    unexpected = [name for name in state if name not in wanted]
+    missing = [name for name in ours if name not in state and not name.endswith('num_batches_tracked')]
+    unexpected = [name for name in state if name not in ours]
     if missing or unexpected:
         parts = [f'{len(names)} tensors {what} (first: {names[0]})'
                  for what, names in (('missing', missing), ('unexpected', unexpected)) if names]
         raise ValueError(f'{path} belongs to a different network than {type(net).__name__}: {", ".join(parts)}; '
                          'name the file of this stage and backbone')
-    other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    class_module = getattr(net, 'class_module', None)
-    by_class = [name for name in other if class_module and name.startswith(f'{class_module}.')]
-    if other and other == by_class:
-        has, needs = (tensors[other[0]].shape[0] for tensors in (state, wanted))
-        if has != needs:
-            raise ValueError(f'{path} has {has} classes, this data set needs {needs} (background included); '
-                             'name the file trained on this data set')
+    head = f'{getattr(net, "class_module", None)}.'
+    other = [name for name in ours if name in state and state[name].shape != ours[name].shape]
+    has, needs = ([len(tensors[name]) for name in other[:1] if tensors[name].dim()] for tensors in (state, ours))
+    if has and has != needs and all(name.startswith(head) for name in other):
+        raise ValueError(f'{path} has {has[0]} classes, this data set needs {needs[0]} (background included); name '
+                         'the file trained on this data set')
     if other:
-        name = next((name for name in other if name not in by_class), other[0])
-        raise ValueError(f'{path} is of another width: {len(other)} tensors differ in shape (first: {name} is '
-                         f'{tuple(state[name].shape)}, here {tuple(wanted[name].shape)}); '
-                         'give the --width it was made with')
+        shapes = f'{other[0]} is {tuple(state[other[0]].shape)}, here {tuple(ours[other[0]].shape)}'
+        raise ValueError(f'{path} is of another width: {len(other)} tensors differ in shape (first: {shapes}); give '
+                         'the --width it was made with')
     for name, tensor in state.items():
         if problem := unsound(tensor):
             raise ValueError(f'{path}: tensor {name} {problem}; {REMEDY}')
-        if tensor.is_floating_point() != wanted[name].is_floating_point():
-            raise ValueError(f'{path}: tensor {name} is of {tensor.dtype}, expected {wanted[name].dtype}; {REMEDY}')
+        if tensor.is_floating_point() != ours[name].is_floating_point():
+            raise ValueError(f'{path}: tensor {name} is of {tensor.dtype}, expected {ours[name].dtype}; {REMEDY}')
     net.load_state_dict(state)

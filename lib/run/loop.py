@@ -23,100 +23,48 @@ from tool.torchutils import set_lr
 Step = Callable[[Mapping], Mapping[str, torch.Tensor]]
 
 
-def train(args: argparse.Namespace, folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
-          step: Step, batches: Callable[[int], Iterable[Mapping]], lr_factor: Callable[[int], float], total_steps: int,
-          device: torch.device, pictures: Callable[[], Mapping[str, np.ndarray]] | None = None, *,
-          origin: Mapping, save: Callable[[Path, Mapping], None] | None = None,
-          counts: Callable[[Mapping], torch.Tensor] | None = None) -> None:
-    """Train to the last step, resuming from folder/last.pth where there is one, and write folder/model.pth.
-
-    Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At
-    SIGTERM, SIGINT or SIGUSR1 a checkpoint is written after the running step.
+@dataclass
+class Run:
+    """A training run, which train() takes from its last checkpoint to its last step.
 
     Args:
         args: the script's settings.
-        folder: the stage's folder; takes last.pth, model.pth and the record. It is locked meanwhile.
-        network: what is trained; its state goes into the checkpoint.
-        optimizer: groups hold `base_lr`.
-        step: batch -> loss terms by name, among them 'loss', which is minimised. Where the batch is shared by processes
-            or passes, it gets a part, and the mean over the parts is the loss of the batch.
-        batches: first step -> this process's part of the batches from that step on; tensors go to the device here.
-        lr_factor: step -> factor on every group's `base_lr`.
-        total_steps: where training ends.
-        device: where it runs.
-        pictures: makes pictures (uint8 [H, W, 3]) by name, for TensorBoard.
+        folder: the stage's folder, for last.pth, model.pth and the record. It is locked during training.
+        network: what is trained, on the device; its state goes into the checkpoint.
+        optimizer: its groups hold `base_lr`.
+        steps: number of steps.
+        device: of this process.
         origin: what the network is trained on, see lib/run/origin.py. A model.pth of this origin is finished, and
             nothing is done; one of another, or such a checkpoint, is refused without --fresh.
         save: (path, origin) -> writes the trained network; None for a training that is a part of another.
-        counts: batch -> numbers that losses are divided by; step finds their mean over the parts in batch['counts'].
-
-    Raises:
-        ValueError: if a loss term or a weight stops being finite (last.pth keeps an earlier, sound state), if another
-            run is in the folder, or if settings or inputs are not those of last.pth or model.pth.
-        Stopped: after a signal.
+        counts: batch -> numbers that losses are divided by; the step finds their mean over the parts in
+            batch['counts'].
+        pictures: makes images (uint8 [H, W, 3]) by name, for TensorBoard.
     """
-    last, model = folder / 'last.pth', folder / 'model.pth'
-    run = _Run(args, network, optimizer, Terms(device), step, counts, pictures, device)
-    with Lock(folder), Signals() as signals:
-        if args.fresh and not ranks.was_restarted():
-            ranks.by_the_first(lambda: remove_training(model, last))
-        if is_trained(model, origin):
-            ranks.print_rank0(f'{model} is trained: nothing left to do (--fresh starts over)')
-            return
-        done = run.restore(last, origin)
-        if done < total_steps:
-            _steps(run, folder, origin, done, batches, lr_factor, total_steps, signals)
-        if save:
-            ranks.by_the_first(lambda: save(model, origin))
-
-
-def _steps(run: '_Run', folder: Path, origin: Mapping, done: int, batches: Callable, lr_factor: Callable,
-           total_steps: int, signals: Signals) -> None:
-    """Take the steps that are left, with records and checkpoints."""
-    args, last = run.args, folder / 'last.pth'
-    record = Record(folder, args, run.device, done, origin) if ranks.is_first() else None
-    with tqdm(total=total_steps * args.batch_size, initial=done * args.batch_size, disable=record is None,
-              **bar_style(folder.name)) as bar:
-        for index, batch in enumerate(batches(done), done):
-            set_lr(run.optimizer, lr_factor(index))
-            run.update(index, batch)
-            bar.update(args.batch_size)
-            done, finished = index + 1, index + 1 == total_steps
-            save, stop = run.checkpoint_due(done, finished, bool(signals.caught))
-            run.record(record, bar, done, finished)
-            if save or stop:
-                run.save(last, done, origin)
-            if stop and not finished:
-                _stop(record, signals.caught, f'after step {done} of {total_steps}, saved in {last}')
-            if finished:
-                break
-    if record:
-        previous(last).unlink(missing_ok=True)
-        record.close(f'finished {total_steps} steps; corrupt images skipped: {len(run.skipped)}')
-
-
-@dataclass
-class _Run:
-    """What takes part in every step of a training run."""
 
     args: argparse.Namespace
+    folder: Path
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    terms: Terms
-    step: Step
-    counts: Callable | None
-    pictures: Callable | None
+    steps: int
     device: torch.device
+    origin: Mapping
+    save: Callable[[Path, Mapping], None] | None = None
+    counts: Callable[[Mapping], torch.Tensor] | None = None
+    pictures: Callable[[], Mapping[str, np.ndarray]] | None = None
+    terms: Terms = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
-    skipped: list[str] = field(default_factory=list)        # problems of corrupt pictures, once for each time
-    saved: float = field(default_factory=time.monotonic)    # when there was a checkpoint last, or the run began
+    skipped: list[str] = field(init=False, default_factory=list)        # one entry each time a corrupt image is met
+    saved: float = field(init=False, default_factory=time.monotonic)    # of the last checkpoint, or the start
 
     def __post_init__(self):
+        self.terms = Terms(self.device)
         self.scaler = torch.amp.GradScaler(enabled=self.args.amp == 'fp16')
+        self.last, self.model = self.folder / 'last.pth', self.folder / 'model.pth'
 
-    def update(self, index: int, batch: Mapping) -> None:
-        """One step of the optimiser, in args.accumulate passes over equal parts of this process's part of the batch."""
-        place, passes = ranks.place(), self.args.accumulate
+    def update(self, step: Step, index: int, batch: Mapping) -> None:
+        """One optimizer step, in args.accumulate passes over equal parts of this process's part of the batch."""
+        process, passes = ranks.place(), self.args.accumulate
         names, batch = batch.get('name', []), to_device(batch, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         if self.counts:
@@ -124,8 +72,8 @@ class _Run:
         total = {}
         for part in range(passes):
             torch.manual_seed(step_seed(self.args.seed, index))
-            with batch_part(place.rank * passes + part, place.world * passes, part == passes - 1):
-                terms = self.step(part_of(batch, part, passes))
+            with batch_part(process.rank * passes + part, process.world * passes, part == passes - 1):
+                terms = step(part_of(batch, part, passes))
             self.scaler.scale(terms['loss'] / passes).backward()
             for key, value in terms.items():
                 total[key] = total.get(key, 0) + value.detach() / passes
@@ -136,13 +84,16 @@ class _Run:
             print(f'warning: skipped at step {index + 1}: {problem}', flush=True)
             self.skipped.append(problem)
 
-    def checkpoint_due(self, done: int, finished: bool, stop: bool) -> tuple[bool, bool]:
-        """Whether to save and whether to stop after a step, agreed on by all processes; then the losses are sound.
+    def checkpoint_due(self, done: int, stop: bool) -> tuple[bool, bool]:
+        """Whether to save and whether to stop after a step, agreed on by all processes.
 
-        On a GPU looking at the losses makes the host wait: it happens when they are recorded or the network is saved.
+        On a GPU, checking the losses makes the host wait: it happens when they are recorded or the network is saved.
+
+        Raises:
+            ValueError: if a loss term or, where the network is saved, a weight is not finite.
         """
         problem = self.terms.problem() if self.device.type == 'cpu' else ''
-        save = (finished or due(done, self.args.save_every)
+        save = (done == self.steps or due(done, self.args.save_every)
                 or time.monotonic() - self.saved >= 60 * self.args.save_minutes)
         save, stop, broken = ranks.any_of([save, stop, bool(problem)])
         if save or stop or broken or due(done, self.args.log_every):
@@ -153,33 +104,33 @@ class _Run:
                 raise ValueError(f'{"; ".join(problems)}: lower --lr or use --amp none; earlier checkpoints are kept')
         return save, stop
 
-    def record(self, record: Record | None, bar: tqdm, done: int, finished: bool) -> None:
-        """Write numbers and pictures where they are due; the first process does."""
-        if due(done, self.args.log_every) or finished:
+    def log(self, record: Record | None, bar: tqdm, done: int) -> None:
+        """Record losses and pictures where they are due; `record` is that of rank 0."""
+        last, every = done == self.steps, self.args.picture_every
+        if last or due(done, self.args.log_every):
             values = self.terms.take()
             bar.set_postfix({key: f'{value:.3f}' for key, value in values.items()})
             if record:
                 record.scalars(done, {**values, 'lr': self.optimizer.param_groups[0]['lr']})
-        every = self.args.picture_every
-        if record and self.pictures and (due(done, every) or finished and every):
+        if record and self.pictures and (due(done, every) or last and every):
             record.pictures(done, self.pictures())
 
-    def save(self, path: Path, step: int, origin: Mapping) -> None:
-        """Write the checkpoint; the first process does."""
-        state = {'step': step, 'origin': origin, 'network': self.network.state_dict(),
+    def save_state(self, done: int) -> None:
+        """Write the checkpoint, on rank 0."""
+        state = {'step': done, 'origin': self.origin, 'network': self.network.state_dict(),
                  'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict(),
                  'terms': self.terms.state()}
         if ranks.is_first():
-            save_checkpoint(path, state)
+            save_checkpoint(self.last, state)
         self.saved = time.monotonic()
 
-    def restore(self, path: Path, origin: Mapping) -> int:
-        """Put a checkpoint's state in place; the number of steps it has behind it, 0 where there is none."""
-        state = load_checkpoint(path, origin)
+    def restore(self) -> int:
+        """Load the checkpoint; returns its number of finished steps, 0 without one."""
+        state = load_checkpoint(self.last, self.origin)
         done = state['step'] if state else 0
         if len(steps := set(ranks.texts_of_all(f'step {done}'))) > 1:
-            raise ValueError(f'the processes of this run find {path} at {" and ".join(sorted(steps))}; all need the '
-                             'same --exp, on a file system that all nodes share')
+            raise ValueError(f'the processes of this run find {self.last} at {" and ".join(sorted(steps))}; all need '
+                             'the same --exp, on a file system that all nodes share')
         if state is None:
             return 0
         try:
@@ -188,16 +139,68 @@ class _Run:
             self.scaler.load_state_dict(state['scaler'])
             self.terms.load(state['terms'])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f'{path} belongs to a different network; {AGAIN}') from error
-        ranks.print_rank0(f'resuming {path} after step {done}')
+            raise ValueError(f'{self.last} belongs to a different network; {AGAIN}') from error
+        ranks.print_rank0(f'resuming {self.last} after step {done}')
         return done
 
 
-def _stop(record: Record | None, signal: str | None, where: str) -> None:
-    text = f'stopped by {signal or "a signal to another process"} {where}'
+def train(run: Run, *, step: Step, batches: Callable[[int], Iterable[Mapping]],
+          lr_factor: Callable[[int], float]) -> None:
+    """Train to the last step, resuming from last.pth where there is one, and write model.pth.
+
+    Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At
+    SIGTERM, SIGINT or SIGUSR1 a checkpoint is written after the running step.
+
+    Args:
+        run: what is trained.
+        step: batch -> loss terms by name, among them 'loss', which is minimised. Where the batch is shared by processes
+            or passes, it gets a part, and the mean over the parts is the loss of the batch.
+        batches: first step -> this process's part of the batches from that step on; tensors go to the device here.
+        lr_factor: step -> factor on every group's `base_lr`.
+
+    Raises:
+        ValueError: if a loss term or a weight stops being finite (last.pth keeps an earlier, sound state), if another
+            run is in the folder, or if settings or inputs are not those of last.pth or model.pth.
+        Stopped: after a signal.
+    """
+    with Lock(run.folder), Signals() as signals:
+        if run.args.fresh and not ranks.was_restarted():
+            ranks.by_the_first(lambda: remove_training(run.model, run.last))
+        if is_trained(run.model, run.origin):
+            ranks.print_rank0(f'{run.model} is trained: nothing left to do (--fresh starts over)')
+            return
+        done = run.restore()
+        if done < run.steps:
+            _take_steps(run, done, step, batches(done), lr_factor, signals)
+        if run.save:
+            ranks.by_the_first(lambda: run.save(run.model, run.origin))
+
+
+def _take_steps(run: Run, done: int, step: Step, batches: Iterable[Mapping], lr_factor: Callable[[int], float],
+                signals: Signals) -> None:
+    """Take the remaining steps, with records and checkpoints."""
+    images = run.args.batch_size
+    record = Record(run.folder, run.args, run.device, done, run.origin) if ranks.is_first() else None
+    with tqdm(total=run.steps * images, initial=done * images, disable=record is None,
+              **bar_style(run.folder.name)) as bar:
+        for index, batch in zip(range(done, run.steps), batches):
+            set_lr(run.optimizer, lr_factor(index))
+            run.update(step, index, batch)
+            bar.update(images)
+            done = index + 1
+            save, stop = run.checkpoint_due(done, bool(signals.caught))
+            run.log(record, bar, done)
+            if save or stop:
+                run.save_state(done)
+            if stop and done < run.steps:
+                text = (f'stopped by {signals.caught or "a signal to another process"} after step {done} of '
+                        f'{run.steps}, saved in {run.last}')
+                if record:
+                    record.close(text)
+                raise Stopped(f'{text}; the same command resumes')
     if record:
-        record.close(text)
-    raise Stopped(f'{text}; the same command continues')
+        previous(run.last).unlink(missing_ok=True)
+        record.close(f'finished {run.steps} steps; corrupt images skipped: {len(run.skipped)}')
 
 
 def due(done: int, every: int) -> bool:

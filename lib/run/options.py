@@ -49,17 +49,16 @@ def base_parser(doc: str) -> argparse.ArgumentParser:
 
 def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = None) -> None:
     """Flags of the stages that run a network; `backbone` is the default of training, None that of inference."""
-    network = None if backbone else NOTHING             # a trained network's file says it
+    affects = None if backbone else NOTHING             # a trained network's file says it; a published one does not
     group = parser.add_argument_group('network and device')
     group.add_argument('--device', default='auto',
                        help='auto (a GPU where there is one), cpu, cuda or cuda:N').affects = NOTHING
     group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
                        help='number format of the convolutions; auto is bf16 where the hardware computes with it')
-    group.add_argument('--width', type=number(0.01, 4), default=1.0,
-                       help='multiple of the published channel counts of resnet38d').affects = network
-    from_file = '' if backbone else '; the default is what the trained network\'s file says, another is refused'
-    group.add_argument('--backbone', default=backbone, metavar='NAME',
-                       help='resnet38d, or timm:NAME for a convolutional network of timm' + from_file).affects = network
+    group.add_argument('--width', type=number(0.01, 4), default=1.0, help='width multiplier of resnet38d' if backbone
+                       else argparse.SUPPRESS).affects = affects
+    group.add_argument('--backbone', default=backbone, metavar='NAME', help='resnet38d, or timm:NAME for a '
+                       'convolutional network of timm' if backbone else argparse.SUPPRESS).affects = affects
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:

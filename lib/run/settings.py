@@ -1,11 +1,11 @@
-"""The settings in which data sets differ, in one table: by stage, and in each stage by the preset of the data set.
+"""The settings in which data sets differ, in one table: by stage, then by preset of the data set.
 
-A flag given beats the table, and the table beats the default of the flag, which reproduces the paper on VOC. A value
-that depends on the size of the images is a function of the data set's specification.
+A given flag beats the table, and the table beats the flag's default, which reproduces the paper on VOC. A value that
+depends on the size of the images is a function of the data set's specification.
 """
 import math
 
-# In every stage that has such a flag.
+# In every stage that has the flag.
 COMMON = {
     'voc12': {},
     'coco': {},
@@ -37,10 +37,10 @@ SETTINGS = {
     'infer_aff': {
         'voc12': {},
         'coco': {},
-        'toy': {'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'log_steps': 4},
+        'toy': {'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'walk_log2_steps': 4},
         # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
         'own': {'alpha': 3.0, 'beta': 16.0,
-                'log_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
+                'walk_log2_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
     },
     'train_seg': {
         'voc12': {'max_steps': 20000},
@@ -54,7 +54,7 @@ SETTINGS = {
     'infer_seg': {
         'voc12': {},
         'coco': {},
-        'toy': {'dilation': 6, 'fov_channels': 128, 'scales': (0.75, 1.0, 1.25)},
+        'toy': {'scales': (0.75, 1.0, 1.25)},
         'own': {},
     },
 }

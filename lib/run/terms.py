@@ -8,36 +8,30 @@ from lib.process import ranks
 
 
 class Terms:
-    """Sums of the loss terms since the last record, and the first step at which each was not finite."""
+    """Sums of the loss terms since the last record, and their values since the last check."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.names, self.sums, self.count = [], None, 0
-        self.first_bad = None           # step by term, -1 where all were finite
-        self.samples = {}               # step -> names of its samples, since the last look
+        self.unchecked = []             # (step, values, names of the samples)
 
     def add(self, step: int, terms: Mapping[str, torch.Tensor], samples: Sequence[str]) -> None:
-        """Take in the terms of one step, counted from 1."""
+        """Add the terms of one step, counted from 1."""
         values = torch.stack([value.detach().float() for value in terms.values()])
-        if self.sums is None:
-            self.names, self.sums = list(terms), torch.zeros_like(values)
-        if self.first_bad is None:
-            self.first_bad = torch.full(values.shape, -1, dtype=torch.int64, device=values.device)
-        self.first_bad = torch.where((self.first_bad < 0) & ~values.isfinite(), step, self.first_bad)
-        self.sums = self.sums + values
+        self.names = list(terms)
+        self.sums = values + (torch.zeros_like(values) if self.sums is None else self.sums)
         self.count += 1
-        self.samples[step] = list(samples)
+        self.unchecked.append((step, values, list(samples)))
 
     def problem(self) -> str:
-        """Which term stopped being finite, when and on which samples; '' where all is well. Waits for the device."""
-        first = self.first_bad.tolist() if self.first_bad is not None else []
-        broken = [(step, name) for step, name in zip(first, self.names) if step >= 0]
-        if not broken:
-            self.samples = {}
-            return ''
-        step = min(step for step, _ in broken)
-        names = ', '.join(name for at, name in broken if at == step)
-        return f'loss term {names} is not finite at step {step} (samples {", ".join(self.samples.get(step, []))})'
+        """Which term stopped being finite, when and on which samples; '' if none did. Waits for the device."""
+        unchecked, self.unchecked = self.unchecked, []
+        finite = torch.stack([values for _, values, _ in unchecked]).isfinite().tolist() if unchecked else []
+        for (step, _, samples), flags in zip(unchecked, finite):
+            if not all(flags):
+                names = ', '.join(name for name, flag in zip(self.names, flags) if not flag)
+                return f'loss term {names} is not finite at step {step} (samples {", ".join(samples)})'
+        return ''
 
     def take(self) -> dict[str, float]:
         """The means since the last call, over all processes."""

@@ -1,0 +1,141 @@
+"""What the training stages share: flags, a pretrained backbone, the digests of what they train on, and the run."""
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from lib.data.datasets import InferSet
+from lib.data.loading import training_batches
+from lib.files.dataspec import DatasetSpec, Sample
+from lib.net.backbone import Backbone
+from lib.net.backbones import make_backbone
+from lib.net.freeze import make_optimizer
+from lib.net.weights import load_imagenet, save_network
+from lib.process import ranks
+from lib.process.ranges import COUNT, integer
+from lib.run import device as devices
+from lib.run.digests import Digests
+from lib.run.loop import Run
+from lib.run.options import add_device_flags, add_training_flags, base_parser
+from lib.run.origin import check_labels, training_origin, weights_digest
+from tool.drawing import side_by_side, stacked
+
+TITLES = {'cam': 'CAM network', 'aff': 'AffinityNet', 'seg': 'DeepLab'}     # by folder in the run
+
+
+def training_parser(doc: str, *, batch_size: int, lr: float, momentum: float, freeze: Sequence[str]
+                    ) -> argparse.ArgumentParser:
+    """Parser with the flags of all training stages; `freeze` are the choices of --freeze, the default first."""
+    parser = base_parser(doc)
+    add_device_flags(parser, backbone='resnet38d')
+    add_training_flags(parser, batch_size=batch_size, lr=lr, momentum=momentum)
+    group = parser.add_argument_group('training images and network')
+    group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
+    group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
+    group.add_argument('--freeze', choices=freeze, default=freeze[0],
+                       help='what keeps its ImageNet weights: early layers and batch norm (early), batch norm (norm), '
+                       'or the whole backbone, statistics included')
+    return parser
+
+
+def add_epoch_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the stages that train for a number of epochs."""
+    group = parser.add_argument_group('training time')
+    group.add_argument('--epochs', type=integer(1, 100_000), default=8, help='passes over the training split')
+    group.add_argument('--min-steps', type=integer(0, COUNT), default=0, metavar='N',
+                       help='train for at least N steps: a small split takes more epochs')
+
+
+def pretrained_backbone(args: argparse.Namespace, bn_momentum: float = 0.1) -> Backbone:
+    """The backbone with its ImageNet weights; seeds torch, so that the weights of a head follow from --seed too."""
+    torch.manual_seed(args.seed)
+    dropouts = (0.3, 0.5) if args.dropout else (0, 0)
+    backbone = make_backbone(args.backbone, args.width, args.output_stride, dropouts, bn_momentum)
+    load_imagenet(backbone, args.weights)
+    return backbone
+
+
+class Stage:
+    """A training stage of a run, once its data set has been checked.
+
+    Args:
+        name: of its folder in the run: cam, aff or seg.
+        args: settings, with --amp resolved.
+        spec: the data set.
+        device: of this process.
+        dataset: what it trains on, as in lib/data/datasets.py.
+        steps: number of steps.
+    """
+
+    def __init__(self, name: str, args: argparse.Namespace, spec: DatasetSpec, device: torch.device, dataset,
+                 steps: int):
+        self.args, self.spec, self.device, self.dataset, self.steps = args, spec, device, dataset, steps
+        self.folder, self.digests = args.folder / name, Digests(args.folder / '.digests.json')
+        self.part = ranks.shares(args.batch_size, args.accumulate)
+        ranks.print_rank0(f'{TITLES[name]}: {steps} steps of {args.batch_size} images ({spec.name} {spec.train_split}) '
+                          f'to {self.folder}')
+
+    def check_labels(self) -> None:
+        """Make sure that the label files are of this data set's classes and of the images as they are now."""
+        images = self.digests.of(self.dataset.label_images())
+        check_labels(self.dataset.label_files(), self.spec, images, self.dataset.remedy())
+
+    def origin(self, image_labels: np.ndarray | None = None, **label_files: Sequence[Path]) -> dict:
+        """What the network is trained on, which a resumed run must find unchanged."""
+        weights = weights_digest(self.args.weights, self.digests)
+        return training_origin(self.args, self.spec, self.digests, self.dataset.samples, image_labels, weights=weights,
+                               **label_files)
+
+    def forward(self, network: nn.Module, whole_batch: bool = False) -> Callable:
+        """The network as the step calls it, see lib/run/device.py; it is on the device then."""
+        amp = devices.pick_amp(self.args.amp, self.device)
+        network = devices.place(network, self.device, amp)
+        return devices.parallel(network, self.device, amp=amp, compiled=self.args.compile, whole_batch=whole_batch)
+
+    def batches(self, first_step: int) -> Iterator[dict]:
+        """This process's part of the batches from a step on."""
+        args = self.args
+        return training_batches(self.dataset, args.batch_size, self.steps, args.seed, args.workers, self.part,
+                                args.on_corrupt)(first_step)
+
+    def run(self, network: nn.Module, kind: str, origin: Mapping, *, counts: Callable | None = None,
+            pictures: Callable | None = None, **meta) -> Run:
+        """The run for train(); `kind` and `meta` are what inference has to know of the network besides its backbone."""
+        args = self.args
+        meta = {'network': kind, 'backbone': args.backbone, 'width': args.width, 'output_stride': args.output_stride,
+                'classes': list(self.spec.classes), **meta}
+
+        def save(path: Path, origin: Mapping) -> None:
+            save_network(path, network, {**meta, 'origin': origin})
+
+        optimizer = make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr)
+        return Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
+                   pictures=pictures if args.picture_every else None)
+
+
+def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels: bool) -> list[tuple[Sample, dict]]:
+    """The first validation images, which are drawn for TensorBoard; none with --picture-every 0."""
+    if not args.picture_every:
+        return []
+    try:
+        return InferSet(spec, spec.val_split, with_labels=with_labels).first(4)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
+
+
+def make_pictures(name: str, network: nn.Module, samples: Sequence, draw_row: Callable) -> Callable:
+    """Function that draws samples by the network in eval mode: draw_row(sample) -> images uint8 [H, W, 3] of a row."""
+
+    def draw() -> dict[str, np.ndarray]:
+        modes = {module: module.training for module in network.modules()}
+        network.eval()
+        with torch.inference_mode():
+            rows = [side_by_side(draw_row(sample)) for sample in samples]
+        for module, training in modes.items():
+            module.training = training
+        return {name: stacked(rows)}
+
+    return draw
