@@ -88,10 +88,10 @@ def resized(sample: dict, scales: Sequence[float], norm: Norm, size_step: int | 
     """
     image = sample['image']
     sizes = [fitting_size(*scaled_size(*image.shape[:2], scale), size_step) for scale in scales]
-    return sample | {'views': [torch.from_numpy(normalise(resize_bicubic(image, *size), norm)) for size in sizes]}
+    return sample | {'views': [normalise(resize_bicubic(image, *size), norm) for size in sizes]}
 
 
-def infer_cams(views: Sequence[torch.Tensor], size: tuple[int, int], present: np.ndarray, forward: Callable,
+def infer_cams(views: Sequence[np.ndarray], size: tuple[int, int], present: np.ndarray, forward: Callable,
                device: torch.device) -> np.ndarray:
     """CAMs of one image.
 

@@ -141,7 +141,7 @@ def test_a_stage_broken_off_says_why_and_the_same_command_ends_as_an_unbroken_on
         if code:
             break
     assert code == (2 if what == 'worker' else 75) and len(lines) == 1, lines
-    assert ('was killed by SIGKILL, probably because memory ran out' if what == 'worker' else
+    assert ('was killed, probably because memory ran out' if what == 'worker' else
             'stopped by SIGTERM') in lines[0]
     main([*map(str, words), '--workers', '0'])
     assert contents(exp / 'toy' / place_of_files) == contents(run_folder / place_of_files)
@@ -158,7 +158,7 @@ EXHAUSTED = {
     'processes': ('import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no")\nos.fork = fork\n'
                   'def main():\n    Background(2)\n', 'no more processes can be started; use fewer --workers'),
     'a full device': ('def main():\n    sys.stdout = open("/dev/full", "w")\n    print("a")\n',
-                      'no space is left where the output goes'),
+                      'no space is left for the output'),
 }
 
 
