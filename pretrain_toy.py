@@ -131,7 +131,7 @@ def main(argv=None):
         ranks.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
     amp = devices.pick_amp(args.amp, device)
     network = share_batch_norm(devices.place(network, device, amp), device).train()
-    wrapped = devices.parallel(network, device, amp=amp, whole_batch=True)
+    wrapped = devices.parallel(network, device, amp=amp)
     heads = CloseUps(args.close_ups, args.close_up_size, args.seed, norm)
     parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
              ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]

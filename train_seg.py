@@ -172,7 +172,7 @@ def main(argv=None):
     ranks.connect(device)
     amp = devices.pick_amp(args.amp, device)
     network = share_batch_norm(devices.place(network, device, amp), device)
-    step = make_step(devices.parallel(network, device, amp=amp, compiled=args.compile, whole_batch=True))
+    step = make_step(devices.parallel(network, device, amp=amp, compiled=args.compile))
     counts = Labelled(count_labelled, steps, f'all pixels of the labels in {labels} are {IGNORED}, ignored, in the '
                       'first batches: nothing to learn from; check --labels')
     train(args, folder, network, make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr), step,

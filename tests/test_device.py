@@ -1,16 +1,14 @@
 """Which device a process takes, the dtype that its network computes in, and compiled networks."""
-import contextlib
 import os
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.parallel.parallel_apply import parallel_apply
 
 from lib.net.freeze import freeze_early, set_train_mode
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
-from lib.net.weights import load_network, save_network, unwrapped
+from lib.net.weights import load_network, save_network
 from lib.run import device as devices
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda')
@@ -52,14 +50,14 @@ def test_a_torchrun_that_a_task_of_srun_started_is_believed_about_the_gpu(monkey
 def test_more_processes_than_gpus_are_refused(monkeypatch, names, gpus):
     visible(monkeypatch, gpus)
     told(monkeypatch, names, 3, 4, 3)
-    with pytest.raises(ValueError, match=f'process 3 of this machine finds {gpus} GPUs; start as many processes as'):
+    with pytest.raises(ValueError, match=f'process 3 of this machine sees {gpus} GPUs; start as many processes as'):
         devices.pick_device('cuda')
 
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     visible(monkeypatch, 2)
     told(monkeypatch, TORCHRUN, 0, 2, 0)
-    with pytest.raises(ValueError, match='--device cuda:1 is one GPU, and each of 2 processes takes its own; use'):
+    with pytest.raises(ValueError, match='--device cuda:1 is one GPU, but each of 2 processes needs its own; use'):
         devices.pick_device('cuda:1')
 
 
@@ -85,61 +83,13 @@ def test_float16_is_for_gpus():
         devices.pick_amp('fp16', CPU)
 
 
-class Threads(nn.Module):
-    """nn.DataParallel without GPUs: a batch in halves, by torch's own threads, in which the CPU is the accelerator."""
-
-    def __init__(self, module, gpus):
-        super().__init__()
-        self.module, self.gpus = module, gpus
-
-    def forward(self, images):
-        halves = [(half,) for half in images.chunk(len(self.gpus))]
-        return torch.cat(parallel_apply([self.module] * len(halves), halves, devices=self.gpus))
-
-
-@pytest.fixture
-def two_gpus(monkeypatch):
+def test_one_process_uses_one_gpu_and_names_the_way_to_use_all(monkeypatch, capsys):
     visible(monkeypatch, 2)
-    monkeypatch.setattr(nn, 'DataParallel', Threads)
-    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.accelerator, 'current_accelerator', lambda: CPU)
-    enabled = torch.is_autocast_enabled         # asked without a device, it speaks of CUDA
-    monkeypatch.setattr(torch, 'is_autocast_enabled', lambda device='cpu': enabled(device))
-    for name in ('current_stream', 'device_index'):
-        monkeypatch.setattr(torch.accelerator, name, lambda *_: contextlib.nullcontext())
-
-
-class Probe(nn.Linear):
-    """Notes the dtype of what it computes."""
-
-    def forward(self, x):
-        y = super().forward(x)
-        self.seen.append(y.dtype)
-        return y.float()
-
-
-@pytest.mark.parametrize('amp', [torch.bfloat16, torch.float16])
-def test_gpus_of_one_process_compute_in_the_dtype_asked_for(two_gpus, monkeypatch, amp):
-    network, images = Probe(3, 3), torch.ones(4, 3)
-    network.seen = []
-    # The threads' accelerator is the CPU here, so autocast must be the CPU's too.
-    monkeypatch.setattr(devices, 'autocast', lambda device, amp: torch.autocast('cpu', amp))
-    wrapped = devices.parallel(network, CUDA, amp=amp)
-    assert type(wrapped) is Threads and unwrapped(wrapped) is network
-    wrapped(images)
-    assert network.seen == [amp, amp]
-    if amp != torch.get_autocast_dtype('cpu'):      # autocast outside, whose dtype the threads never learn
-        with torch.autocast('cpu', amp):
-            Threads(network, [0, 1])(images)
-        assert network.seen[2:] == [torch.get_autocast_dtype('cpu')] * 2
-
-
-def test_a_network_that_needs_the_whole_batch_takes_one_gpu(two_gpus, capsys):
     network = nn.Linear(1, 1)
-    assert devices.parallel(network, CUDA, whole_batch=True) is network
-    assert 'one GPU of 2 is used' in capsys.readouterr().out
-    assert devices.parallel(network, torch.device('cuda:1')) is network
-    with pytest.raises(ValueError, match='--compile works on one device, 2 GPUs would share the batch'):
+    assert devices.parallel(network, CUDA) is network
+    assert 'note: one GPU of 2 is used; torchrun' in capsys.readouterr().out
+    told(monkeypatch, TORCHRUN, 0, 2, 0)
+    with pytest.raises(ValueError, match='--compile works in one process'):
         devices.parallel(network, CUDA, compiled=True)
 
 
@@ -156,7 +106,7 @@ def test_weights_of_a_wrapped_network_have_its_own_names(tmp_path):
 def test_without_a_compiler_compile_is_refused(monkeypatch):
     monkeypatch.setenv('PATH', os.devnull)
     monkeypatch.delenv('CXX', raising=False)
-    with pytest.raises(ValueError, match=r'--compile needs a C\+\+ compiler, .*; install it, or leave --compile out'):
+    with pytest.raises(ValueError, match=r'--compile needs a C\+\+ compiler, .*; install g\+\+, or leave'):
         devices.parallel(nn.Linear(1, 1), CPU, compiled=True)
 
 
