@@ -27,19 +27,13 @@ from lib.net.aff import AffinityNet
 from lib.net.backbones import check_network, trained_backbone
 from lib.net.weights import load_network
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.progress import progress
 from lib.process.ranges import integer, number
 from lib.process.workers import Background
 from lib.run import device as devices
 from lib.run.digests import Digests
-from lib.run.options import (
-    NOTHING,
-    add_device_flags,
-    add_fresh_flag,
-    base_parser,
-    resolve,
-    run_script,
-)
+from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser, resolve
 from lib.run.origin import check_labels, stage_origin
 from lib.run.outputs import Output, Work, unfinished
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label

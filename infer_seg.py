@@ -35,19 +35,13 @@ from lib.net.backbones import check_network, trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.weights import load_network
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.progress import progress
 from lib.process.ranges import integer, number
 from lib.process.workers import Background
 from lib.run import device as devices
 from lib.run.digests import Digests
-from lib.run.options import (
-    NOTHING,
-    add_device_flags,
-    add_fresh_flag,
-    base_parser,
-    resolve,
-    run_script,
-)
+from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser, resolve
 from lib.run.origin import stage_origin
 from lib.run.outputs import Output, Work, refuse_unknown, unfinished
 from tool.crfutils import FINAL_CRF, dense_crf

@@ -92,7 +92,8 @@ def print_help(driver: str, tools: Mapping[str, Tool]) -> None:
     for tool in tools.values():
         flags = {action.dest: '/'.join(word for word in action.option_strings if word in (
             action.option_strings[0], f'--no-{action.dest}')) for action in tool.settings}
-        print(f'\n{tool.name}, explained by python {" ".join(tool.words)} --help:\n{_wrapped(" ".join(flags.values()))}')
+        print(f'\n{tool.name}, explained by python {" ".join(tool.words)} --help:')
+        print(_wrapped(' '.join(flags.values())))
 
 
 class Job(NamedTuple):

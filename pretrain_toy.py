@@ -23,12 +23,13 @@ from lib.net.backbones import make_backbone
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import integer
 from lib.run import device as devices
 from lib.run.checkpoint import is_trained, remove_training
 from lib.run.digests import Digests
 from lib.run.loop import train
-from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve, run_script
+from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve
 from lib.run.origin import training_origin
 from tool.imutils import normalise
 

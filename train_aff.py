@@ -24,19 +24,13 @@ from lib.net.freeze import FREEZE, set_train_mode
 from lib.net.optimizer import make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import COUNT, integer
 from lib.run import device as devices
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
 from lib.run.loop import train
-from lib.run.options import (
-    NOTHING,
-    add_device_flags,
-    add_training_flags,
-    base_parser,
-    resolve,
-    run_script,
-)
+from lib.run.options import NOTHING, add_device_flags, add_training_flags, base_parser, resolve
 from lib.run.origin import check_labels, training_origin, weights_digest
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified, side_by_side, stacked

@@ -9,7 +9,7 @@ Reads the images and labels of the training split and ImageNet weights; writes e
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.
 """
 from lib import cam_stage
-from lib.run.options import run_script
+from lib.process.ending import run_script
 
 
 def make_parser():

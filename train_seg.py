@@ -28,19 +28,13 @@ from lib.net.optimizer import make_optimizer
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import load_imagenet, save_network, unwrapped
 from lib.process import ranks
+from lib.process.ending import run_script
 from lib.process.ranges import LowHigh, integer, number
 from lib.run import device as devices
 from lib.run.digests import Digests
 from lib.run.labelled import Labelled
 from lib.run.loop import train
-from lib.run.options import (
-    NOTHING,
-    add_device_flags,
-    add_training_flags,
-    base_parser,
-    resolve,
-    run_script,
-)
+from lib.run.options import NOTHING, add_device_flags, add_training_flags, base_parser, resolve
 from lib.run.origin import check_labels, training_origin, weights_digest
 from tool.drawing import blend, side_by_side, stacked
 from tool.imutils import normalise

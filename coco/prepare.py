@@ -30,7 +30,7 @@ from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import check_lists, write_lists
 from lib.process.ending import run_script
 from lib.process.progress import progress
-from lib.process.ranges import integer
+from lib.process.ranges import Parser, integer
 from lib.process.workers import map_in_workers
 
 MASK_YEAR, MAKER = '2017', 'coco.prepare'
@@ -159,7 +159,7 @@ def add_mask_flag(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Write lists, masks and labels, and say what they are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--data-root', '--coco-root', '--coco_root', '--data_root', type=Path, default=ROOT,
                         metavar='DIR', help='the folder with annotations/ and Images/ in it')
     parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder to write the lists to')

@@ -9,7 +9,6 @@ the mIoU of its class maps on the validation images. Lines that change are marke
 The losses take maps [N, C, h, w] of any size, from any network. The tokens of a ViT [N, L, D] become such maps by
 maps_of_tokens, followed by the same 1x1 convolution as below.
 """
-import argparse
 import os
 import subprocess
 import sys
@@ -31,8 +30,8 @@ from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
-from lib.process.ranges import COUNT, LARGEST_SEED, integer
-from lib.run.options import run_script
+from lib.process.ending import run_script
+from lib.process.ranges import COUNT, LARGEST_SEED, Parser, integer
 from tool.camloss import cam_fsl  # 1: the two losses
 from tool.camutils import fuse_scales
 from tool.evalutils import Curve
@@ -104,7 +103,7 @@ def score(spec, network: PlainCam) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """Train without and with the losses and print both scores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--data', default='data/toy-0/dataset.json', help='a dataset.json with masks for val')
     parser.add_argument('--steps', type=integer(1, COUNT), default=200, help='training steps of 8 images')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1,

@@ -22,8 +22,9 @@ from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.fileio import replacing
 from lib.files.imageio import IGNORED, read_image, read_mask, voc_palette
 from lib.files.outpaths import image_mark, refuse_foreign
+from lib.process.ending import run_script
 from lib.process.ranges import integer, number
-from lib.run.options import base_parser, resolve, run_script
+from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
 from tool.camutils import cam_label, labels_of
 from tool.drawing import blend, boxed, heat, legend, side_by_side, stacked, titled

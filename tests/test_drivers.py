@@ -11,7 +11,7 @@ import pytest
 
 import pipeline
 from lib.data.toy import write_set
-from lib.run.options import run_script
+from lib.process.ending import run_script
 
 ROOT = Path(__file__).parent.parent
 STAGES = 'train_cam, infer_cam, train_aff, infer_aff, train_seg, infer_seg, table, report'

@@ -273,3 +273,10 @@ def test_a_gpu_out_of_memory_names_the_flags_that_help(error, capsys):
 def test_a_file_named_in_an_error_of_the_system_stays_named(capsys):
     text = end_of(failing(OSError(errno.ENOSPC, 'No space left on device', '/data/a')), capsys)[1]
     assert '/data/a' in text
+
+
+@pytest.mark.parametrize('words, message', [
+    (['--lr', 'fast'], "argument --lr: 'fast' is not accepted; expected a number above 0 to 1000"),
+    (['--speed', '3'], 'unrecognized arguments: --speed 3')])
+def test_a_wrong_flag_is_one_line_without_the_usage(words, message, capsys):
+    assert end_of(lambda: train_aff.main(words), capsys) == (2, f'error: {message}\n')

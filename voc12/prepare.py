@@ -8,7 +8,6 @@ Writes <lists>/{train,val,train_aug,test}.txt, lines '/JPEGImages/a.jpg /Segment
 train_aug is every image with a mask in SegmentationClassAug that is not in val; without that folder the list
 ImageSets/Segmentation/trainaug.txt is taken. A part of the tree will do, and is said to be one.
 """
-import argparse
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from lib.files.dataspec import list_sha256
 from lib.files.fileio import remove_leftovers
 from lib.files.outpaths import write_lists
 from lib.process.ending import run_script
+from lib.process.ranges import Parser
 from voc12.dataset import LIST_SHA256, LISTS, ROOT, VOC_CLASSES
 
 MASK_FOLDERS = ('SegmentationClassAug', 'SegmentationClass')
@@ -124,7 +124,7 @@ def _read_names(path: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Write the lists, and say what they are."""
-    parser = argparse.ArgumentParser(description='Write VOC\'s split lists and image-level labels.')
+    parser = Parser('Write VOC\'s split lists and image-level labels.')
     parser.add_argument('--data-root', '--voc12-root', '--voc12_root', '--data_root', type=Path, default=ROOT,
                         metavar='DIR', help='the folder VOC2012, with JPEGImages in it')
     parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder to write the lists to')

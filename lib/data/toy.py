@@ -18,7 +18,7 @@ from lib.files.imageio import write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign
 from lib.process.ending import run_script
-from lib.process.ranges import LARGEST_SEED, integer
+from lib.process.ranges import LARGEST_SEED, Parser, integer
 
 __all__ = ['close_ups', 'draw', 'write_set']
 
@@ -119,8 +119,7 @@ def write_text(path: Path, text: str) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.',
-                                     allow_abbrev=False)
+    parser = Parser('Draw the toy set; a set drawn with the same settings is kept.')
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to draw into')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
                         help='another seed is another set of the same kind')

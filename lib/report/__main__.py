@@ -16,10 +16,11 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
 from lib.files.outpaths import refuse_foreign
 from lib.panel import best_threshold
+from lib.process.ending import run_script
 from lib.process.ranges import integer, number
 from lib.report import examples, page, plots
 from lib.report.gather import Stage, newest_scores, read_stages
-from lib.run.options import base_parser, resolve, run_script
+from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
 from lib.run.table import PROTOCOL_RULE, STAGE_NAMES
 

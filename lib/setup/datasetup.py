@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lib.files.fileio import remove_leftovers
 from lib.files.jsonfile import read_json, write_json
-from lib.process.ranges import integer
+from lib.process.ranges import Parser, integer
 from lib.setup.download import Archive, Unreachable, fetch, size_of
 from lib.setup.unpack import unpack
 from lib.setup.verify import count_files
@@ -129,8 +129,7 @@ class Setup:
 
 def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
     """Flags of both set-ups."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Parser(doc)
     parser.add_argument('--data-root', type=Path, default=root, metavar='DIR', help=f'where the data go ({root})')
     parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help=f'where the lists go ({lists}/)')
     parser.add_argument('--archives', type=Path, default=ARCHIVES, metavar='DIR',
