@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from lib.files.dataspec import DatasetSpec
 from lib.process.ending import run_script
 from lib.process.launch import Runner
 from lib.process.ranges import LARGEST_SEED, Parser, integer
-from lib.routing import Command, Flag, Tool, give, give_defaults, read_flags
+from lib.routing import Command, Flag, Tool, give, read_flags
 from lib.run.options import base_parser, plain_flag
 
 ROOT = Path(__file__).resolve().parent
@@ -39,7 +39,8 @@ ABOUT = """
 Each command is printed so that it can be pasted; the first failure ends the run with its status. The same command
 resumes: finished steps say so, and the first unfinished one continues.
 
-A flag of the stages goes to every chosen stage that has it; --train_seg:lr 0.01 gives it to one alone.
+A flag of the stages goes to every chosen stage that has it; --train_seg:lr 0.01 gives it to one alone. The --help of
+each script explains its flags: python train_cam_voc.py --help, python infer_cam.py --help, ...
 """
 
 
@@ -86,16 +87,6 @@ def tools_of(driver: str) -> dict[str, Tool]:
     return {tool.name: tool for tool in (*tools, Tool('eval', 'eval'), Tool('report', 'lib.report.__main__'))}
 
 
-def print_help(driver: str, tools: Mapping[str, Tool]) -> None:
-    """Print the driver's flags, and the names of those of each stage."""
-    make_parser(driver).print_help()
-    for tool in tools.values():
-        flags = {action.dest: '/'.join(word for word in action.option_strings if word in (
-            action.option_strings[0], f'--no-{action.dest}')) for action in tool.settings}
-        print(f'\n{tool.name}, explained by python {" ".join(tool.words)} --help:')
-        print(_wrapped(' '.join(flags.values())))
-
-
 class Job(NamedTuple):
     """What a driver was asked to do."""
 
@@ -126,19 +117,17 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> Job:
     Raises:
         ValueError: if they are wrong.
     """
-    dataset = run = driver
-    if driver == 'own':
-        if not words or not words[0].endswith('.json'):
-            raise ValueError('name the data set first: ./run_own.sh data/my.json (python -m lib.data.own writes it)')
-        path, dataset, words = caller / words[0], words[0], words[1:]
-        dataset = dataset if caller == ROOT else str(path)
-        run = path.parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json is of birds
-    words = [plain_flag(word) for word in words]
-    args, rest = make_parser(driver).parse_known_args(words)
+    args, rest = make_parser(driver).parse_known_args([plain_flag(word) for word in words])
     if args.gpus and args.launcher:
         raise ValueError('--gpus and --launcher both say how the processes are started; give one of them')
-    suffix = '-smoke' if args.smoke else ''
-    if driver == 'demo':
+    dataset, run, suffix = driver, driver, '-smoke' if args.smoke else ''
+    if driver == 'own':
+        if not rest or not rest[0].endswith('.json'):
+            raise ValueError('name the data set first: ./run_own.sh data/my.json (python -m lib.data.own writes it)')
+        path, rest = caller / rest[0], rest[1:]
+        dataset = os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
+        run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json is of birds
+    elif driver == 'demo':
         run, dataset = f'toy-{args.seed}', f'data/toy-{args.seed}{suffix}/dataset.json'
     flags = read_flags(rest)
     common = base_parser('')
@@ -151,9 +140,9 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> Job:
     return Job(driver, args, flags, dataset, f'{args.run or run}{suffix}', spec, drawn, exp or Path('exp'))
 
 
-def chain(job: Job, tools: Mapping[str, Tool]) -> list[Command]:
+def chain(job: Job) -> list[Command]:
     """All commands of a driver, with the flags that it sets itself."""
-    spec, commands, shared = job.spec, [], ('--dataset', job.dataset, '--run', job.run)
+    spec, tools, commands, shared = job.spec, tools_of(job.driver), [], ('--dataset', job.dataset, '--run', job.run)
     masked = [spec.val_split, spec.score_split]
     if own := job.driver == 'own':
         masked = [split for split in masked if any(sample.mask for sample in spec.samples(split))]
@@ -184,22 +173,12 @@ def chain(job: Job, tools: Mapping[str, Tool]) -> list[Command]:
 
 def chosen(commands: Sequence[Command], job: Job) -> list[Command]:
     """The commands of the stages that were asked for."""
-    stages, known = job.args.stages.replace(' ', '').split(','), stages_of(job.driver)
-    for stage in stages:
-        if stage not in known:
-            raise ValueError(f'--stages: {stage!r} is not one of {",".join(known)}')
+    stages = job.args.stages.replace(' ', '').split(',')
+    if unknown := [stage for stage in stages if stage not in stages_of(job.driver)]:
+        raise ValueError(f'--stages: {unknown[0]!r} is not one of {",".join(stages_of(job.driver))}')
     if not (selected := [command for stage in stages for command in commands if command.stage == stage]):
         raise ValueError(f'--stages {job.args.stages}: there is nothing to do without masks to score against')
     return selected
-
-
-def check_batches(commands: Sequence[Command], settings: Sequence[argparse.Namespace], gpus: int) -> None:
-    """Raise ValueError if the GPUs cannot share the batches of a command equally."""
-    for command, args in zip(commands, settings):
-        for name in ('batch_size', 'whole_batch_size'):
-            if (size := getattr(args, name, gpus)) % gpus:
-                raise ValueError(f'{command.tool.name}: --{name.replace("_", "-")} {size} cannot be shared by {gpus} '
-                                 f'processes; use a multiple of {gpus}')
 
 
 def launch_words(command: Command, job: Job) -> list[str]:
@@ -216,8 +195,10 @@ def launch_words(command: Command, job: Job) -> list[str]:
 def show_settings(commands: Sequence[Command], settings: Sequence[argparse.Namespace], job: Job) -> None:
     """Print the settings of each tool, and have the first stage check its inputs."""
     for tool, args in {command.tool.name: (command.tool, args) for command, args in zip(commands, settings)}.values():
-        shown = [f'{action.dest.replace("_", "-")} {_plain(getattr(args, action.dest))}' for action in tool.settings]
-        print(f'\n{tool.name}: {" ".join(tool.words)}\n{_wrapped(", ".join(shown))}')
+        names = dict.fromkeys(action.dest for action in tool.flags.values() if hasattr(args, action.dest))
+        shown = ', '.join(f'{name.replace("_", "-")} {_plain(getattr(args, name))}' for name in names)
+        print(f'\n{tool.name}: {" ".join(tool.words)}')
+        print(textwrap.fill(shown, 118, initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False))
     print(flush=True)
     if job.drawn and commands[0].tool.network:
         importlib.import_module(commands[0].tool.module).main([*commands[0].flag_words, '--dry-run'])
@@ -227,10 +208,6 @@ def _plain(value: object) -> str:
     return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 118, initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Check everything that was given, then run the commands one by one."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -238,18 +215,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f'call one of {", ".join(SCRIPTS.values())}')
     driver, words, caller = words[0], words[1:], Path.cwd()
     os.chdir(ROOT)
-    tools = tools_of(driver)
-    if {'--help', '-h'} & set(words):
-        print_help(driver, tools)
-        return 0
 
     # What is to be run, with all settings.
     job = read_job(driver, words, caller)
-    commands = chosen(chain(job, tools), job)
-    give_defaults(job.defaults(), commands)
+    commands = chosen(chain(job), job)
+    for command in commands:
+        command.given += filter(command.has, job.defaults())
     give(job.flags, commands, caller)
-    settings = [command.resolve(job.spec) for command in commands]
-    check_batches(commands, settings, job.args.gpus or 1)
+    settings = [command.resolve(job.spec, job.args.gpus or 1) for command in commands]
     if job.args.dry_run:
         show_settings(commands, settings, job)
 

@@ -52,29 +52,15 @@ class Tool:
         return {word: action for action in self.make_parser()._actions for word in action.option_strings
                 if word.startswith('--')}
 
-    @property
-    def settings(self) -> list[argparse.Action]:
-        """Those of its flags that set something for which a driver can be asked."""
-        return [action for action in dict.fromkeys(self.flags.values())
-                if action.help != argparse.SUPPRESS and action.option_strings[-1] not in NEVER]
-
 
 @dataclass
 class Command:
-    """One command of a driver: a tool and its flags, by the setting that each sets. `fixed` are set by the driver."""
+    """One command of a driver: a tool with the flags that the driver sets and those that it is given."""
 
     stage: str
     tool: Tool
-    fixed: Sequence[Flag] = ()
-    given: dict[str, list[str]] = field(default_factory=dict)
-
-    def __post_init__(self):
-        for flag in self.fixed:
-            self.add(flag)
-
-    def add(self, flag: Flag) -> None:
-        """Take a flag that the tool has; later ones win."""
-        self.given[self.tool.flags[flag.name].dest] = [flag.name, *flag.values]
+    fixed: Sequence[Flag]
+    given: list[Flag] = field(default_factory=list)
 
     def has(self, flag: Flag) -> bool:
         """Whether a flag is for this command."""
@@ -82,20 +68,26 @@ class Command:
 
     @property
     def flag_words(self) -> list[str]:
-        """The words of its flags."""
-        return [word for words in self.given.values() for word in words]
+        """The words of its flags; of several that set the same, the last."""
+        words = {self.tool.flags[flag.name].dest: [flag.name, *flag.values] for flag in (*self.fixed, *self.given)}
+        return [word for flag in words.values() for word in flag]
 
-    def resolve(self, spec) -> argparse.Namespace:
+    def resolve(self, spec, processes: int = 1) -> argparse.Namespace:
         """Its settings, on the data set that `spec` describes.
 
         Raises:
-            ValueError: if a value is wrong.
+            ValueError: if a value is wrong, or so many processes cannot share a batch equally.
         """
         parser = self.tool.make_parser()
         try:
             if self.tool.stage is None:
                 return parser.parse_args(self.flag_words)
-            return resolve(parser, self.flag_words, self.tool.stage, lambda *_: spec)[0]
+            args, _ = resolve(parser, self.flag_words, self.tool.stage, lambda *_: spec)
+            for name in ('batch_size', 'whole_batch_size'):
+                if (size := getattr(args, name, processes)) % processes:
+                    raise ValueError(f'--{name.replace("_", "-")} {size} cannot be shared by {processes} processes; '
+                                     f'use a multiple of {processes}')
+            return args
         except ValueError as error:
             raise ValueError(f'{self.tool.name}: {error}') from None
 
@@ -119,14 +111,6 @@ def read_flags(words: Sequence[str]) -> list[Flag]:
     return flags
 
 
-def give_defaults(flags: Sequence[Flag], commands: Sequence[Command]) -> None:
-    """Give each flag to the commands that have it, if any."""
-    for flag in flags:
-        for command in commands:
-            if command.has(flag):
-                command.add(flag)
-
-
 def give(flags: Sequence[Flag], commands: Sequence[Command], caller: Path) -> None:
     """Give each of the user's flags to the commands that have it; relative paths are relative to `caller`.
 
@@ -146,7 +130,8 @@ def give(flags: Sequence[Flag], commands: Sequence[Command], caller: Path) -> No
             fixed = {command.tool.flags[own.name].dest for own in command.fixed}
             if flag.name in NEVER or action.dest in fixed and action.nargs != 0:
                 raise ValueError(f'{flag} is set by the driver itself; run {" ".join(command.tool.words)} for another')
-            command.add(flag._replace(values=tuple(_from_caller(value, action, caller) for value in flag.values)))
+            values = tuple(_from_caller(value, action, caller) for value in flag.values)
+            command.given.append(flag._replace(values=values))
 
 
 def _from_caller(value: str, action: argparse.Action, caller: Path) -> str:

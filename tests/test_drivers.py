@@ -273,7 +273,7 @@ def test_a_dry_run_prints_the_settings_and_the_commands_as_they_would_be(drive, 
     text = capsys.readouterr().out
     assert [words[1:] for words in echoed(text)] == commands
     _, cam, *_, seg = [' '.join(part.split()) for part in text.split('\ntrain_')]
-    assert cam.startswith('cam: train_cam_voc.py data-root ') and seg.startswith('seg: train_seg.py data-root ')
+    assert cam.startswith('cam: train_cam_voc.py dataset ') and seg.startswith('seg: train_seg.py dataset ')
     assert 'lr 0.5, ' in cam and 'min-steps 300, ' in cam and 'isl-weight 0.2, ' in cam and 'max-steps 600, ' in seg
     assert 'CAM network: 300 steps of 8 images' in text and not (tmp_path / 'exp').exists()
 
@@ -301,12 +301,11 @@ def test_a_dry_run_by_the_shell_checks_a_voc_tree_from_another_folder(voc_tree, 
 
 
 @pytest.mark.parametrize('driver', ['run_voc.sh', 'run_coco.sh', 'run_demo.sh', 'run_own.sh'])
-def test_help_names_the_options_the_stages_and_their_flags_and_runs_nothing(driver):
+def test_help_names_the_options_and_the_stages_and_runs_nothing(driver):
     done = shell(driver, '--help')
     text = ' '.join(done.stdout.split())
     assert done.returncode == 0 and text.startswith(f'usage: ./{driver}') and not done.stderr
-    for word in ('--run', '--stages', '--gpus', '--data-root', '--protocol', '--dry-run', '--smoke', '--fsl',
-                 '--crf/--no-crf', STAGES, '--batch-size', 'infer_cam, explained by python infer_cam.py --help'):
+    for word in ('--run', '--stages', '--gpus', '--launcher', '--dry-run', STAGES, 'train_cam_voc.py --help'):
         assert word in text, word
 
 
