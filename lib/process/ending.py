@@ -157,11 +157,9 @@ def _explained(error: BaseException) -> tuple[int, str]:
 
 def _make_printable() -> None:
     """Print letters that the terminal lacks as escapes, and drop what goes to a closed stream."""
-    for name in ('stdout', 'stderr'):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, 'w'))
-        elif hasattr(stream, 'reconfigure'):
+    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
 
 

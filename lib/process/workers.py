@@ -27,7 +27,8 @@ from lib.process.ending import AGAIN, CAUGHT, end_with_parent
 
 AHEAD = 4           # tasks per worker that are submitted at a time
 GRACE = 15          # seconds that running tasks have to finish after an error
-METHOD = 'fork' if sys.platform == 'linux' else 'spawn'     # elsewhere system libraries crash in forked processes
+# Elsewhere than on Linux system libraries crash in forked processes.
+Process = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn').Process
 KILLED = ('a worker process was killed, probably because memory ran out; free memory or use fewer processes '
           f'(--workers), {AGAIN}')
 
@@ -107,13 +108,13 @@ class _Pool:
     """Processes that apply one function, each to one task at a time; a thread of this process waits for each."""
 
     def __init__(self, function: Callable, workers: int):
-        context, self.idle, self.processes = multiprocessing.get_context(METHOD), SimpleQueue(), []
+        self.idle, self.processes = SimpleQueue(), []
         former = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)   # workers inherit it: the main process decides
         try:
             for _ in range(workers):
                 ours, theirs = socket.socketpair()
                 with ours, theirs:
-                    process = context.Process(target=_serve, args=(theirs, function, os.getpid()), daemon=True)
+                    process = Process(target=_serve, args=(theirs, function, os.getpid()), daemon=True)
                     process.start()
                     self.processes.append(process)
                     self.idle.put(ours.makefile('rwb'))
@@ -148,13 +149,12 @@ class _Pool:
         finally:
             timer.cancel()
             self.kill()
+            atexit.unregister(self.kill)
 
     def kill(self) -> None:
         """End the processes at once."""
-        atexit.unregister(self.kill)
         for process in self.processes:
             process.kill()
-        for process in self.processes:
             process.join()
 
 
