@@ -21,8 +21,8 @@ from shlex import quote
 from tqdm import tqdm
 
 from lib.data.corrupt import unless_corrupt
-from lib.data.datasets import LabelPair, label_pairs
-from lib.data.npyio import label_place, read_any_maps
+from lib.data.npyio import label_source, read_any_maps
+from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_mask
@@ -70,7 +70,7 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, th
     num_classes, left_out = spec.num_classes, []
     scores, curves = Scores(num_classes, protocol), Curve(num_classes, protocol) if curve else None
     for pair in pairs:
-        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.truth, num_classes, spec.max_side)
+        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.ground_truth, num_classes, spec.max_side)
         if truth is None:
             left_out.append(pair.name)
             continue
@@ -103,7 +103,7 @@ def score(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshol
                     mine.merge(theirs)
             total[2].extend(part[2])
     if not total[0].images:
-        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].truth} the first; restore them')
+        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].ground_truth} the first; restore them')
     return total
 
 
@@ -135,7 +135,7 @@ def main(argv=None):
     split = args.split or spec.val_split
     kind = Path('results') / split if args.what == 'seg' else Path('labels') / spec.label_split(split) / args.what
     if args.what == 'cam':
-        folder, suffix = label_place(args.labels, args.folder / kind, args.unpickle, '--labels')
+        folder, suffix = label_source(args.labels, args.folder / kind, args.unpickle, '--labels')
     elif args.unpickle:
         raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {args.what}; leave it out')
     else:
@@ -151,7 +151,7 @@ def main(argv=None):
 
     # What the scores are made from: the same was perhaps scored before.
     digests = Digests(args.folder / '.digests.json')
-    files = {kind: digests.of(getattr(pair, kind) for pair in pairs) for kind in ('prediction', 'truth')}
+    files = {kind: digests.of(getattr(pair, kind) for pair in pairs) for kind in ('prediction', 'ground_truth')}
     names = [pair.name for pair in pairs]
     origin = {**stage_origin(args, spec), 'inputs': {f'{kind}s': text_digest([*zip(names, found)])
                                                      for kind, found in files.items()}}

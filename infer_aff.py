@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 from lib.data.corrupt import check_made
 from lib.data.datasets import InferSet
 from lib.data.loading import single_images
-from lib.data.npyio import label_place, read_any_maps
+from lib.data.npyio import label_source, read_any_maps
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
@@ -93,7 +93,7 @@ def main(argv=None):
     split = args.split or spec.train_split
     checkpoint = args.checkpoint or args.folder / 'aff' / 'model.pth'
     dataset = InferSet(spec, split, args.limit, with_labels=False)
-    folder, suffix = label_place(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
+    folder, suffix = label_source(args.cams, args.folder / 'labels' / split / 'cam', args.unpickle, '--cams')
     check_network(checkpoint, 'aff', args.backbone)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)

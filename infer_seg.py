@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from lib.data.datasets import InferSet
-from lib.data.files import FileSet, find_pictures
+from lib.data.files import FileSet, find_images
 from lib.data.labelio import write_probs
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
@@ -173,7 +173,7 @@ def main(argv=None):
     args, spec, checkpoint, meta = read_settings(argv)
     split = args.split or spec.val_split
     if args.images:
-        dataset = FileSet(find_pictures(args.images)[:args.limit], args.max_side, args.on_corrupt)
+        dataset = FileSet(find_images(args.images)[:args.limit], args.max_side, args.on_corrupt)
         dataset.check()
     else:
         dataset = InferSet(spec, split, args.limit, with_labels=False)

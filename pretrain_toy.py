@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from lib.data.datasets import CamTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
-from lib.data.toy import close_ups
+from lib.data.toy_draw import close_ups
 from lib.net.backbones import make_backbone
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network

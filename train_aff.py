@@ -15,7 +15,7 @@ import torch
 
 from lib.data.datasets import AffTrainSet
 from lib.data.loading import steps_of, training_batches
-from lib.data.npyio import label_place
+from lib.data.npyio import label_source
 from lib.data.registry import get_spec
 from lib.files.imageio import voc_palette
 from lib.net.aff import AffinityNet
@@ -126,7 +126,7 @@ def main(argv=None):
     # Data and network.
     network = make_network(args)
     own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
-    seeds, _ = label_place(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
+    seeds, _ = label_source(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
     dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds,
                           seed=args.seed, limit=args.limit, unpickle=args.unpickle, stride=args.output_stride)
     dataset.check()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lib.data.corrupt import read_truth
+from lib.data.corrupt import read_ground_truth
 from lib.data.datasets import InferSet, SegTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
@@ -107,7 +107,7 @@ def count_labelled(batch: Mapping) -> torch.Tensor:
 def make_pictures(args: argparse.Namespace, spec: DatasetSpec, network: DeepLab, device: torch.device) -> Callable:
     """Function that draws, for some validation images: the image, its segmentation, and the truth if there is any."""
     found = InferSet(spec, spec.val_split, with_labels=False).first(4)
-    samples = [(read['image'], read_truth(spec, sample)) for sample, read in found]
+    samples = [(read['image'], read_ground_truth(spec, sample)) for sample, read in found]
 
     def draw() -> dict[str, np.ndarray]:
         network.eval()

@@ -14,7 +14,7 @@ def draws(function, count=200):
     return [function(np.random.default_rng(seed)) for seed in range(count)]
 
 
-def test_same_generator_gives_the_same_picture_and_leaves_the_input(image):
+def test_same_generator_gives_the_same_image_and_leaves_the_input(image):
     before = image.copy()
     changes = {'jitter': augment.colour_jitter, 'hsv': augment.hsv_shift,
                'resize': lambda image, rng: augment.resize_long_side(image, rng, 40, 90)}

@@ -4,9 +4,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, KeySampler, SegTrainSet, label_pairs
+from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, SegTrainSet, batch_keys
 from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
+from lib.data.loading import training_batches
+from lib.data.pairs import label_pairs
 from lib.data.registry import get_spec
 from lib.data.toy import write_set
 from lib.files.imageio import write_label_png
@@ -16,8 +18,8 @@ NUM = 6
 
 
 @pytest.fixture(scope='module')
-def drawn(tmp_path_factory):
-    """A toy set with seeds that are its true masks (sure ones) and label PNGs that are copies of the masks."""
+def toy_set(tmp_path_factory):
+    """A toy set with seeds that are its ground truth and label PNGs that are copies of the masks."""
     root = tmp_path_factory.mktemp('toy')
     write_set(root, seed=0, train=NUM, val=2)
     spec = get_spec('toy', root=root)
@@ -32,8 +34,8 @@ def drawn(tmp_path_factory):
 
 
 @pytest.fixture
-def spec(drawn):
-    return drawn
+def spec(toy_set):
+    return toy_set
 
 
 def cam_set(spec, **settings):
@@ -68,7 +70,7 @@ def test_sample_depends_on_seed_epoch_and_index_alone(spec, make):
 @pytest.mark.parametrize('make', [cam_set, aff_set, seg_set])
 def test_workers_change_nothing(spec, make):
     data = make(spec)
-    runs = [list(DataLoader(data, batch_sampler=KeySampler(NUM, 2, 1, seed=0), num_workers=workers))
+    runs = [list(DataLoader(data, batch_sampler=batch_keys(NUM, 2, 1, seed=0), num_workers=workers))
             for workers in (0, 2)]
     assert len(runs[0]) == 3 and all(same(first, second) for first, second in zip(*runs))
 
@@ -128,7 +130,7 @@ def test_segmentation_mask_stays_on_its_image(spec, monkeypatch):
         assert ((sample['mask'] == 2) == bright)[inside].float().mean() > 0.97
 
 
-def test_inference_sample_is_the_picture_itself(spec):
+def test_inference_sample_is_the_image_itself(spec):
     data = InferSet(spec, 'val', limit=1)
     data.check()
     assert len(data) == 1
@@ -143,7 +145,7 @@ def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
     assert not left_out
     assert [pair.name for pair in pairs] == [sample.name for sample in spec.samples('val')]
     for pair in pairs:
-        np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (pair.prediction, pair.truth)))
+        np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (pair.prediction, pair.ground_truth)))
     with pytest.raises(FileNotFoundError, match=r'val lacks predictions: .*val_00000.npz \(and 1 more\); make them so'):
         label_pairs(spec, 'val', tmp_path, '.npz', remedy='make them so')
 
@@ -164,13 +166,13 @@ def test_single_files_are_read_and_may_not_share_a_name(spec, tmp_path):
         FileSet([*files, twin]).check()
 
 
-def test_truncated_picture_is_found_before_training(spec):
+def test_truncated_image_is_found_before_training(spec):
     path = spec.samples('train')[1].image
     whole = path.read_bytes()
     path.write_bytes(whole[:-200])
     with pytest.raises(ValueError, match=f'{path.name} is no readable picture .*; restore it'):
         cam_set(spec).check()
-    path.write_bytes(whole + b'some bytes behind the end of the picture')
+    path.write_bytes(whole + b'some bytes behind the end of the image')
     cam_set(spec).check()
     path.write_bytes(whole)
 
@@ -199,7 +201,7 @@ def test_labels_of_another_size_are_named_with_both_sizes(spec, tmp_path):
 def test_seeds_of_one_strength_or_other_classes_are_refused(spec, tmp_path):
     size = np.array(Image.open(spec.samples('train')[0].image)).shape[:2]
     write_seeds(tmp_path / 'train_00000.npz', [1], {24: np.ones((2, *size))})
-    with pytest.raises(ValueError, match='has seeds for 1 strengths of background, not for 2; make them'):
+    with pytest.raises(ValueError, match='has seeds for 1 background strengths, not for 2; make them'):
         aff_set(spec, tmp_path)[0, 0]
     write_seeds(tmp_path / 'train_00000.npz', [9], {alpha: np.ones((2, *size)) for alpha in (1, 24)})
     with pytest.raises(ValueError, match='has class index 9, the data set has 6 classes'):
@@ -208,7 +210,7 @@ def test_seeds_of_one_strength_or_other_classes_are_refused(spec, tmp_path):
         aff_set(spec, crop=70)
 
 
-def test_truncated_picture_is_named_when_it_is_met(spec, tmp_path):
+def test_truncated_image_is_named_when_it_is_read(spec, tmp_path):
     write_set(tmp_path, seed=0, train=2, val=1)
     broken = get_spec('toy', root=tmp_path)
     path = broken.samples('train')[1].image
@@ -222,23 +224,21 @@ def test_truncated_picture_is_named_when_it_is_met(spec, tmp_path):
 
 
 def test_batches_of_an_epoch_hold_every_image_once():
-    batches = list(KeySampler(10, 3, epochs=4, seed=1))
-    assert len(batches) == len(KeySampler(10, 3, epochs=4, seed=1)) == 12
+    batches = list(batch_keys(10, 3, epochs=4, seed=1))
+    assert len(batches) == 12
     for epoch in range(4):
         keys = [key for batch in batches[3 * epoch:3 * epoch + 3] for key in batch]
         assert {key[0] for key in keys} == {epoch} and len({key[1] for key in keys}) == 9
     assert [key[1] for key in batches[0]] != [key[1] for key in batches[3]]
-    assert batches != list(KeySampler(10, 3, epochs=4, seed=2))
+    assert batches != list(batch_keys(10, 3, epochs=4, seed=2))
 
 
 @pytest.mark.parametrize('start', [0, 1, 3, 7, 12])
 def test_resumed_order_is_the_rest_of_the_whole_order(start):
-    whole = list(KeySampler(10, 3, epochs=4, seed=1))
-    resumed = KeySampler(10, 3, epochs=4, seed=1, start_step=start)
-    assert list(resumed) == whole[start:] and len(resumed) == len(whole) - start
+    whole = list(batch_keys(10, 3, epochs=4, seed=1))
+    assert list(batch_keys(10, 3, epochs=4, seed=1, start_step=start)) == whole[start:]
 
 
-def test_batch_larger_than_the_set_is_refused():
-    message = '--batch-size 8 is larger than the 5 images of train_aug; use at most 5'
-    with pytest.raises(ValueError, match=message):
-        KeySampler(5, 8, 1, seed=0, split='train_aug')
+def test_batch_larger_than_the_set_is_refused(spec):
+    with pytest.raises(ValueError, match=f'--batch-size 8 is larger than the {NUM} images of .*; use at most {NUM}'):
+        training_batches(cam_set(spec), 8, 1, seed=0, workers=0)

@@ -112,7 +112,7 @@ def test_registry_knows_its_names_and_refuses_others(tmp_path):
     assert get_spec('coco').num_fg == len(set(get_spec('coco').classes))
     with pytest.raises(ValueError, match='--dataset voc13 is unknown; use voc12, coco, toy or'):
         get_spec('voc13')
-    with pytest.raises(FileNotFoundError, match='draw the toy set with python -m lib.data.toy'):
+    with pytest.raises(FileNotFoundError, match='make the toy set with python -m lib.data.toy'):
         get_spec('toy', root=tmp_path)
 
 
@@ -128,11 +128,11 @@ def test_folder_file_describes_a_set(tmp_path):
 @pytest.mark.parametrize('change, message', [
     ({'classes': None}, '"classes" is None, expected a list'),
     ({'classes': []}, 'at least one class'),
-    ({'classes': ['a', 'a']}, 'none twice'),
+    ({'classes': ['a', 'a']}, 'is listed twice'),
     ({'classes': ['background', 'a']}, 'leave "background" out'),
-    ({'classes': ['a\tb']}, 'is no plain name'),
+    ({'classes': ['a\tb']}, 'cannot be printed'),
     ({'classes': [f'c{number}' for number in range(255)]}, 'has 255 classes; at most 254'),
-    ({'classes': ['a\0b']}, 'is no plain name'),
+    ({'classes': ['a\0b']}, 'cannot be printed'),
     ({'lists': 'a\0b'}, 'cannot be printed'),
     ({'max_side': 0}, '"max_side" is 0, expected 1 to 16384'),
     ({'max_side': 10 ** 30}, 'expected 1 to 16384'),

@@ -1,4 +1,4 @@
-"""Every stage on pictures of which none shows any class, as some of COCO do: the worst batch that can be drawn."""
+"""Every stage on images without any class, as some of COCO are: the worst possible batch."""
 import importlib
 import json
 

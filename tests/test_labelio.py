@@ -67,11 +67,11 @@ def test_affinity_labels_from_files_are_those_from_float32(tmp_path):
 def test_the_curve_from_files_is_that_from_float32(tmp_path):
     plain, stored = Curve(4), Curve(4)
     for seed in range(3):
-        truth = photo_like(seed, 150, 200)[1]
+        mask = photo_like(seed, 150, 200)[1]
         keys, cam, _ = real_looking_labels(seed, 150, 200, alphas=())
         write_maps(tmp_path / 'a.npz', keys, cam)
-        plain.add(truth, keys, cam)
-        stored.add(truth, *read_maps(tmp_path / 'a.npz'))
+        plain.add(mask, keys, cam)
+        stored.add(mask, *read_maps(tmp_path / 'a.npz'))
     assert np.array_equal(plain.iou(), stored.iou()) and plain.summary()['best_miou'] > 50
 
 
@@ -142,7 +142,7 @@ def corrupt(path, kind):
 @pytest.mark.parametrize('kind', ['empty', 'text', 'cut', 'flipped', 'foreign', 'plain array', 'pickled',
                                   'pickled array', 'version', 'shapes'])
 @pytest.mark.parametrize('read', [read_maps, read_seeds])
-def test_damaged_or_foreign_file_gives_one_line_with_name_and_remedy(tmp_path, kind, read):
+def test_corrupt_or_foreign_file_gives_one_line_with_name_and_remedy(tmp_path, kind, read):
     path = tmp_path / 'a.npz'
     corrupt(path, kind)
     with pytest.raises(ValueError, match=r'a\.npz.*infer_cam\.py') as error:

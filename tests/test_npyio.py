@@ -19,9 +19,8 @@ import train_aff
 from lib.data.datasets import AffTrainSet
 from lib.data.labelio import VALUES, read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import (
-    label_place,
+    label_source,
     read_npy_maps,
-    read_npy_scores,
     read_npy_seeds,
     seed_folders,
     write_npy_maps,
@@ -42,6 +41,18 @@ def saved(path, content):
     return path
 
 
+def read_cams(path):
+    return read_npy_maps(path, (5, 7), 20)
+
+
+def read_scores_of(path):
+    keys, seeds = read_npy_seeds({1.0: path}, (5, 7), 20)
+    return keys, seeds[1.0]
+
+
+READERS = (read_cams, read_scores_of)
+
+
 def header():
     """What stands before the pickle in such a file."""
     file = io.BytesIO()
@@ -51,11 +62,11 @@ def header():
 
 def test_maps_and_scores_come_back(tmp_path):
     write_npy_maps(tmp_path / 'new/a.npy', [2, 14], MAPS)
-    keys, found = read_npy_maps(tmp_path / 'new/a.npy')
+    keys, found = read_cams(tmp_path / 'new/a.npy')
     assert keys.tolist() == [2, 14] and found.dtype == np.float32 and np.array_equal(found, MAPS)
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.npy']
     write_npy_scores(tmp_path / 'b.npy', [13], MAPS)
-    keys, found = read_npy_scores(tmp_path / 'b.npy')
+    keys, found = read_scores_of(tmp_path / 'b.npy')
     assert keys.tolist() == [13] and np.array_equal(found, MAPS)
 
 
@@ -79,33 +90,30 @@ def test_written_files_name_nothing_that_older_numpy_lacks(tmp_path):
 @pytest.mark.parametrize('protocol', [3, 4])
 @pytest.mark.parametrize('module', [b'numpy.core', b'numpy._core'])
 def test_files_of_both_generations_of_numpy_are_read(tmp_path, protocol, module):
-    content = {np.int64(14): MAPS[1].astype('>f8'), 2: np.asfortranarray(MAPS[0])}
+    content = {14: MAPS[1].astype('>f8'), 2: np.asfortranarray(MAPS[0])}
     data = pickle.dumps(np.array(content), protocol)
     if protocol == 3:
         data = data.replace(b'cnumpy._core', b'c' + module)
     (tmp_path / 'a.npy').write_bytes(header() + data)
-    keys, found = read_npy_maps(tmp_path / 'a.npy')
+    keys, found = read_cams(tmp_path / 'a.npy')
     assert keys.tolist() == [2, 14] and np.array_equal(found, MAPS)
 
 
 def test_image_without_a_class_takes_the_size_of_its_image(tmp_path):
     write_npy_maps(tmp_path / 'a.npy', [], np.zeros((0, 4, 6)))
-    assert read_npy_maps(tmp_path / 'a.npy', (4, 6))[1].shape == (0, 4, 6)
-    keys, scores = read_npy_scores(tmp_path / 'a.npy', (4, 6))
-    assert len(keys) == 0 and scores.shape == (1, 4, 6) and (scores == 1).all()
-    for read in (read_npy_maps, read_npy_scores):
-        with pytest.raises(ValueError, match=r'a\.npy has no class.*size of its image'):
-            read(tmp_path / 'a.npy')
+    assert read_npy_maps(tmp_path / 'a.npy', (4, 6), 20)[1].shape == (0, 4, 6)
+    keys, seeds = read_npy_seeds({1.0: tmp_path / 'a.npy'}, (4, 6), 20)
+    assert len(keys) == 0 and seeds[1.0].shape == (1, 4, 6) and (seeds[1.0] == 1).all()
 
 
 def test_the_references_values_below_zero_become_zero_and_logits_are_refused(tmp_path):
     below = np.where(MAPS < 0.2, np.float32(-0.3), MAPS)
     absent = np.full_like(MAPS, -1)                     # what the reference makes of a map that is 0 everywhere
     for maps in (below, absent):
-        assert np.array_equal(read_npy_maps(saved(tmp_path / 'a.npy', dict(enumerate(maps))))[1], maps.clip(0, 1))
+        assert np.array_equal(read_cams(saved(tmp_path / 'a.npy', dict(enumerate(maps))))[1], maps.clip(0, 1))
     for maps in (MAPS * 9, MAPS - 0.5, np.where(MAPS < 0.2, np.nan, MAPS), np.where(MAPS < 0.2, -np.inf, MAPS)):
         with pytest.raises(ValueError, match=r'a\.npy'):
-            read_npy_maps(saved(tmp_path / 'a.npy', dict(enumerate(maps.astype(np.float32)))))
+            read_cams(saved(tmp_path / 'a.npy', dict(enumerate(maps.astype(np.float32)))))
 
 
 class Attack:
@@ -127,9 +135,9 @@ def test_a_file_that_asks_for_code_is_refused_and_runs_nothing(tmp_path, place_o
                  np.memmap: (str(trace), 'float32', 'w+', 0, (3,))}.get(function, (str(trace), 'real'))
     attack = Attack(function, *arguments)
     saved(tmp_path / 'a.npy', np.array(place_of(attack), object))
-    for read in (read_npy_maps, read_npy_scores):
+    for read in READERS:
         with pytest.raises(ValueError, match=r'a\.npy.*asks for') as error:
-            read(tmp_path / 'a.npy', (5, 7))
+            read(tmp_path / 'a.npy')
         assert '\n' not in str(error.value)
     assert not trace.exists()
 
@@ -140,16 +148,16 @@ def test_the_attack_would_work_with_numpy_alone(tmp_path):
     assert (tmp_path / 'trace').exists()
 
 
-def test_a_pickle_cannot_reach_into_the_stand_ins(tmp_path):
+def test_a_pickle_cannot_reach_into_the_stand_in(tmp_path):
     for lines in (b'cnumpy\nndarray\n(N}X\x06\x00\x00\x00valuesK\x01sub.', b'cnumpy\nndarray.__init__\n.',
                   b'cnumpy\nndarray\n)R(K\x01)cnumpy\ndtype\n(X\x02\x00\x00\x00O8tR\x89X\x01\x00\x00\x00atb.'):
         (tmp_path / 'a.npy').write_bytes(header() + b'\x80\x04' + lines)
         with pytest.raises(ValueError, match=r'a\.npy'):
-            read_npy_maps(tmp_path / 'a.npy')
+            read_cams(tmp_path / 'a.npy')
     test_maps_and_scores_come_back(tmp_path)
 
 
-WRONG = {'list': [MAPS[0]], 'names as keys': {'cam': MAPS[0]}, 'truth as key': {True: MAPS[0]},
+WRONG = {'list': [MAPS[0]], 'names as keys': {'cam': MAPS[0]}, 'bool as key': {True: MAPS[0]},
          'negative key': {-1: MAPS[0]}, 'number': {1: 0.5}, 'three axes': {1: MAPS},
          'two sizes': {1: MAPS[0], 2: MAPS[1, 1:]}, 'text': {1: np.array([['a']])},
          'objects': {1: np.array([[None]])}, 'nested': {1: {2: MAPS[0]}},
@@ -159,29 +167,29 @@ WRONG = {'list': [MAPS[0]], 'names as keys': {'cam': MAPS[0]}, 'truth as key': {
 @pytest.mark.parametrize('content', WRONG.values(), ids=WRONG)
 def test_another_structure_is_refused_in_one_line(tmp_path, content):
     saved(tmp_path / 'a.npy', np.array(content, object) if isinstance(content, list) else content)
-    for read in (read_npy_maps, read_npy_scores):
+    for read in READERS:
         with pytest.raises(ValueError, match=r'a\.npy') as error:
-            read(tmp_path / 'a.npy', (5, 7))
+            read(tmp_path / 'a.npy')
         assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('spoil', [lambda data: b'', lambda data: b'no map', lambda data: data[:-60],
                                    lambda data: data[:200], lambda data: data[:128] + b'\xff' + data[129:]])
-def test_damaged_file_is_refused_in_one_line(tmp_path, spoil):
+def test_corrupt_file_is_refused_in_one_line(tmp_path, spoil):
     write_npy_maps(tmp_path / 'a.npy', [2, 14], MAPS)
     (tmp_path / 'a.npy').write_bytes(spoil((tmp_path / 'a.npy').read_bytes()))
     with pytest.raises(ValueError, match=r'a\.npy is corrupt') as error:
-        read_npy_maps(tmp_path / 'a.npy')
+        read_cams(tmp_path / 'a.npy')
     assert '\n' not in str(error.value)
 
 
 def test_missing_file_plain_array_and_cams_for_scores_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'gone\.npy is missing'):
-        read_npy_maps(tmp_path / 'gone.npy')
+        read_cams(tmp_path / 'gone.npy')
     with pytest.raises(ValueError, match=r'array of float32'):
-        read_npy_maps(saved(tmp_path / 'a.npy', MAPS))
+        read_cams(saved(tmp_path / 'a.npy', MAPS))
     with pytest.raises(ValueError, match=r'no background, key 0'):
-        read_npy_scores(saved(tmp_path / 'a.npy', {1: MAPS[0]}))
+        read_scores_of(saved(tmp_path / 'a.npy', {1: MAPS[0]}))
 
 
 def test_seeds_must_agree_and_lie_in_two_folders(tmp_path):
@@ -190,11 +198,11 @@ def test_seeds_must_agree_and_lie_in_two_folders(tmp_path):
     folders = seed_folders(tmp_path)
     assert list(folders) == [1.0, 24.0]
     paths = {alpha: folder / 'a.npy' for alpha, folder in folders.items()}
-    keys, scores = read_npy_seeds(paths, (5, 7))
+    keys, scores = read_npy_seeds(paths, (5, 7), 20)
     assert keys.tolist() == [3] and all(np.array_equal(scores[alpha], MAPS) for alpha in (1.0, 24.0))
     write_npy_scores(paths[1.0], [4], MAPS)
     with pytest.raises(ValueError, match='differ in classes or size'):
-        read_npy_seeds(paths, (5, 7))
+        read_npy_seeds(paths, (5, 7), 20)
     (tmp_path / 'alpha_3').mkdir()
     with pytest.raises(ValueError, match='holds 3 folders'):
         seed_folders(tmp_path)
@@ -263,13 +271,13 @@ def test_export_holds_what_our_files_hold(tmp_path):
     infer_cam.write_labels([(tmp_path / path, '{"made": "here"}') for path in paths], image, np.array([0, 4]), cam,
                            (1.0, 24.0), export=True)
     assert {str(read_origin(tmp_path / path)) for path in paths} == {"{'made': 'here'}"}
-    keys, exported = read_npy_maps(tmp_path / 'theirs/cam/a.npy')
+    keys, exported = read_npy_maps(tmp_path / 'theirs/cam/a.npy', (12, 10), 20)
     assert keys.tolist() == [0, 4] and np.array_equal(exported, cam)
     np.testing.assert_allclose(exported, read_maps(tmp_path / 'ours/cam/a.npz')[1], atol=0.005)
     for alpha, scores in read_seeds(tmp_path / 'ours/seeds/a.npz')[1].items():
-        keys, exported = read_npy_scores(tmp_path / f'theirs/crf/alpha_{alpha}/a.npy')
+        keys, exported = read_npy_seeds({alpha: tmp_path / f'theirs/crf/alpha_{alpha}/a.npy'}, (12, 10), 20)
         assert keys.tolist() == [0, 4]
-        np.testing.assert_allclose(exported, scores, atol=0.01)
+        np.testing.assert_allclose(exported[alpha], scores, atol=0.01)
 
 
 def test_pickled_files_are_read_on_request_alone(toy, both, capsys):
@@ -287,4 +295,4 @@ def test_pickled_files_are_read_on_request_alone(toy, both, capsys):
     assert 'lacks predictions' in error_line(
         evaluation.main, (*words, '--unpickle', '--labels', both / 'labels/val/cam'), capsys)
     train_aff.main([*training, '--seed-dir', str(both / 'plabels/train/crf'), '--unpickle', '--dry-run'])
-    assert label_place(both / 'labels/val/cam', Path('own'), False, '--cams') == (both / 'labels/val/cam', '.npz')
+    assert label_source(both / 'labels/val/cam', Path('own'), False, '--cams') == (both / 'labels/val/cam', '.npz')

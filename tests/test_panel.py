@@ -10,6 +10,7 @@ from lib.data.labelio import write_maps, write_seeds
 from lib.data.toy import write_set
 from lib.files.dataspec import Sample
 from lib.files.imageio import write_label_png
+from lib.report import rows
 
 
 @pytest.fixture(scope='module')
@@ -20,7 +21,7 @@ def toy(tmp_path_factory):
 
 
 def draw(toy, exp, capsys, *words):
-    """Columns that were shown, and the picture."""
+    """Columns that were shown, and the file."""
     panel.main(['--dataset', str(toy / 'dataset.json'), '--exp', str(exp), '--out', str(exp / 'out/panel.png'), *words])
     return capsys.readouterr().out.strip().rpartition(': ')[2].split(', '), exp / 'out/panel.png'
 
@@ -39,14 +40,14 @@ def write_cam(toy, exp, name, split='val'):
 def test_every_output_that_is_there_gets_a_column(toy, tmp_path, capsys):
     name = 'val_00001'
     maps = write_cam(toy, tmp_path, name)
-    assert draw(toy, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM label', 'truth']
+    assert draw(toy, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM at 0.25', 'ground truth']
     scores = np.concatenate([1 - maps.max(0, keepdims=True), maps])
     write_seeds(tmp_path / f'toy/labels/val/seeds/{name}.npz', [0, 3], {1.0: scores, 24.0: scores})
     for folder in ('labels/val/walk', 'results/val'):
         write_label_png(tmp_path / f'toy/{folder}/{name}.png', maps.argmax(0))
-    assert draw(toy, tmp_path, capsys)[0] == list(panel.COLUMNS)
+    assert draw(toy, tmp_path, capsys)[0] == [column.format(0.25) for column in rows.COLUMNS]
     shown, path = draw(toy, tmp_path, capsys, '--thin-out', '--count', '2')
-    assert shown == ['image', 'CAM label', 'random walk', 'segmentation', 'truth']
+    assert shown == ['image', 'CAM at 0.25', 'random walk', 'segmentation', 'ground truth']
     assert np.asarray(Image.open(path)).ndim == 3
 
 
@@ -59,19 +60,19 @@ def test_count_and_cell_decide_the_size(toy, tmp_path, capsys):
     assert sizes[2][0] == 4 * 128 + 3 * 4
 
 
-def test_images_are_spread_evenly_over_the_list():
+def test_images_are_evenly_spaced_over_the_list():
     samples = [Sample(str(number), None, None) for number in range(12)]
-    assert [int(sample.name) for sample in panel.spread(samples, 3)] == [2, 6, 10]
-    assert panel.spread(samples, 12) == panel.spread(samples, 99) == samples
+    assert [int(sample.name) for sample in rows.evenly_spaced(samples, 3)] == [2, 6, 10]
+    assert rows.evenly_spaced(samples, 12) == rows.evenly_spaced(samples, 99) == samples
 
 
 def test_threshold_is_the_newest_best_of_the_split():
     def record(split, best, what='cam'):
         return {'what': what, 'split': split, 'results': [{'threshold': 0.25}, {'threshold': best, 'best': True}]}
     scores = [record('val', 0.31), record('val', 0.33), record('train', 0.4)]
-    assert panel.best_threshold(scores, 'val') == 0.33
-    assert panel.best_threshold(scores, 'train') == 0.4
-    assert panel.best_threshold(scores, 'test') == panel.best_threshold([], 'val') == 0.25
+    assert rows.best_threshold(scores, 'val') == 0.33
+    assert rows.best_threshold(scores, 'train') == 0.4
+    assert rows.best_threshold(scores, 'test') == rows.best_threshold([], 'val') == 0.25
 
 
 def test_seeds_show_what_both_strengths_are_sure_of(tmp_path):
@@ -79,7 +80,7 @@ def test_seeds_show_what_both_strengths_are_sure_of(tmp_path):
     low[[1, 0, 2, 1], 0, range(4)] = 1          # class 4, background, class 9, class 4
     high[[1, 2, 0, 0], 0, range(4)] = 1         # class 4, class 9, background, background
     write_seeds(tmp_path / 'a.npz', [3, 8], {1.0: low, 24.0: high})
-    assert panel.seeds_label(tmp_path / 'a.npz', 9).tolist() == [[4, 255, 0, 0]]
+    assert rows.seeds_label(tmp_path / 'a.npz', 9).tolist() == [[4, 255, 0, 0]]
 
 
 def test_output_of_another_size_is_named(toy, tmp_path, capsys):
@@ -93,11 +94,11 @@ def test_run_without_outputs_is_refused(toy, tmp_path, capsys):
         draw(toy, tmp_path, capsys, '--run', 'other')
 
 
-def test_data_set_without_masks_has_no_truth_column(toy, tmp_path, capsys):
+def test_data_set_without_masks_has_no_ground_truth_column(toy, tmp_path, capsys):
     bare = tmp_path / 'bare'
     shutil.copytree(toy, bare)
     description = json.loads((bare / 'dataset.json').read_text())
     del description['masks']
     (bare / 'dataset.json').write_text(json.dumps(description))
     write_cam(bare, tmp_path, 'val_00000')
-    assert draw(bare, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM label']
+    assert draw(bare, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM at 0.25']

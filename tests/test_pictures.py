@@ -1,4 +1,4 @@
-"""The pictures that the training stages draw for TensorBoard while they train."""
+"""The images that the training stages draw for TensorBoard while they train."""
 import numpy as np
 import pytest
 import torch
@@ -44,7 +44,7 @@ def seg_case(spec, folder):
 
 
 @pytest.mark.parametrize('case', [aff_case, seg_case])
-def test_pictures_leave_the_network_and_the_random_state_alone(spec, tmp_path, case):
+def test_drawing_leaves_the_network_and_the_random_state_alone(spec, tmp_path, case):
     network, draw = case(spec, tmp_path)
     modes = [module.training for module in network.modules()]
     state = {name: value.clone() for name, value in network.state_dict().items()}
@@ -53,12 +53,12 @@ def test_pictures_leave_the_network_and_the_random_state_alone(spec, tmp_path, c
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
-    for name, picture in first.items():
-        assert picture.dtype == np.uint8 and picture.shape[2] == 3
-        np.testing.assert_array_equal(picture, second[name])
+    for name, image in first.items():
+        assert image.dtype == np.uint8 and image.shape[2] == 3
+        np.testing.assert_array_equal(image, second[name])
 
 
-def test_affinity_picture_has_three_crops_a_row(spec, tmp_path):
-    picture = aff_case(spec, tmp_path)[1]()['affinity']
-    assert picture.shape == (3 * 128 + 2 * 4, 3 * 128 + 2 * 4, 3)
-    assert (picture[..., 0] == picture[..., 2])[:, -128:].all()         # the last column is grey
+def test_affinity_image_has_three_crops_per_row(spec, tmp_path):
+    image = aff_case(spec, tmp_path)[1]()['affinity']
+    assert image.shape == (3 * 128 + 2 * 4, 3 * 128 + 2 * 4, 3)
+    assert (image[..., 0] == image[..., 2])[:, -128:].all()         # the last column is grey

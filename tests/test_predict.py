@@ -1,4 +1,4 @@
-"""Segmenting pictures of all kinds with nothing but the trained network's file."""
+"""Segmenting images of all kinds with nothing but the trained network's file."""
 import json
 
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import infer_seg
-from lib.data.files import find_pictures
+from lib.data.files import find_images
 from lib.net.weights import read_meta
 from lib.process.ending import run_script
 from tests.running import LOADED_HERE, SCALES, error_line
@@ -18,20 +18,20 @@ QUICK = (*LOADED_HERE, *SCALES, '--device', 'cpu', '--amp', 'none')
 
 @pytest.fixture
 def photos(toy, tmp_path):
-    """A folder of one picture in many forms, and a file that is none."""
+    """A folder of one image in many formats, and files that are not images."""
     folder = tmp_path / 'photos'
     folder.mkdir()
-    picture = Image.open(toy.parent / 'images/val_00000.jpg')
+    image = Image.open(toy.parent / 'images/val_00000.jpg')
     turn = Image.Exif()
     turn[0x0112] = 6
-    picture.save(folder / 'plain.png')
-    picture.save(folder / 'turned.jpg', exif=turn)
-    picture.convert('L').save(folder / 'grey.bmp')
-    picture.convert('RGBA').save(folder / 'alpha.webp')
-    picture.quantize(16).save(folder / 'few.gif')
-    Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16) * 257).save(folder / 'deep.tif')
-    picture.resize((700, 650)).save(folder / 'large.JPG')
-    picture.resize((9, 7)).save(folder / 'tiny.png')
+    image.save(folder / 'plain.png')
+    image.save(folder / 'turned.jpg', exif=turn)
+    image.convert('L').save(folder / 'grey.bmp')
+    image.convert('RGBA').save(folder / 'alpha.webp')
+    image.quantize(16).save(folder / 'few.gif')
+    Image.fromarray(np.asarray(image.convert('L')).astype(np.uint16) * 257).save(folder / 'deep.tif')
+    image.resize((700, 650)).save(folder / 'large.JPG')
+    image.resize((9, 7)).save(folder / 'tiny.png')
     (folder / 'labels.csv').write_text('image,labels')
     (folder / '._plain.png').write_text('what a Mac leaves on a stick')
     return folder
@@ -42,11 +42,11 @@ def predict(checkpoint, out, *words):
 
 
 def size(path):
-    with Image.open(path) as picture:
-        return picture.size
+    with Image.open(path) as image:
+        return image.size
 
 
-def test_any_picture_is_segmented_at_its_size_with_the_file_alone(run_folder, photos, tmp_path, monkeypatch):
+def test_any_image_is_segmented_at_its_size_with_the_file_alone(run_folder, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     predict(run_folder / 'seg/model.pth', tmp_path / 'out', '--images', photos, '--probs', '--export-voc', 'server')
     names = {path.stem: size(path) for path in photos.iterdir() if path.suffix != '.csv' and path.name[0] != '.'}
@@ -74,20 +74,20 @@ def test_a_run_is_named_instead_of_a_file(run_folder, photos, capsys):
     assert f'of 1 images to {run_folder}/results/images' in capsys.readouterr().out
 
 
-def test_folders_and_patterns_name_pictures_once(photos):
-    found = [path.name for path in find_pictures([str(photos / 'plain.png'), str(photos), str(photos / '*.png')])]
+def test_folders_and_patterns_name_images_once(photos):
+    found = [path.name for path in find_images([str(photos / 'plain.png'), str(photos), str(photos / '*.png')])]
     assert found == ['plain.png', 'alpha.webp', 'deep.tif', 'few.gif', 'grey.bmp', 'large.JPG', 'tiny.png',
                      'turned.jpg']
-    assert [path.name for path in find_pictures([str(photos.parent / '**/d*')])] == ['deep.tif']
+    assert [path.name for path in find_images([str(photos.parent / '**/d*')])] == ['deep.tif']
     (photos / 'folder').mkdir()
     (photos / 'folder/a.heic').touch()
-    for word, problem in (('folder', r'holds no picture \(1 \.heic\)'), ('no*.jpg', 'fits no file')):
+    for word, problem in (('folder', 'holds no image among 1 files'), ('no*.jpg', 'matches no file')):
         with pytest.raises(FileNotFoundError, match=problem):
-            find_pictures([str(photos / word)])
+            find_images([str(photos / word)])
 
 
 @pytest.mark.parametrize('words, problem', [
-    (('--images', 'photos'), '2 of 10 files cannot be read as pictures: photos/a.png, photos/b.jpg; remove them'),
+    (('--images', 'photos'), '2 of 10 files cannot be read as images: photos/a.png, photos/b.jpg; remove them'),
     (('--images', 'photos/none.jpg'), 'photos/none.jpg; check the names after --images'),
     (('--images', 'photos/plain.png', '--checkpoint', 'aff'),
      'aff/model.pth belongs to a different network'),
@@ -97,7 +97,7 @@ def test_what_cannot_be_segmented_is_one_line_before_any_work(run_folder, photos
                                                               problem):
     monkeypatch.chdir(tmp_path)
     for name in ('a.png', 'b.jpg'):
-        (photos / name).write_text('no picture')
+        (photos / name).write_text('not an image')
     (tmp_path / 'text').mkdir()
     (tmp_path / 'text/model.pth').write_text('no weights')
     (tmp_path / 'aff').symlink_to(run_folder / 'aff')

@@ -17,8 +17,8 @@ import torch
 
 from coco.instances import index_instances, read_annotations
 from lib.data.folder import read_spec
-from lib.data.labelio import read_maps, read_probs, read_seeds, write_maps, write_probs, write_seeds
-from lib.data.npyio import read_npy_maps, read_npy_scores, write_npy_maps, write_npy_scores
+from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
+from lib.data.npyio import read_npy_maps, read_npy_seeds, write_npy_maps, write_npy_scores
 from lib.data.own_table import read_table
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import misfit, parse_json, read_json, read_json_lines, write_json
@@ -63,10 +63,8 @@ def use_scores(path):
 
 
 def use_maps(path):
-    for read in (read_maps, read_seeds, read_probs):
-        if read.__name__.split('_')[1] in path.name:
-            keys, maps = read(path, *([] if read is read_probs else [4]))
-            assert read is read_probs or all(0 <= key < 4 for key in keys)
+    keys, _ = (read_maps if 'maps' in path.name else read_seeds)(path, 4)
+    assert all(0 <= key < 4 for key in keys)
 
 
 def use_instances(path):
@@ -109,7 +107,6 @@ def write_files(folder):
     maps = np.random.default_rng(0).random((2, 9, 7)).astype(np.float32)
     write_maps(folder / 'maps.npz', [1, 3], maps)
     write_seeds(folder / 'seeds.npz', [3], {1.0: maps, 24.0: maps})
-    write_probs(folder / 'probs.npz', maps, ['background', 'a'])
     write_npy_maps(folder / 'maps.npy', [1, 3], maps)
     write_npy_scores(folder / 'scores.npy', [2], maps)
     setup = Namespace(data_root=folder, archives=folder, mirror=None)
@@ -121,9 +118,9 @@ def write_files(folder):
             'run/cam/args.json': lambda path: use_run(folder / 'run'),
             'run/cam/metrics.jsonl': lambda path: use_run(folder / 'run'),
             'run/labels/val/cam/made_by.json': lambda path: use_run(folder / 'run'),
-            'maps.npz': use_maps, 'seeds.npz': use_maps, 'probs.npz': use_maps,
+            'maps.npz': use_maps, 'seeds.npz': use_maps,
             'maps.npy': lambda path: read_npy_maps(path, (9, 7), 4),
-            'scores.npy': lambda path: read_npy_scores(path, (9, 7), 4)}
+            'scores.npy': lambda path: read_npy_seeds({1.0: path}, (9, 7), 4)}
 
 
 @pytest.fixture(scope='module')
@@ -134,7 +131,7 @@ def files(tmp_path_factory):
 
 NAMES = ('model.pth', 'legacy.pth', 'dataset.json', 'scores.json', 'x.params', 'instances.json', 'metrics.jsonl',
          'table.json', 'setup.json', 'run/cam/env.json', 'run/cam/args.json', 'run/cam/metrics.jsonl',
-         'run/labels/val/cam/made_by.json', 'maps.npz', 'seeds.npz', 'probs.npz', 'maps.npy', 'scores.npy')
+         'run/labels/val/cam/made_by.json', 'maps.npz', 'seeds.npz', 'maps.npy', 'scores.npy')
 
 
 def read_or_refused(read, path, what):
@@ -311,7 +308,7 @@ def test_a_network_of_other_classes_or_another_order_is_refused(tmp_path, found,
     ({'maps': np.full((2, 3, 3), 1.5, np.float16)}, 'outside of .0, 1'),
     ({'maps': np.full((2, 3, 3), -1, np.float16)}, 'outside of .0, 1'),
     ({'maps': np.ones((2, 3, 3))}, 'outside of .0, 1'),
-    ({'maps': np.zeros((3, 3, 3), np.uint8)}, 'which do not fit'), ({'maps_version': 7}, 'of version 7')])
+    ({'maps': np.zeros((3, 3, 3), np.uint8)}, 'holds 2 classes but maps'), ({'maps_version': 7}, 'of version 7')])
 def test_cam_files_with_impossible_keys_or_values_are_refused(tmp_path, arrays, problem):
     whole = {'maps_version': 2, 'keys': np.array([1, 3], np.int16), 'maps': np.zeros((2, 3, 3), np.uint8)}
     np.savez(tmp_path / 'a.npz', **whole)
@@ -324,13 +321,12 @@ def test_cam_files_with_impossible_keys_or_values_are_refused(tmp_path, arrays, 
 def test_pickled_maps_of_a_class_too_many_are_refused(tmp_path):
     maps = np.full((2, 3, 3), 0.5, np.float32)
     write_npy_maps(tmp_path / 'a.npy', [1, 101], maps)
-    assert read_npy_maps(tmp_path / 'a.npy')[0].tolist() == [1, 101]
-    with pytest.raises(ValueError, match='a.npy has the key 101, this data set has keys below 4'):
-        read_npy_maps(tmp_path / 'a.npy', num_fg=4)
+    with pytest.raises(ValueError, match='a.npy has key 101, this data set has keys below 4'):
+        read_npy_maps(tmp_path / 'a.npy', (3, 3), 4)
     write_npy_scores(tmp_path / 'b.npy', [4], maps)
-    with pytest.raises(ValueError, match='b.npy has the key 5, this data set has keys below 5'):
-        read_npy_scores(tmp_path / 'b.npy', num_fg=4)
-    assert read_npy_scores(tmp_path / 'b.npy', num_fg=5)[0].tolist() == [4]
+    with pytest.raises(ValueError, match='b.npy has key 5, this data set has keys below 5'):
+        read_npy_seeds({1.0: tmp_path / 'b.npy'}, (3, 3), 4)
+    assert read_npy_seeds({1.0: tmp_path / 'b.npy'}, (3, 3), 5)[0].tolist() == [4]
 
 
 @pytest.mark.parametrize('text, problem', [

@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from lib.panel import DEFAULT_THRESHOLD
 from lib.report import __main__ as report
 from lib.report.examples import choose, image_iou
 from lib.report.gather import read_stages, training_seconds
+from lib.report.rows import DEFAULT_THRESHOLD
 from tests.running import error_line, place
 
 
@@ -30,13 +30,13 @@ def bare(toy, tmp_path):
     return path
 
 
-def test_the_page_holds_scores_curves_pictures_and_costs(run_folder, toy, tmp_path):
+def test_the_page_holds_scores_curves_images_and_costs(run_folder, toy, tmp_path):
     text = written(toy, run_folder.parent, tmp_path)
     for title in ('Run toy', 'Scores', 'Each class on val', 'CAM: mIoU over the background score', 'CAM training: loss',
                   'affinity training: loss', 'segmentation training: loss', 'best: IoU', 'median: IoU', 'worst: IoU',
                   'Training images, with their seeds', 'Time and disk', 'Commands and settings', 'fov_channels'):
         assert title in text, title
-    for title in ('image', 'CAM', 'seeds', 'random walk', 'segmentation', 'truth'):
+    for title in ('image', 'CAM', 'seeds', 'random walk', 'segmentation', 'ground truth'):
         assert f'<figcaption>{title}</figcaption>' in text, title
     scores = json.loads((run_folder / 'scores.json').read_text())
     assert f'<td>{scores[-1]["results"][0]["miou"]:.1f}</td>' in text
@@ -49,12 +49,12 @@ def test_the_page_needs_no_other_file_and_runs_nothing(run_folder, toy, tmp_path
     assert '<script' not in text and '@import' not in text and 'url(' not in text
 
 
-def test_without_masks_there_are_pictures_and_several_cuts_instead_of_scores(run_folder, bare, tmp_path):
+def test_without_masks_there_are_images_and_several_thresholds_instead_of_scores(run_folder, bare, tmp_path):
     exp = tmp_path / 'exp'
     shutil.copytree(run_folder, exp / 'toy')
     (exp / 'toy/scores.json').unlink()
     text = written(bare, exp, tmp_path)
-    assert '<h2>Scores</h2>' not in text and 'best: IoU' not in text and '<figcaption>truth' not in text
+    assert '<h2>Scores</h2>' not in text and 'best: IoU' not in text and '<figcaption>ground truth' not in text
     assert 'CAM labels at several background scores' in text
     assert f'<figcaption>CAM at {DEFAULT_THRESHOLD:.2f}</figcaption>' in text
     assert '<figcaption>CAM at 0.40</figcaption>' in written(bare, exp, tmp_path, '--background-score', '0.4')
@@ -82,22 +82,22 @@ def test_names_with_html_in_them_are_shown_as_they_are(run_folder, toy, tmp_path
 
 def test_best_median_and_worst_are_those_by_iou(run_folder, toy):
     spec = report.get_spec(str(toy))
-    chosen = choose(spec, 'val', run_folder, 3)
-    values = [int(why.rpartition(' ')[2]) for why, _ in chosen]
-    assert [why.partition(':')[0] for why, _ in chosen] == ['best', 'median', 'worst']
+    reasons = list(choose(spec, 'val', run_folder, 3).values())
+    values = [int(why.rpartition(' ')[2]) for why in reasons]
+    assert [why.partition(':')[0] for why in reasons] == ['best', 'median', 'worst']
     assert values == sorted(values, reverse=True)
-    truth = np.array([[0, 0, 1, 255]], np.uint8)
-    assert image_iou(truth, np.array([[0, 1, 1, 2]], np.uint8), 3) == 50
-    assert image_iou(truth, truth, 3) == 100
+    ground_truth = np.array([[0, 0, 1, 255]], np.uint8)
+    assert image_iou(ground_truth, np.array([[0, 1, 1, 2]], np.uint8), 3) == 50
+    assert image_iou(ground_truth, ground_truth, 3) == 100
 
 
 def test_time_is_without_breaks_and_unknown_before_the_end():
-    lines = ['2026-01-01 10:00:00 started a', '2026-01-01 10:01:00 finished 5 steps']
-    assert training_seconds(lines) == 60
-    assert training_seconds([*lines, '2026-01-01 11:00:00 started a']) is None
-    assert training_seconds([*lines, '2026-01-01 12:00:00 resumed after step 5: a',
-                             '2026-01-01 12:00:30 finished 9 steps']) == 90
-    assert training_seconds([]) is None
+    log = '2026-01-01 10:00:00 started a\n2026-01-01 10:01:00 finished 5 steps\n'
+    assert training_seconds(log) == 60
+    assert training_seconds(log + '2026-01-01 11:00:00 started a\n') is None
+    assert training_seconds(log + '2026-01-01 12:00:00 resumed after step 5: a\n'
+                            '2026-01-01 12:00:30 finished 9 steps\n') == 90
+    assert training_seconds('') is None
 
 
 def test_stages_have_time_disk_and_steps(run_folder, toy):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lib.data.registry import get_spec
-from lib.data.toy import close_ups, draw, main, write_set
-from lib.data.toy_draw import CLASSES
+from lib.data.toy import main, write_set
+from lib.data.toy_draw import CLASSES, close_ups, draw
 from lib.files.imageio import read_image, read_mask
 from tests.running import error_line
 
@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     return out
 
 
-def test_picture_depends_on_seed_split_and_index_alone():
+def test_image_depends_on_seed_split_and_index_alone():
     image, mask, names = draw(0, 'train', 5)
     again = draw(0, 'train', 5)
     np.testing.assert_array_equal(image, again[0])
@@ -66,7 +66,7 @@ def test_drawing_again_does_nothing_or_asks_for_fresh(folder, capsys):
     assert not write_set(folder, seed=3, train=24, val=6)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == stamps
     line = error_line(main, ['--out', folder, '--seed', '4', '--train', '24', '--val', '6'], capsys)
-    assert 'with seed 3, now 4; draw it again with --fresh' in line
+    assert 'holds a toy set of seed 3, 24 + 6 images, version 1; replace it with --fresh' in line
 
 
 def test_fresh_leaves_nothing_of_the_earlier_set(tmp_path):

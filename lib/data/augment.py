@@ -1,4 +1,4 @@
-"""Random changes of training images. All take `rng` (numpy.random.Generator) and return new arrays.
+"""Random augmentation of training images. All functions take `rng` (numpy.random.Generator) and return new arrays.
 
 Images are uint8 [H, W, 3] in RGB. Every function draws the same number of random numbers whatever the image, so that
 a sample depends on its seed alone.
@@ -13,27 +13,27 @@ from tool.imutils import resize_bicubic, resize_cubic, resize_nearest, scaled_si
 
 
 class Crop(NamedTuple):
-    """A window of size x size placed over an array: the part it takes, and where that part lands in the window."""
+    """A window of size x size over an array: the part it cuts out, and the position of that part in the window."""
 
     source: tuple[slice, slice]
     target: tuple[slice, slice]
     size: int
 
     def paste(self, part: np.ndarray, pad: float) -> np.ndarray:
-        """Window [..., size, size] around a part [..., h, w] that was cut out by `source`; the rest is `pad`."""
+        """The window [..., size, size] with the part [..., h, w] that `source` cut out; the rest is `pad`."""
         window = np.full((*part.shape[:-2], self.size, self.size), pad, part.dtype)
         window[..., *self.target] = part
         return window
 
 
 def random_crop(rng: np.random.Generator, height: int, width: int, size: int) -> Crop:
-    """Place a square window at random. Along a side shorter than the window the image is placed at random in it."""
+    """A square window at a random position. Along a side shorter than the window, the image's position is random."""
     (rows, to_rows), (columns, to_columns) = _random_slices(rng, height, size), _random_slices(rng, width, size)
     return Crop((rows, columns), (to_rows, to_columns), size)
 
 
 def random_flip(rng: np.random.Generator) -> slice:
-    """A slice for the column axis that mirrors every second time: array[:, flip]."""
+    """A slice for the column axis that mirrors with probability 1/2: array[:, flip]."""
     return slice(None, None, -1 if rng.random() < 0.5 else 1)
 
 
@@ -53,7 +53,7 @@ def random_scale(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, 
 
 def colour_jitter(image: np.ndarray, rng: np.random.Generator, brightness: float = 0.3, contrast: float = 0.3,
                   saturation: float = 0.3, hue: float = 0.1) -> np.ndarray:
-    """Change brightness, contrast, saturation (factors 1 - s to 1 + s) and hue (turns of -h to h) in random order.
+    """Change brightness, contrast, saturation (factors 1 - s to 1 + s) and hue (-h to h of the circle) in random order.
 
     What torchvision's ColorJitter does, with random numbers from `rng`.
     """
@@ -63,23 +63,23 @@ def colour_jitter(image: np.ndarray, rng: np.random.Generator, brightness: float
                (functional.adjust_contrast, rng.uniform(1 - contrast, 1 + contrast)),
                (functional.adjust_saturation, rng.uniform(1 - saturation, 1 + saturation)),
                (functional.adjust_hue, rng.uniform(-hue, hue))]
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    jittered = Image.fromarray(np.ascontiguousarray(image))
     for index in rng.permutation(len(changes)):
         change, amount = changes[index]
-        picture = change(picture, amount)
-    return np.asarray(picture)
+        jittered = change(jittered, amount)
+    return np.asarray(jittered)
 
 
-def hsv_shift(image: np.ndarray, rng: np.random.Generator, most: int = 10) -> np.ndarray:
-    """Add a random integer within +-most to hue (modulo 180, OpenCV's circle), saturation and value (both clipped)."""
-    shift = rng.integers(-most, most, size=3, endpoint=True)
+def hsv_shift(image: np.ndarray, rng: np.random.Generator, limit: int = 10) -> np.ndarray:
+    """Add a random integer within +-limit to hue (modulo 180, OpenCV's circle), saturation and value (both clipped)."""
+    shift = rng.integers(-limit, limit, size=3, endpoint=True)
     hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV) + shift.astype(np.int16)
     hsv[..., 0] %= 180
     return cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
 
 
 def _random_slices(rng: np.random.Generator, length: int, size: int) -> tuple[slice, slice]:
-    """Along one side: what a window takes of the image, and where in the window it comes to lie."""
+    """Along one side: what the window cuts out of the image, and its position in the window."""
     start = int(rng.integers(abs(length - size) + 1))
     if length >= size:
         return slice(start, start + size), slice(0, size)

@@ -1,4 +1,4 @@
-"""Images that are there and cannot be decoded: an error, or left out by every stage (--on-corrupt skip)."""
+"""Images that exist but cannot be decoded: an error, or left out by every stage (--on-corrupt skip)."""
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
@@ -13,14 +13,10 @@ from lib.files.imageio import Corrupt, check_whole, read_image, read_mask
 T = TypeVar('T')
 
 
-def unless_corrupt(on_corrupt: str, read: Callable[..., T], *words, **settings) -> T | None:
-    """What a function reads; None for a corrupt image or mask where on_corrupt is 'skip'.
-
-    Raises:
-        Corrupt: where it is 'error'.
-    """
+def unless_corrupt(on_corrupt: str, read: Callable[..., T], *args, **kwargs) -> T | None:
+    """The result of read(*args, **kwargs); None for a corrupt image or mask, unless on_corrupt is 'error'."""
     try:
-        return read(*words, **settings)
+        return read(*args, **kwargs)
     except Corrupt:
         if on_corrupt != 'skip':
             raise
@@ -28,78 +24,63 @@ def unless_corrupt(on_corrupt: str, read: Callable[..., T], *words, **settings) 
 
 
 def first_readable(reads: Iterable[Callable[[], T]], count: int | None, on_corrupt: str) -> list[T]:
-    """What the first functions read that meet no corrupt image.
+    """Results of the first `count` functions that meet no corrupt image.
 
     Raises:
-        Corrupt: if one does and it is not to be left out, or all do.
+        Corrupt: if all of them meet one, or one does and on_corrupt is 'error'.
     """
-    found = (unless_corrupt(on_corrupt, read) for read in reads)
-    found = list(islice((value for value in found if value is not None), count))
-    if not found:
+    results = (unless_corrupt(on_corrupt, read) for read in reads)
+    results = list(islice((result for result in results if result is not None), count))
+    if not results:
         raise Corrupt('all images of the split are corrupt; restore them')
-    return found
+    return results
 
 
-def read_truth(spec: DatasetSpec, sample: Sample) -> np.ndarray | None:
-    """The exact mask of a sample; None where it has none, or a corrupt one that is to be left out."""
+def keep_readable(spec: DatasetSpec, samples: Iterable[Sample]) -> list[tuple[Sample, np.ndarray]]:
+    """The samples that are not corrupt, with their images; raises Corrupt as first_readable does."""
+    return first_readable((lambda sample=sample: (sample, read_image(sample.image, **spec.reading))
+                           for sample in samples), None, spec.on_corrupt)
+
+
+def read_ground_truth(spec: DatasetSpec, sample: Sample) -> np.ndarray | None:
+    """The ground-truth mask of a sample; None if it has none, or a corrupt one that is left out."""
     if not (sample.mask and sample.mask.is_file()):
         return None
     return unless_corrupt(spec.on_corrupt, read_mask, sample.mask, spec.num_classes, spec.max_side)
 
 
-def can_be_read(spec: DatasetSpec, sample: Sample) -> bool:
-    """Whether an image is sound, to its end; a corrupt one raises Corrupt unless such are left out."""
-    return unless_corrupt(spec.on_corrupt, read_image, sample.image, **spec.reading) is not None
-
-
-def keep_readable(spec: DatasetSpec, samples: Iterable[Sample]) -> list[Sample]:
-    """The samples whose images are sound; raises Corrupt as first_readable does."""
-    return first_readable((partial(_itself, spec, sample) for sample in samples), None, spec.on_corrupt)
-
-
 def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> set[str]:
-    """Make sure that all images are there and, as far as a look at both ends tells, whole.
-
-    Returns:
-        Names of corrupt images, where they are left out.
+    """Check that all images exist and have an intact beginning and end; names of those that have not and are left out.
 
     Raises:
-        FileNotFoundError: if one is not there.
-        Corrupt: if one is corrupt, or all are where corrupt ones are left out.
+        FileNotFoundError, Corrupt: if one is missing or corrupt; if all are corrupt, even where such are left out.
     """
     check_files([sample.image for sample in samples], f'{split} lists images that are not there',
                 'check --data-root, or correct the list')
-    corrupt = {sample.name for sample in samples
-               if not unless_corrupt(spec.on_corrupt, _is_whole, sample.image)}
+    corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, _is_whole, sample.image)}
     if len(corrupt) == len(samples):
         raise Corrupt(f'all {len(samples)} images of {split} are corrupt, {samples[0].image} the first; restore them')
     return corrupt
 
 
 def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem: str, remedy: str) -> set[str]:
-    """Make sure that the files which an earlier stage made from some images are there.
+    """Check that the files which an earlier stage made from some images exist.
 
     Returns:
         Names of the images whose files are missing because the image is corrupt, where such are left out.
 
     Raises:
-        FileNotFoundError: if the file of a sound image is missing.
-        Corrupt: if that of a corrupt image is, and it is not to be left out; or if all images are corrupt.
+        FileNotFoundError, Corrupt: if any other file is missing; if all images are corrupt.
     """
     left_out, missing = set(), [(sample, path) for sample, path in files if not path.is_file()]
     for number, (sample, _) in enumerate(missing):
-        if sample.name not in left_out:
-            if not sample.image.is_file() or can_be_read(spec, sample):
-                check_files([path for _, path in missing[number:]], problem, remedy)
-            left_out.add(sample.name)
+        read = partial(unless_corrupt, spec.on_corrupt, read_image, sample.image, **spec.reading)
+        if sample.name not in left_out and (not sample.image.is_file() or read() is not None):
+            check_files([path for _, path in missing[number:]], problem, remedy)
+        left_out.add(sample.name)
     if files and len(left_out) == len({sample.name for sample, _ in files}):
         raise Corrupt(f'{problem}: all images are corrupt, {files[0][0].image} the first; restore them')
     return left_out
-
-
-def _itself(spec: DatasetSpec, sample: Sample) -> Sample:
-    read_image(sample.image, **spec.reading)
-    return sample
 
 
 def _is_whole(path: Path) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from lib.data.datasets import KeySampler
+from lib.data.datasets import batch_keys
 from lib.files.imageio import Corrupt
 from lib.process.workers import map_in_workers
 
@@ -23,7 +23,7 @@ def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: 
     epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
     def batches(start_step: int) -> Iterator[dict]:
-        keys = KeySampler(len(dataset), batch_size, epochs, seed, start_step, part=part)
+        keys = batch_keys(len(dataset), batch_size, epochs, seed, start_step, part=part)
         return map(_as_tensors, map_in_workers(work, keys, workers, ahead=2))
 
     return batches

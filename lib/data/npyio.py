@@ -1,9 +1,10 @@
-"""The reference's label files: a pickled NumPy dict {class index: float32 [H, W]} in .npy, as related codes use them.
+"""The reference's label files: a pickled NumPy dict {class index: float32 [H, W]} in .npy, shared by many codebases.
 
-Unpickling runs whatever a file asks for. Here it can ask for stand-ins that hold numbers and for nothing else, and not
-even NumPy's own unpickling sees the file; but as the format is what it is, the scripts read it on request alone.
+Unpickling can run code, and even NumPy's own __setstate__ can be made to take a file's bytes for pointers. So the
+unpickler here resolves the names of arrays to one stand-in, refuses all others, and is used on request alone.
 """
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lib.data.labelio import read_maps
 from lib.files.fileio import replacing
 from lib.files.origin import npy_trailer
 
+ALLOWED = ('numpy.ndarray', 'numpy.dtype', 'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct')
 NUMBERS = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8')
 TOLERANCE = 1e-3
 
@@ -41,109 +43,82 @@ def write_npy_scores(path: Path, keys: Sequence[int], scores: np.ndarray, origin
     write_npy_maps(path, [0, *(int(key) + 1 for key in keys)], scores, origin)
 
 
-def read_npy_maps(path: Path, size: tuple[int, int] | None = None,
-                  num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.ndarray, np.ndarray]:
     """Read CAMs as write_npy_maps and the reference write them.
 
     Args:
-        size: (H, W) of the image; needed for a file without any class, unused for others.
-        num_fg: number of classes of the data set, which none may exceed.
+        path: .npy file.
+        size: (H, W) of the image, which a file without any class does not tell.
+        num_fg: number of classes of the data set, which no key may reach.
 
     Returns:
         As labelio.read_maps: ascending class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1]. The lowest pixels
-        of the reference's maps lie below 0, see tool/camutils.normalise_sum; they come out as 0.
+        of the reference's maps are below 0, see tool/camutils.normalise_sum; they come out as 0.
 
     Raises:
         FileNotFoundError, ValueError: if the file is missing, corrupt, asks for code or holds something else.
     """
-    keys, maps = _read(path, num_fg)
-    if not len(keys):
-        return keys, np.zeros((0, *_known(path, size)), np.float32)
-    for key, values in zip(keys, maps):
-        below = values[values < -TOLERANCE]
+    keys, maps = _read(path, size, num_fg)
+    for values in maps:
         # All pixels that the reference puts below 0 share one value of the map; logits would have many.
-        if not values.max(initial=0) <= 1 + TOLERANCE or (below.size and np.ptp(below) > TOLERANCE * -below.min()):
-            raise ValueError(f'{path}: CAMs lie in [0, 1], found {values.min()} to {values.max()} for class {key}; '
-                             'normalise the maps before they are read here')
+        below = values[values < -TOLERANCE]
+        if values.max(initial=0) > 1 + TOLERANCE or (below.size and np.ptp(below) > TOLERANCE * -below.min()):
+            raise ValueError(f'{path}: CAMs must be in [0, 1], found {values.min()} to {values.max()}; normalise them')
     return keys, maps.clip(0, 1)
 
 
-def read_npy_scores(path: Path, size: tuple[int, int] | None = None,
-                    num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read CRF scores as write_npy_scores and the reference write them.
-
-    Returns:
-        Class indices int64 [k] from 0, and scores float32 [1 + k, H, W] in [0, 1], background first. An empty file is
-        background everywhere.
-
-    Raises:
-        FileNotFoundError, ValueError: as read_npy_maps.
-    """
-    keys, scores = _read(path, None if num_fg is None else num_fg + 1)
-    if not len(keys):
-        return keys, np.ones((1, *_known(path, size)), np.float32)
-    if keys[0] != 0:
-        raise ValueError(f'{path} has keys {keys.tolist()} but no background, key 0; are these CAMs, not CRF scores?')
-    if not (scores.min(initial=0) >= -TOLERANCE and scores.max(initial=0) <= 1 + TOLERANCE):
-        raise ValueError(f'{path}: CRF scores lie in [0, 1], found {scores.min()} to {scores.max()}')
-    return keys[1:] - 1, scores.clip(0, 1)
-
-
 def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
-                   num_fg: int | None = None) -> tuple[np.ndarray, dict[float, np.ndarray]]:
+                   num_fg: int) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """The CRF scores of one image at several background strengths, as labelio.read_seeds gives them.
 
-    Raises:
-        FileNotFoundError, ValueError: as read_npy_maps; also if the files differ in classes or size.
+    Args:
+        paths: background strength -> file of write_npy_scores or the reference. One without any key is background.
+        size, num_fg: as for read_npy_maps; the errors are the same, too.
     """
-    found = {alpha: read_npy_scores(path, size, num_fg) for alpha, path in paths.items()}
-    (keys, scores), *others = found.values()
-    if any(other.shape != scores.shape or (their_keys != keys).any() for their_keys, other in others):
+    all_keys, seeds = [], {}
+    for alpha, path in paths.items():
+        keys, scores = _read(path, size, num_fg + 1)
+        if not len(keys):
+            keys, scores = np.zeros(1, np.int64), np.ones((1, *size), np.float32)
+        if keys[0] != 0:
+            raise ValueError(f'{path} has keys {keys.tolist()} but no background, key 0; are these CAMs?')
+        if scores.min(initial=0) < -TOLERANCE or scores.max(initial=0) > 1 + TOLERANCE:
+            raise ValueError(f'{path}: CRF scores must be in [0, 1], found {scores.min()} to {scores.max()}')
+        all_keys.append(keys)
+        seeds[alpha] = scores.clip(0, 1)
+    if len({(tuple(keys), scores.shape) for keys, scores in zip(all_keys, seeds.values())}) > 1:
         raise ValueError(f'{" and ".join(map(str, paths.values()))} differ in classes or size; '
-                         'they are to come from the same CAMs')
-    return keys, {alpha: scores for alpha, (_, scores) in found.items()}
+                         'they must come from the same CAMs')
+    return all_keys[0][1:] - 1, seeds
 
 
-def read_any_maps(path: Path, size: tuple[int, int], num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """CAMs of a file of either kind, told by its ending."""
+def read_any_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.ndarray, np.ndarray]:
+    """CAMs of an .npy or .npz file."""
     return read_npy_maps(path, size, num_fg) if path.suffix == '.npy' else read_maps(path, num_fg)
 
 
 def seed_folders(folder: Path) -> dict[float, Path]:
-    """The two folders alpha_<strength> of CRF scores in a folder, by strength, lower one first.
+    """The two folders alpha_<strength> of CRF scores in a folder, by strength, the lower one first."""
+    folders = {float(match[1]): path for path in sorted(folder.glob('alpha_*'))
+               if (match := re.fullmatch(r'alpha_(\d+\.?\d*)', path.name))}
+    if len(folders) != 2:
+        raise ValueError(f'{folder} holds {len(folders)} folders alpha_<strength>, not 2; name the folder above '
+                         'alpha_1.0 and alpha_24.0, and move any others away')
+    return dict(sorted(folders.items()))
+
+
+def label_source(given: Path | None, own: Path, unpickle: bool, flag: str) -> tuple[Path, str]:
+    """The folder to read label files from, the one `given` by a flag or the run's `own`, and their suffix.
 
     Raises:
-        ValueError: if there are not two.
-    """
-    found = {}
-    for path in sorted(Path(folder).glob('alpha_*')):
-        try:
-            found[float(path.name.removeprefix('alpha_'))] = path
-        except ValueError:
-            continue
-    if len(found) != 2:
-        raise ValueError(f'{folder} holds {len(found)} folders alpha_<strength>, not 2; '
-                         'name the folder above alpha_1.0 and alpha_24.0, and move further ones away')
-    return dict(sorted(found.items()))
-
-
-def label_place(given: Path | None, own: Path, unpickle: bool, flag: str) -> tuple[Path, str]:
-    """The folder to read label files from, and their ending.
-
-    Args:
-        given: folder that the user named with `flag`, or None for the run's own.
-        unpickle: whether pickled files are to be read.
-
-    Raises:
-        ValueError: if unpickling is asked for in the run's own folder, which has no pickled files, or if it is not
-            asked for and the folder holds nothing else.
+        ValueError: if `unpickle` is set for the run's own folder, or is needed for the given one and not set.
     """
     if unpickle and given is None:
         raise ValueError(f'--unpickle reads .npy files from a folder of yours; name it with {flag} DIR')
     folder = given or own
     if not unpickle and not any(folder.glob('*.npz')) and (any(folder.glob('*.npy')) or any(folder.glob('*/*.npy'))):
-        raise ValueError(f'{folder} holds .npy files, which are pickled: a format that can carry code, so it is read '
-                         'on request alone; --unpickle reads them')
+        raise ValueError(f'{folder} holds .npy files, which are pickled: a format that can carry code, so they are '
+                         'read only on request; --unpickle reads them')
     return folder, '.npy' if unpickle else '.npz'
 
 
@@ -154,86 +129,53 @@ class _Pickler(pickle.Pickler):
         return (np.ndarray, ((0,),), value.__reduce__()[2]) if isinstance(value, np.ndarray) else NotImplemented
 
 
-class _Dtype:
-    """Stands in for numpy.dtype."""
+class _StandIn:
+    """What a file gives NumPy to make a dtype or an array of: nothing is made of it before it is checked."""
 
-    def __init__(self, code, *_):
-        self.code, self.order = code, '='
-
-    def __setstate__(self, state):
-        self.order = state[1]
-
-    def known(self):
-        if self.code not in NUMBERS:
-            raise ValueError(f'values of type {self.code}')
-        return np.dtype(self.order + self.code)
-
-
-class _Array:
-    """Stands in for numpy.ndarray. `values`: an array of numbers, or the list of what an object array holds."""
-
-    def __init__(self, *_):
-        self.values = None
+    def __init__(self, *args):
+        self.args = args
 
     def __setstate__(self, state):
-        _, shape, dtype, by_columns, data = state
-        self.values = (data if dtype.code == 'O8' else
-                       np.frombuffer(data, dtype.known()).reshape(shape, order='F' if by_columns else 'C'))
-
-
-def _number(dtype, data):
-    return np.frombuffer(data, dtype.known())[0].item()
-
-
-STAND_INS = {('numpy', 'ndarray'): _Array, ('numpy', 'dtype'): _Dtype,
-             ('numpy._core.multiarray', '_reconstruct'): _Array, ('numpy._core.multiarray', 'scalar'): _number}
+        self.state = state
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        found = STAND_INS.get((module.replace('numpy.core.', 'numpy._core.'), name))
-        if found is None:
+        if f'{module}.{name}' not in ALLOWED:
             raise pickle.UnpicklingError(f'it asks for {module}.{name}, which a label file does not need')
-        return found
+        return _StandIn
 
 
-def _read(path, count):
-    """Ascending keys int64 [k] and maps float32 [k, H, W] of a file; an empty one gives maps [0, 0, 0]."""
-    path = Path(path)
+def _decode(array: _StandIn) -> np.ndarray | list:
+    """An array of numbers, or the list of what an array of objects holds."""
+    _, shape, dtype, by_columns, data = array.state
+    code, order = dtype.args[0], dtype.state[1]
+    if code == 'O8':
+        return data
+    if code not in NUMBERS:
+        raise ValueError(f'it holds values of type {code}')
+    return np.frombuffer(data, order + code).reshape(shape, order='F' if by_columns else 'C')
+
+
+def _read(path: Path, size: tuple[int, int], num_keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending keys int64 [k] and finite maps float32 [k, H, W] of a file."""
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing; check the folder and the list of images')
     try:
         with open(path, 'rb') as file:
-            _skip_header(file)
-            (content,) = _Unpickler(file).load().values
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)     # np.save writes no other version of objects
+            if shape or dtype.char != 'O':
+                raise ValueError(f'it is an array of {dtype}, shape {list(shape)}')
+            (content,) = _decode(_Unpickler(file).load())
+        keys, maps = sorted(content), [_decode(content[key]) for key in sorted(content)]
+        if not all(type(key) is int and key >= 0 for key in keys):
+            raise ValueError('the keys are not class indices')
+        if not all(item.ndim == 2 and item.shape == maps[0].shape and np.isfinite(item).all() for item in maps):
+            raise ValueError('it does not hold finite maps [H, W] of one size')
     except Exception as error:                  # a corrupt pickle can end in any error
-        reason = ' '.join(str(error).split())[:150]
-        raise ValueError(f'{path} is corrupt or no pickled dict of maps ({type(error).__name__}: {reason}); it was '
-                         'not read') from error
-    if not isinstance(content, dict) or not all(type(key) is int and key >= 0 for key in content):
-        raise ValueError(f'{path} holds no dict from class indices to maps')
-    if count is not None and max(content, default=-1) >= count:
-        raise ValueError(f'{path} has the key {max(content)}, this data set has keys below {count}; check --dataset')
-    keys = sorted(content)
-    maps = [getattr(content[key], 'values', None) for key in keys]
-    if not all(isinstance(values, np.ndarray) and values.ndim == 2 and values.shape == maps[0].shape
-               for values in maps):
-        raise ValueError(f'{path} holds something else than maps [H, W] of one size')
-    stacked = np.stack(maps).astype(np.float32) if maps else np.zeros((0, 0, 0), np.float32)
-    if not np.isfinite(stacked).all():
-        raise ValueError(f'{path} holds values that are not finite; make it again')
-    return np.array(keys, np.int64), stacked
-
-
-def _skip_header(file):
-    """Read the header of an .npy file; what follows is the pickle."""
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, _, dtype = read[np.lib.format.read_magic(file)](file)
-    if shape or dtype.char != 'O':
-        raise ValueError(f'it is an array of {dtype}, shape {list(shape)}')
-
-
-def _known(path, size):
-    if size is None:
-        raise ValueError(f'{path} has no class, so it does not tell its size; read it with the size of its image')
-    return size
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:150]}'
+        raise ValueError(f'{path} is corrupt or not a pickled dict of maps ({reason})') from error
+    if keys and keys[-1] >= num_keys:
+        raise ValueError(f'{path} has key {keys[-1]}, this data set has keys below {num_keys}; check --dataset')
+    return np.array(keys, np.int64), np.stack(maps).astype(np.float32) if keys else np.zeros((0, *size), np.float32)

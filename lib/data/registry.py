@@ -14,24 +14,23 @@ def get_spec(dataset: str, root: Path | None = None, lists: Path | None = None) 
 
     Args:
         dataset: voc12, coco, toy, or the path of a dataset.json.
-        root: folder of the pictures; None for the data set's own place under data/.
+        root: folder of the images; None for the data set's own folder under data/.
         lists: folder of the split lists and labels.txt; None for the data set's own.
 
     Raises:
-        ValueError: if the name is unknown.
-        FileNotFoundError: if the named dataset.json, or the toy set, is not there.
+        ValueError, FileNotFoundError: if the name is unknown, or its dataset.json is not there.
     """
-    places = {key: Path(value) for key, value in (('root', root), ('lists', lists)) if value}
+    folders = {key: Path(value) for key, value in (('root', root), ('lists', lists)) if value}
     if dataset == 'voc12':
-        return voc12.dataset.spec(**places)
+        return voc12.dataset.spec(**folders)
     if dataset == 'coco':
-        return coco.dataset.spec(**places)
+        return coco.dataset.spec(**folders)
     if dataset == 'toy':
-        path = places.get('root', TOY.parent) / TOY.name
+        path = folders.get('root', TOY.parent) / TOY.name
         if not path.exists():
-            raise FileNotFoundError(f'{path} is not there; draw the toy set with '
+            raise FileNotFoundError(f'{path} is not there; make the toy set with '
                                     f'python -m lib.data.toy --out {path.parent}')
         return folder.read_spec(path, lists=lists)
     if dataset.endswith('.json') or Path(dataset).is_dir():
-        return folder.read_spec(Path(dataset), **places)
+        return folder.read_spec(Path(dataset), **folders)
     raise ValueError(f'--dataset {dataset} is unknown; use voc12, coco, toy or the path of a dataset.json')

@@ -1,4 +1,4 @@
-"""Drawing for the toy set: background, objects, occlusion, and the mask that belongs to them.
+"""Drawing for the toy set: background, objects, occlusion, and their mask.
 
 An object is a body with the outline of its class, in a random colour, and a head that shows the class's texture
 strongly; the body carries a faint copy of it. A classifier looks at the head, so that a plain class activation map
@@ -13,20 +13,20 @@ from lib.data.toy_shapes import SHAPES
 CLASSES = tuple(SHAPES)
 IGNORED = 255                           # mask value along the outlines
 LONG_SIDE, SHORT_SIDES = 128, (92, 112)
-PORTRAIT = 0.3                          # share of upright images
-OBJECTS = (0.5, 0.37, 0.13)             # chances of 1, 2 and 3 objects
+PORTRAIT = 0.3                          # fraction of portrait images
+OBJECTS = (0.5, 0.37, 0.13)             # probabilities of 1, 2 and 3 objects
 BODY_CONTRAST = (24, 36)                # strength of the texture on the body, grey levels
 HEAD_CONTRAST = (70, 110)
-LEAST_VISIBLE = 0.55                    # of an object, once later ones and the bar are drawn
+MIN_VISIBLE = 0.55                      # fraction of an object, once later ones and the bar are drawn
 SPLITS = {'train': 0, 'val': 1}
 
 
 def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Draw one image; the same arguments give the same picture.
+    """Draw one image; the same arguments give the same image.
 
     Returns:
         image uint8 [H, W, 3]; mask uint8 [H, W] with 0 background, 1 + class index, 255 along the outlines;
-        names of the classes in it, in label order.
+        names of its classes, in label order.
     """
     rng = np.random.default_rng((seed, SPLITS[split], index))
     height, width = int(rng.integers(*SHORT_SIDES, endpoint=True)), LONG_SIDE
@@ -34,7 +34,7 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, lis
         height, width = width, height
     image = _background(rng, height, width)
     mask = np.zeros((height, width), np.uint8)
-    image, mask = _place_objects(rng, image, mask)
+    image, mask = _draw_objects(rng, image, mask)
     image = _grain(rng, image)
     names = [CLASSES[value - 1] for value in np.unique(mask) if value]
     kernel = np.ones((3, 3), np.uint8)
@@ -43,7 +43,7 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, lis
 
 
 def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw single heads, one class each: a small classification set that stands in for ImageNet.
+    """Draw single heads, one class each: a small classification set for toy pretraining.
 
     Returns:
         images uint8 [count, size, size, 3]; labels int64 [count], class indices from 0.
@@ -60,8 +60,8 @@ def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     return images, labels
 
 
-def _place_objects(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw 1 to 3 objects and perhaps a bar, each where every object drawn before stays visible enough."""
+def _draw_objects(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw 1 to 3 objects and perhaps a bar, none of which may hide too much of an earlier object."""
     height, width = mask.shape
     count = 1 + int(rng.choice(len(OBJECTS), p=OBJECTS))
     shrink = 1 + 0.22 * (count - 1)
@@ -88,7 +88,7 @@ def _place_objects(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray
 
 
 def _still_visible(owner: np.ndarray, areas: list[int]) -> bool:
-    return all((owner == number).sum() >= LEAST_VISIBLE * area for number, area in enumerate(areas, 1))
+    return all((owner == number).sum() >= MIN_VISIBLE * area for number, area in enumerate(areas, 1))
 
 
 def _figure(rng: np.random.Generator, name: str, half_length: float, centre: np.ndarray, height: int, width: int,
@@ -131,7 +131,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
 
 
 def _piece(rng: np.random.Generator, height: int, width: int, size: float) -> np.ndarray:
-    """Opacity of an irregular polygon of 3 to 7 corners; `size` is its half length over the short side."""
+    """Opacity of an irregular polygon of 3 to 7 corners; `size` is its half length relative to the short side."""
     corners = int(rng.integers(3, 8))
     angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
     radius = size * min(height, width) * rng.uniform(0.5, 1, corners)
@@ -158,7 +158,7 @@ def _fill(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _saturated(rng: np.random.Generator) -> np.ndarray:
-    """A random strong colour that leaves room for a texture: RGB [3]."""
+    """A random saturated colour, neither black nor white so that a texture shows: RGB [3]."""
     hsv = np.uint8([[[rng.integers(180), rng.integers(140, 231), rng.integers(150, 226)]]])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
 

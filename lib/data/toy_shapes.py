@@ -1,4 +1,4 @@
-"""What the classes of the toy set look like: an outline, a texture and a place for the head each.
+"""What the classes of the toy set look like: an outline, a texture and the position of the head.
 
 Object coordinates: the body lies in about [-1, 1] along x and is somewhat narrower along y; the head is an ellipse
 inside it, towards +x. Textures are functions of coordinates in half head widths, with values in [-1, 1].
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Shape(NamedTuple):
-    """Looks of a class: outline() [points, 2] and texture(x, y) -> [-1, 1]; head: centre x, half width, half height."""
+    """A class: outline() [points, 2] and texture(x, y) -> [-1, 1]; head: centre x, half width, half height."""
 
     outline: Callable[[], np.ndarray]
     texture: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -18,7 +18,7 @@ class Shape(NamedTuple):
 
 
 def bolt() -> np.ndarray:
-    """A flash of lightning with two kinks."""
+    """A lightning bolt with two kinks."""
     return np.array([(-1, .10), (-.30, .42), (-.36, .12), (.28, .46), (1, .22), (.52, -.42), (.02, -.26), (.08, -.52)])
 
 
@@ -30,7 +30,7 @@ def fish() -> np.ndarray:
 
 
 def gear() -> np.ndarray:
-    """A cog wheel of nine teeth."""
+    """A gear wheel of nine teeth."""
     angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     radius = np.where(np.arange(36) % 4 < 2, .86, .64)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
@@ -56,7 +56,7 @@ def star() -> np.ndarray:
 
 
 def zigzag(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bands that run in a saw-tooth line."""
+    """Zigzag bands."""
     tooth = np.abs(1.25 * x % 1 - .5) * 2
     return _wave(1.3 * y + .9 * tooth)
 
@@ -82,7 +82,7 @@ def rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Round spots in rows, every second row shifted by half."""
+    """Round spots in staggered rows."""
     row = np.floor(1.75 * y)
     across, along = 1.75 * y - row - .5, (1.75 * x + .5 * row) % 1 - .5
     return np.clip((.34 - np.hypot(across, along)) * 10, -1, 1)

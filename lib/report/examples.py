@@ -1,102 +1,83 @@
-"""Images of a run for its report: which ones, and what each stage made of them."""
+"""Images of a run for its report: which ones, and what each stage made of them, ready for the page."""
 import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from lib.data.corrupt import keep_readable, read_truth
-from lib.data.labelio import read_maps
+from lib.data.corrupt import keep_readable, read_ground_truth
 from lib.files.dataspec import DatasetSpec, Sample
-from lib.files.imageio import read_mask, voc_palette
-from lib.panel import draw_row, read_outputs, spread
-from tool.camutils import cam_label
-from tool.drawing import blend, boxed
+from lib.files.imageio import read_mask
+from lib.report.rows import draw_row, evenly_spaced, read_outputs
+from tool.drawing import boxed
 from tool.evalutils import mask_counts
 
-LOOKED_AT = 500                         # images scored one by one to find the best and the worst
-LONG_SIDE = 320                         # of the pictures in the page, pixels
+SCORED = 500                            # images scored one by one to find the best and the worst
+LONG_SIDE = 320                         # of the images in the page, pixels
 SCORES_SHOWN = (0.15, 0.25, 0.35, 0.45)
 
 
-class Example(NamedTuple):
-    """One image: why it is shown, its name, its classes, and data URIs of pictures by title."""
+def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int,
+                 scored: bool) -> dict[str, list[dict]]:
+    """Images for the page: 'stages', what the stages made of some; 'training', the same of some training images with
+    seeds; without scores 'thresholds', CAM labels at several background scores.
 
-    why: str
-    name: str
-    classes: list[str]
-    pictures: dict[str, str]
+    Each is a dict of 'why' (it is shown), 'name', 'classes' and 'images' (data URIs by title).
+    """
+    groups = {'stages': draw_examples(spec, split, folder, choose(spec, split, folder, count), [threshold])}
+    if split != spec.train_split and (folder / 'labels' / spec.train_split / 'seeds').is_dir():
+        chosen = choose(spec, spec.train_split, folder, 3)
+        groups['training'] = draw_examples(spec, spec.train_split, folder, chosen, [threshold])
+    if not scored and (folder / 'labels' / spec.label_split(split) / 'cam').is_dir():
+        chosen = dict.fromkeys(evenly_spaced(spec.samples(split), min(count, 4)), '')
+        groups['thresholds'] = draw_examples(spec, split, folder, chosen, SCORES_SHOWN, 'CAM at')
+    return groups
 
 
-def image_iou(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> float:
-    """Mean IoU of one image in percent over the classes that the truth or the prediction shows."""
-    counts = mask_counts(truth, prediction, num_classes)
-    union = counts.truth + counts.pred - counts.hit
-    return 100 * float((counts.hit[union > 0] / union[union > 0]).mean()) if union.any() else 100.0
+def draw_examples(spec: DatasetSpec, split: str, folder: Path, chosen: Mapping[Sample, str],
+                  thresholds: Sequence[float], columns: str = '') -> list[dict]:
+    """What each stage made of the chosen images, see image_groups; all columns, or those that begin with `columns`."""
+    examples = []
+    for sample, image in keep_readable(spec, chosen):
+        outputs = read_outputs(sample, spec, split, folder, thresholds)
+        row = draw_row(sample, image, {name: values for name, values in outputs.items() if name.startswith(columns)})
+        labels = spec.image_labels([sample.name])[0]
+        examples.append({'why': chosen[sample], 'name': sample.name,
+                         'classes': [name for name, present in zip(spec.classes, labels) if present],
+                         'images': {title: jpeg(drawn) for title, drawn in row.items()}})
+    return examples
 
 
-def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[tuple[str, Sample]]:
-    """(why, sample): the best, median and worst segmentations; where there are no masks, images from all the list."""
-    samples = spread(spec.samples(split), LOOKED_AT)
-    results = [(sample, folder / 'results' / split / f'{sample.name}.png') for sample in samples]
-    scored = sorted([(image_iou(truth, read_mask(path, spec.num_classes), spec.num_classes), sample.name, sample)
-                     for sample, path in results if path.is_file() and (truth := read_truth(spec, sample)) is not None],
-                    key=lambda item: item[:2])
+def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> dict[Sample, str]:
+    """Samples and why: the best, median and worst segmentations; without masks, images evenly spaced over the list."""
+    samples, scored = evenly_spaced(spec.samples(split), SCORED), []
+    for sample in samples:
+        path = folder / 'results' / split / f'{sample.name}.png'
+        if path.is_file() and (ground_truth := read_ground_truth(spec, sample)) is not None:
+            iou = image_iou(ground_truth, read_mask(path, spec.num_classes), spec.num_classes)
+            scored.append((iou, sample.name, sample))
     if len(scored) < count:
-        return [('', sample) for sample in spread(samples, count)]
+        return dict.fromkeys(evenly_spaced(samples, count), '')
+    scored.sort(reverse=True, key=lambda item: item[:2])
     each = max(1, count // 3)
     middle = (len(scored) - each) // 2
-    parts = {'best': scored[::-1][:each], 'median': scored[middle:middle + each][::-1], 'worst': scored[:each][::-1]}
-    return [(f'{why}: IoU {iou:.0f}', sample) for why, part in parts.items() for iou, _, sample in part]
+    parts = {'best': scored[:each], 'median': scored[middle:middle + each], 'worst': scored[-each:]}
+    return {sample: f'{why}: IoU {iou:.0f}' for why, part in parts.items() for iou, _, sample in part}
 
 
-def examples(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int) -> list[Example]:
-    """What each stage made of the chosen images; CAM labels are cut at the threshold."""
-    found, chosen = [], {sample: why for why, sample in choose(spec, split, folder, count)}
-    for sample in keep_readable(spec, chosen):
-        pictures = draw_row(sample, read_outputs(sample, spec, split, folder, threshold), spec)
-        titles = {'CAM label': f'CAM at {threshold:.2f}'}
-        found.append(Example(chosen[sample], sample.name, classes_of(spec, sample),
-                             {titles.get(key, key): jpeg(picture) for key, picture in pictures.items()}))
-    return found
+def image_iou(ground_truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> float:
+    """Mean IoU of one image in percent over the classes that the ground truth or the prediction shows."""
+    hit, expected, predicted = mask_counts(ground_truth, prediction, num_classes)
+    union = expected + predicted - hit
+    return 100 * float((hit[union > 0] / union[union > 0]).mean()) if union.any() else 100.0
 
 
-def cuts(spec: DatasetSpec, split: str, folder: Path, count: int) -> list[Example]:
-    """The CAM labels of some images at several background scores, to choose one by eye."""
-    found = []
-    for sample in keep_readable(spec, spread(spec.samples(split), count)):
-        path = folder / 'labels' / spec.label_split(split) / 'cam' / f'{sample.name}.npz'
-        if path.is_file():
-            keys, cam = read_maps(path, spec.num_fg)
-            pictures = draw_row(sample, {}, spec)
-            image = pictures['image']
-            pictures |= {f'{score:g}': blend(image, cam_label(keys, cam, score), voc_palette())
-                         for score in SCORES_SHOWN}
-            found.append(Example('', sample.name, classes_of(spec, sample),
-                                 {key: jpeg(picture) for key, picture in pictures.items()}))
-    return found
-
-
-def classes_of(spec: DatasetSpec, sample: Sample) -> list[str]:
-    """Names of the classes of an image by its image-level labels."""
-    return [name for name, present in zip(spec.classes, spec.image_labels([sample.name])[0]) if present]
-
-
-def jpeg(picture: np.ndarray) -> str:
-    """A picture uint8 [H, W, 3] as a data URI, at most LONG_SIDE pixels long."""
-    scale = min(1.0, LONG_SIDE / max(picture.shape[:2]))
-    if scale < 1:
-        picture = boxed(picture, max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale)))
+def jpeg(image: np.ndarray) -> str:
+    """An image uint8 [H, W, 3] as a data URI, reduced to LONG_SIDE."""
+    scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
+    image = boxed(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, 'JPEG', quality=85)
+    Image.fromarray(image).save(buffer, 'JPEG', quality=85)
     return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
-
-
-def legend(spec: DatasetSpec, shown: Sequence[Example]) -> Mapping[str, str]:
-    """Colour (#rrggbb) of every class that the examples are labelled with."""
-    names = {name for example in shown for name in example.classes}
-    return {name: '#' + bytes(voc_palette()[index].tolist()).hex() for index, name in enumerate(spec.class_names)
-            if name in names}

@@ -1,19 +1,22 @@
-"""What a run's folder says: stages with their settings, time and disk; loss curves; the newest scores."""
+"""What a run's folder says: stages with their settings, time and disk; the newest scores."""
 import re
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json, read_json_lines
-from lib.run.record import METRICS, read_lines, read_scores
+from lib.run.record import METRICS
+from lib.run.table import PROTOCOL_RULE, STAGE_NAMES
 
 STAGES = {'cam': 'CAM training', 'labels/{}/cam': 'CAMs of {}', 'labels/{}/seeds': 'CRF seeds of {}, with its CAMs',
           'aff': 'affinity training', 'labels/{}/walk': 'random walk of {}', 'seg': 'segmentation training',
           'results/{}': 'segmentations of {}'}
 ENVIRONMENT = {'command?': [str], 'time?': str, 'args?': {}}
-STAMP = '%Y-%m-%d %H:%M:%S'
+LOG_LINE = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+)', re.M)
+BEGINNINGS = ('started', 'resumed')
 
 
 @dataclass(frozen=True)
@@ -30,65 +33,63 @@ class Stage:
 
 
 def read_stages(folder: Path, spec: DatasetSpec) -> list[Stage]:
-    """The stages of a run in order, as far as they are there."""
+    """The stages of a run in order, as far as they exist."""
     splits = list(dict.fromkeys([spec.train_split, spec.val_split, spec.score_split]))
     stages = []
-    for place, title in STAGES.items():
-        for split in splits if '{}' in place else ['']:
-            part = folder / place.format(split)
-            if (part / 'made_by.json').is_file():
-                stages.append(_made(part, title.format(split), timed=part.name != 'seeds'))
-            elif (part / 'env.json').is_file():
-                stages.append(_trained(part, title))
+    for template, title in STAGES.items():
+        for split in splits if '{}' in template else ['']:
+            part = folder / template.format(split)
+            training = template in ('cam', 'aff', 'seg')
+            record = part / ('env.json' if training else 'made_by.json')
+            if not record.is_file():
+                continue
+            files = [path.stat() for path in part.rglob('*') if path.is_file()]
+            environment = read_json(record, ENVIRONMENT)
+            command, settings = environment.pop('command', []), environment.pop('args', {})
+            if training:
+                settings, log = read_json(part / 'args.json', {}), part / 'log.txt'
+                seconds = training_seconds(log.read_text() if log.exists() else '')
+            else:                       # made_by.json is written first; the seeds are made together with the CAMs
+                seconds = max(file.st_mtime for file in files) - record.stat().st_mtime
+            stages.append(Stage(title.format(split), command, settings, environment,
+                                None if part.name == 'seeds' else seconds, sum(file.st_size for file in files),
+                                read_json_lines(part / 'metrics.jsonl', METRICS)))
     return stages
 
 
-def newest_scores(folder: Path) -> dict[str, dict[tuple[str, str], dict]]:
-    """The newest evaluation of each kind: protocol -> (what, split) -> record."""
-    found = {}
-    for record in read_scores(folder / 'scores.json'):
-        found.setdefault(record['protocol'], {})[record['what'], record['split']] = record
-    return found
-
-
-def training_seconds(lines: Sequence[str]) -> float | None:
+def training_seconds(log: str) -> float | None:
     """Time from start to end of a training by its log.txt, without breaks; None while it is unfinished."""
-    total, start, last = 0.0, None, None
-    for line in lines:
-        match = re.match(r'(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+)', line)
-        if not match:
-            continue
-        now = time.mktime(time.strptime(match[1], STAMP))
-        if match[2] == 'started':
-            total, start = 0.0, now
-        elif match[2] == 'resumed':
-            start = now
-        elif start is not None:
-            total, start = total + now - start, None
-        last = match[2]
-    return total if last == 'finished' else None
+    entries = LOG_LINE.findall(log)
+    if not entries or entries[-1][1] != 'finished':
+        return None
+    first = max((number for number, (_, word) in enumerate(entries) if word == 'started'), default=0)
+    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+               for (start, word), (end, next_word) in pairwise(entries[first:])
+               if word in BEGINNINGS and next_word not in BEGINNINGS)
 
 
-def _trained(folder: Path, title: str) -> Stage:
-    environment = read_json(folder / 'env.json', ENVIRONMENT)
-    metrics = read_json_lines(folder / 'metrics.jsonl', METRICS)
-    return Stage(title, environment.get('command', []), read_json(folder / 'args.json', {}), environment,
-                 training_seconds(read_lines(folder / 'log.txt')), disk_use(folder), metrics)
+def score_tables(scores: Sequence[Mapping], shown: str) -> list[dict]:
+    """The newest scores, for each protocol: means by stage and split, and those of each class on the split `shown`."""
+    tables = []
+    for protocol in dict.fromkeys(record['protocol'] for record in scores):
+        newest = {(record['what'], record['split']): record for record in scores if record['protocol'] == protocol}
+        images = {split: record['images'] for (_, split), record in newest.items()}
+        results = {(result_title(what, result), split): result for what in STAGE_NAMES for split in images
+                   if (what, split) in newest for result in newest[what, split]['results']}
+        means = [[title, *(results.get((title, split), {}).get(key) for split in images
+                           for key in ('miou', 'contour_f'))] for title in dict.fromkeys(title for title, _ in results)]
+        last = [newest[what, shown] for what in STAGE_NAMES if (what, shown) in newest]
+        columns = {result_title(record['what'], record['results'][-1]): record['results'][-1] for record in last}
+        names = last[0]['classes'] if last else []
+        classes = [[name, *(result['iou'][index] for result in columns.values()),
+                    *([None, *result['f']][index] for result in columns.values())] for index, name in enumerate(names)]
+        tables.append({'protocol': protocol, 'rule': PROTOCOL_RULE[protocol], 'images': images, 'means': means,
+                       'class_head': [*columns, *(f'{title} F' for title in columns)], 'classes': classes})
+    return tables
 
 
-def _made(folder: Path, title: str, timed: bool) -> Stage:
-    """An output folder: its work lies between the time in made_by.json and that of its newest file."""
-    environment = read_json(folder / 'made_by.json', ENVIRONMENT)
-    try:
-        start = time.mktime(time.strptime(environment.get('time', '')[:19], '%Y-%m-%dT%H:%M:%S'))
-        seconds = max(path.stat().st_mtime for path in folder.iterdir()) - start
-    except (ValueError, OverflowError):
-        seconds = -1
-    settings = environment.pop('args', {})
-    return Stage(title, environment.get('command', []), settings, environment,
-                 seconds if timed and 0 <= seconds < 1e6 else None, disk_use(folder), [])
-
-
-def disk_use(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+def result_title(what: str, result: Mapping) -> str:
+    """Name of a stage's score."""
+    if 'threshold' not in result:
+        return STAGE_NAMES[what]
+    return STAGE_NAMES[what] + (', best' if result.get('best') else f' at {result["threshold"]:g}')
