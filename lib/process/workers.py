@@ -4,7 +4,7 @@ Python's pools share their queues among the workers: one that is killed while it
 What travels is plain pickle: multiprocessing's passes tensors by shared memory, which containers have little of.
 """
 import atexit
-import multiprocessing
+import multiprocessing.util        # what it does at exit comes after what is registered here
 import operator
 import os
 import pickle
@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from queue import SimpleQueue
@@ -109,8 +110,8 @@ class _Pool:
 
     def __init__(self, function: Callable, workers: int):
         self.idle, self.processes = SimpleQueue(), []
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)   # workers inherit it: the main process decides
-        try:
+        atexit.register(self.kill)          # Python would send a SIGTERM, which workers block, and wait
+        with _signals_blocked():            # workers inherit it: the main process decides
             for _ in range(workers):
                 ours, theirs = socket.socketpair()
                 with ours, theirs:
@@ -118,14 +119,12 @@ class _Pool:
                     process.start()
                     self.processes.append(process)
                     self.idle.put(ours.makefile('rwb'))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
-            atexit.register(self.kill)      # Python would send a SIGTERM, which workers block, and wait
         self.threads = ThreadPoolExecutor(workers)
 
     def submit(self, task: Any) -> Future:
         """Have the function applied by the next worker that is idle."""
-        return self.threads.submit(self._apply, task)
+        with _signals_blocked():            # an exception while a thread starts would be printed
+            return self.threads.submit(self._apply, task)
 
     def _apply(self, task: Any) -> Any:
         stream = self.idle.get()
@@ -143,7 +142,8 @@ class _Pool:
     def close(self) -> None:
         """End the processes; tasks that run have GRACE seconds to finish, the others are cancelled."""
         timer = Timer(GRACE, self.kill)
-        timer.start()
+        with _signals_blocked():
+            timer.start()
         try:
             self.threads.shutdown(cancel_futures=True)
         finally:
@@ -156,6 +156,15 @@ class _Pool:
         for process in self.processes:
             process.kill()
             process.join()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _serve(connection: socket.socket, function: Callable, parent: int) -> None:
