@@ -4,7 +4,7 @@ Python's pools share their queues among the workers: one that is killed while it
 What travels is plain pickle: multiprocessing's passes tensors by shared memory, which containers have little of.
 """
 import atexit
-import multiprocessing.util        # what it does at exit comes after what is registered here
+import multiprocessing.util  # what it does at exit comes after what is registered here
 import operator
 import os
 import pickle
