@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import textbook, textbook_stages
+from benchmarks import textbook_stages
 from benchmarks.measure import alternate, peak_memory
 from benchmarks.network_parts import cam_infer, cam_step, cam_step_large
 from benchmarks.real_looking import photo_like, real_looking_labels
@@ -23,7 +23,7 @@ from lib.data.registry import get_spec
 from tool.affutils import affinity_label, offsets, random_walk, source_size
 from tool.camutils import cam_label
 from tool.evalutils import Curve, contour_matches
-from tool.probutils import fsl_loss
+from tool.probutils import fsl_loss, fsl_loss_plain
 
 SIZE = (375, 500)
 
@@ -53,7 +53,7 @@ def forward_backward(loss, cam: torch.Tensor, images: torch.Tensor) -> tuple[tor
 def fsl(device: torch.device) -> dict:
     """Feature-similarity loss, forward and backward."""
     inputs = fsl_inputs(device)
-    forms = {'textbook': lambda: forward_backward(textbook.fsl_loss, *inputs),
+    forms = {'textbook': lambda: forward_backward(fsl_loss_plain, *inputs),
              'ours': lambda: forward_backward(fsl_loss, *inputs)}
     seconds, results = alternate(forms, device, rounds=3)
     (plain, plain_grad), (value, grad) = results['textbook'], results['ours']
@@ -65,7 +65,7 @@ def fsl(device: torch.device) -> dict:
 
 def fsl_memory(device: torch.device, form: str) -> dict:
     """Bytes beyond the inputs of one form of the feature-similarity loss, forward and backward."""
-    loss = {'textbook': textbook.fsl_loss, 'ours': fsl_loss}[form]
+    loss = {'textbook': fsl_loss_plain, 'ours': fsl_loss}[form]
     forward_backward(loss, *fsl_inputs(device, batch=1, side=8))        # loads what the first call loads
     inputs = fsl_inputs(device)
     return {'bytes': {f'fsl {form}': peak_memory(lambda: forward_backward(loss, *inputs), device)}}

@@ -8,38 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import textbook
-from tool.camloss import second_view
-from tool.evalutils import THRESHOLDS, TOLERANCE, VOID, disk
-from tool.imutils import normalise, resize_bicubic, scaled_size
-from tool.probutils import fsl_images
-from tool.seamutils import (
-    SeamOutput,
-    adaptive_min_pooling,
-    class_seed,
-    classification_loss,
-    max_norm,
-    resize,
-    seam_losses,
-    with_background,
-)
-
-EPS = 1e-5
-
-
-def pixel_correlation(features: Tensor, seed: Tensor) -> Tensor:
-    """SEAM's pixel correlation of features [N,c,h,w] and maps [N,C,h,w] by a matrix of all pairs of pixels."""
-    flat = features.flatten(2)
-    unit = flat / (flat.norm(dim=1, keepdim=True) + EPS)
-    similar = F.relu(unit.transpose(1, 2) @ unit)
-    return (seed.flatten(2) @ (similar / (similar.sum(1, keepdim=True) + EPS))).view_as(seed)
+from tool.camloss import adaptive_min_pooling, classification_loss, seam_losses, second_view
+from tool.evalutils import THRESHOLDS, TOLERANCE
+from tool.imutils import IGNORED, normalise, resize_bicubic, scaled_size
+from tool.probutils import EPS, fsl_images, fsl_loss_plain, fsl_maps, isl_loss_plain
+from tool.seamutils import SeamOutput, class_seed, pixel_correlation_plain, resize
 
 
 def seam_forward(network: nn.Module, images: Tensor) -> SeamOutput:
     """What Seam.forward computes, with that pixel correlation."""
     taps = network.backbone(images)
     logits = network.fc8(network.dropout(taps['conv6']))
-    refined = pixel_correlation(network.correlation_features(images, taps), class_seed(logits))
+    refined = pixel_correlation_plain(network.correlation_features(images, taps), class_seed(logits))
     size = images.shape[-2:]
     return SeamOutput(resize(logits, size), resize(refined, size), logits)
 
@@ -66,15 +46,15 @@ def infer_cams(network: nn.Module, image: np.ndarray, present: np.ndarray, scale
 def cam_terms(network: nn.Module, images: Tensor, image_labels: Tensor, norm) -> dict[str, Tensor]:
     """Terms of the CAM objective at the published settings, with the textbook forms of both losses."""
     view1, view2 = seam_forward(network, images), seam_forward(network, second_view(images))
-    terms = {'isl': textbook.isl_loss(view1.logits[:, 1:], image_labels)}
+    terms = {'isl': isl_loss_plain(view1.logits[:, 1:], image_labels)}
     cls1 = 0.8 * classification_loss(view1.cam, image_labels) + 0.2 * terms['isl']
     terms['cls2'] = classification_loss(view2.cam, image_labels)
     present = image_labels[:, :, None, None]
     for number, view in ((1, view1), (2, view2)):
         terms[f'rvmin{number}'] = adaptive_min_pooling(view.refined[:, 1:] * present)
     terms |= seam_losses(view1, view2, image_labels)
-    cam = with_background(max_norm(view1.logits) * F.pad(image_labels, (1, 0), value=1)[:, :, None, None])
-    terms['fsl'] = textbook.fsl_loss(cam, fsl_images(images, cam.shape[2:], *norm))
+    cam = fsl_maps(view1.logits[:, 1:], image_labels)
+    terms['fsl'] = fsl_loss_plain(cam, fsl_images(images, cam.shape[2:], *norm))
     cls = (cls1 + terms['cls2']) / 2 + (terms['rvmin1'] + terms['rvmin2']) / 2
     return terms | {'loss': cls + terms['er'] + terms['ecr1'] + terms['ecr2'] + terms['fsl']}
 
@@ -104,7 +84,7 @@ def curve(images: Sequence[tuple[np.ndarray, Sequence[int], np.ndarray]], num_cl
     for threshold in THRESHOLDS:
         confusion = np.zeros((num_classes, num_classes), np.int64)
         for truth, keys, cam in images:
-            predicted, valid = label_of(keys, cam, threshold), truth != VOID
+            predicted, valid = label_of(keys, cam, threshold), truth != IGNORED
             pairs = num_classes * truth[valid].astype(np.int64) + predicted[valid]
             confusion += np.bincount(pairs, minlength=num_classes ** 2).reshape(num_classes, num_classes)
         hit = confusion.diagonal()
@@ -120,8 +100,10 @@ def label_map(keys: Sequence[int], cam: np.ndarray, threshold: float) -> np.ndar
 
 def contour_matches(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts [C - 1,4] of the contour measure, for every class over the whole image."""
-    element = disk(math.ceil(TOLERANCE * math.hypot(*truth.shape)))
-    truth = np.where(truth == VOID, 0, truth)
+    radius = math.ceil(TOLERANCE * math.hypot(*truth.shape))
+    y, x = np.ogrid[-radius:radius + 1, -radius:radius + 1]
+    element = (x * x + y * y <= radius * radius).astype(np.uint8)
+    truth = np.where(truth == IGNORED, 0, truth)
     rows = []
     for label in range(1, num_classes):
         edges = [_boundary(mask == label) for mask in (predicted, truth)]

@@ -1,4 +1,4 @@
-"""COCO 2014: the names of its classes in the order of their category ids, and where its files lie."""
+"""COCO 2014: the names of its classes in the order of their category ids, and its folders."""
 from pathlib import Path
 from shlex import quote
 
@@ -16,9 +16,9 @@ COCO_CLASSES = (
 ROOT = Path('data/coco2014')
 LISTS = Path('coco')
 
-LIST_SIZES = {'train2014': 82783, 'val2014': 40504}     # images of the official lists
-# Of the 12-digit ids of val2014 in the order of the instances file, one a line, each ended by a newline.
-VAL_SHA256 = '7f5fb1b62b08374a29e3f5a2c88346113b31173b9cad855a562a3b68d900ce9b'
+# Of the official lists: number of images, and SHA-256 of the 12-digit ids in file order, one per line.
+OFFICIAL = {'train2014': (82783, ''),
+            'val2014': (40504, '7f5fb1b62b08374a29e3f5a2c88346113b31173b9cad855a562a3b68d900ce9b')}
 
 
 def spec(root: Path = ROOT, lists: Path = LISTS) -> DatasetSpec:

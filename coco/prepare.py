@@ -1,48 +1,38 @@
 """Write COCO's lists, masks and image-level labels from the official instances files.
 
     python -m coco.prepare --data-root data/coco2014 --lists coco
-    python -m coco.prepare --data-root data/coco2014 --lists coco --masks coco    polygons as COCO's tools fill them
+    python -m coco.prepare --data-root data/coco2014 --lists coco --masks coco    polygons filled as by COCO's tools
 
-Reads  annotations/instances_{train,val}2014.json, which say what the two lists are, in file order, and
-       annotations/instances_{train,val}2017.json, which have the better masks of the same pictures.
+Reads  annotations/instances_{train,val}2014.json, which define the two lists, in file order, and
+       annotations/instances_{train,val}2017.json, which have the better masks of the same images.
 Writes <lists>/{train2014,val2014}.txt, lines '/Images/000000391895.jpg /Masks/000000391895.png', and labels.txt;
-       Masks/<id>.png under the data root, and Masks/made_by.json, which says from what and by which rule.
+       Masks/<id>.png under the data root, and Masks/made_by.json, which names their source and rule.
 
-The image-level labels are the classes in the mask; an image may have none. The files are never in memory as a whole.
-An interrupted call goes on where it stopped: a mask that is there is read, not painted again.
+The image-level labels are the classes in the mask; an image may have none. An interrupted call resumes: a mask that
+exists is read, not painted again.
 """
 import argparse
-import os
-from collections.abc import Iterable, Iterator
+import pickle
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from coco.dataset import COCO_CLASSES, LIST_SIZES, LISTS, ROOT, VAL_SHA256
-from coco.instances import Instances, index_instances, read_annotations
-from coco.masks import RULES
-from lib.files.dataspec import list_sha256
+from coco.dataset import COCO_CLASSES, LISTS, OFFICIAL, ROOT
+from coco.instances import read_annotations, read_entries, read_sizes
+from coco.masks import RULES, paint_mask
 from lib.files.fileio import remove_leftovers
 from lib.files.imageio import read_mask, write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import check_lists, write_lists
 from lib.process.ending import run_script
 from lib.process.progress import progress
-from lib.process.ranges import Parser, integer
 from lib.process.workers import map_in_workers
+from lib.setup.datasetup import base_parser
+from lib.setup.verify import print_lists
 
-MASK_YEAR, MAKER = '2017', 'coco.prepare'
-
-
-class Job(NamedTuple):
-    """The mask of one image: where it goes, its size, and where its annotations are."""
-
-    path: Path
-    size: tuple[int, int]
-    instances: Path
-    spans: list[list[int]]
+MAKER = 'coco.prepare'
 
 
 def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) -> dict[str, list[str]]:
@@ -50,29 +40,30 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
 
     Args:
         root: folder with annotations/; Masks/ is made in it.
-        lists: folder to write the lists to.
-        rule: of the masks, a key of coco.masks.RULES.
-        workers: processes that paint masks; 0 paints in this one.
+        lists: folder of the lists.
+        rule: how polygons are filled, see coco.masks.
+        workers: worker processes that paint masks; 0 paints in this one.
 
     Raises:
-        FileNotFoundError: if an instances file is not there.
-        ValueError: if one is corrupt, or Masks holds masks of another rule or of other files.
+        FileNotFoundError: if an instances file is missing.
+        ValueError: if one is corrupt, or Masks holds masks by another rule or from other files.
     """
     root, lists = Path(root), Path(lists)
-    splits = {split: [f'{image_id:012d}' for image_id in index_instances(_file(root, split)).ids.tolist()]
-              for split in LIST_SIZES}
-    files = [index_instances(_file(root, f'{part}{MASK_YEAR}')) for part in ('train', 'val')]
-    for file in files:
-        _check_categories(file)
-    for folder in (root / 'Masks', lists):
-        remove_leftovers(folder)
-    texts = {f'{split}.txt': ''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in members)
-             for split, members in splits.items()}
+    splits = {split: [f'{image_id:012d}' for image_id in read_sizes(_instances(root, split))] for split in OFFICIAL}
+    texts = {f'{split}.txt': ''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in names)
+             for split, names in splits.items()}
     check_lists(lists, texts, MAKER)
+    files = [_instances(root, part) for part in ('train2017', 'val2017')]
     _claim(root / 'Masks', rule, files)
+    category_ids = [_category_ids(path) for path in files][0]
+    sizes, annotations = ({**read(files[0]), **read(files[1])} for read in (read_sizes, read_annotations))
     names = [name for split in splits.values() for name in split]
-    jobs = find_jobs(root, names, files)
-    work = partial(present_classes, rule=rule, category_ids=tuple(files[0].categories))
+    if absent := [name for name in names if int(name) not in sizes]:
+        raise ValueError(f'{files[0]} and {files[1].name} lack image {absent[0]}; unpack the annotations of both years')
+    if annotations.keys() - sizes.keys():
+        raise ValueError(f'{files[0]} or {files[1].name} annotates an image that it does not list; unpack them again')
+    jobs = ((root / f'Masks/{name}.png', sizes[int(name)], annotations.get(int(name), ())) for name in names)
+    work = partial(present_classes, category_ids=category_ids, rule=rule)
     present = progress(map_in_workers(work, jobs, workers, chunk=32), 'masks', 'file', len(names))
     texts['labels.txt'] = ''.join('\t'.join([name, *(COCO_CLASSES[value - 1] for value in values)]) + '\n'
                                   for name, values in zip(names, present))
@@ -80,94 +71,68 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     return splits
 
 
-def find_jobs(root: Path, names: Iterable[str], files: list[Instances]) -> Iterator[Job]:
-    """The work on each image, one by one.
+def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category_ids: Sequence[int],
+                    rule: str) -> list[int]:
+    """Mask values, without background, in the mask of one image, which is painted unless it exists.
 
-    Raises:
-        ValueError: if none of the files lists an image.
+    Args:
+        job: path of the mask, height and width of the image, its pickled annotations.
+        category_ids, rule: as in paint_mask.
     """
-    rows = {image_id: (number, row) for number, file in enumerate(files)
-            for row, image_id in enumerate(file.ids.tolist())}
-    for name in names:
-        if int(name) not in rows:
-            raise ValueError(f'image {name} is in none of {", ".join(str(file.path) for file in files)}; '
-                             'unpack the annotations of both years')
-        number, row = rows[int(name)]
-        file = files[number]
-        yield Job(root / f'Masks/{name}.png', tuple(file.sizes[row].tolist()), file.path, file.spans_of(int(name)))
-
-
-def present_classes(job: Job, rule: str, category_ids: tuple[int, ...]) -> list[int]:
-    """Mask values, without background, in the mask of one image, which is painted unless it is there."""
-    if job.path.exists():
-        mask = read_mask(job.path, len(category_ids) + 1)
-        if mask.shape != job.size:
-            raise ValueError(f'{job.path} is {mask.shape}, its image {job.size}; delete the mask, then run the same '
-                             'command again')
+    path, size, annotations = job
+    if path.exists():
+        mask = read_mask(path, len(category_ids) + 1)
+        if mask.shape != size:
+            raise ValueError(f'{path} has size {mask.shape}, its image {size}; delete it, then run the same command '
+                             'again')
     else:
-        mask = RULES[rule](read_annotations(job.instances, job.spans), category_ids, *job.size)
-        write_label_png(job.path, mask)
+        try:
+            mask = paint_mask(map(pickle.loads, annotations), category_ids, *size, rule)
+        except Exception as error:      # corrupt segmentations end in any error of the libraries
+            raise ValueError(f'instances files of 2017, image {path.stem}: {error}; unpack them again') from error
+        write_label_png(path, mask)
     return [value for value in np.flatnonzero(np.bincount(mask.ravel())).tolist() if value]
 
 
-def report(splits: dict[str, list[str]]) -> Iterator[str]:
-    """A line for each list: its length and whether it is the official one."""
-    for split, names in splits.items():
-        yield f'{split}: {len(names)} images, {"the" if is_official(split, names) else "NOT the"} official list'
-
-
-def is_official(split: str, names: list[str]) -> bool:
-    """Whether a list has the official number of images and, where it is known, the official checksum."""
-    return len(names) == LIST_SIZES[split] and (split != 'val2014' or list_sha256(names) == VAL_SHA256)
-
-
-def _file(root: Path, part: str) -> Path:
+def _instances(root: Path, part: str) -> Path:
     return root / f'annotations/instances_{part}.json'
 
 
-def _check_categories(file: Instances) -> None:
-    """The rank of a category id is its mask value, so the categories have to be COCO's."""
-    found = tuple(file.categories[key] for key in sorted(file.categories))
-    if found != COCO_CLASSES:
-        strange = next((name for name in found if name not in COCO_CLASSES), f'{len(found)} categories')
-        raise ValueError(f'{file.path} has {strange!r}; expected the {len(COCO_CLASSES)} classes of COCO in the order '
-                         'of their ids: describe another data set by a dataset.json')
+def _category_ids(path: Path) -> tuple[int, ...]:
+    """The category ids in order. The rank of an id is its mask value, so the categories have to be COCO's."""
+    names = {entry['id']: entry['name'] for entry in read_entries(path, 'categories', id=int, name=str)}
+    ids = tuple(sorted(names))
+    if tuple(names[key] for key in ids) != COCO_CLASSES:
+        raise ValueError(f'{path} does not have the {len(COCO_CLASSES)} categories of COCO in the order of their ids; '
+                         'describe another data set by a dataset.json')
+    return ids
 
 
-def _claim(folder: Path, rule: str, files: list[Instances]) -> None:
-    """Note what the masks of a folder are made from; refuse a folder of other masks."""
-    note = {'masks': rule, 'instances': {file.path.name: file.path.stat().st_size for file in files}}
+def _claim(folder: Path, rule: str, files: Sequence[Path]) -> None:
+    """Note what the masks in a folder are made from; refuse a folder of other masks."""
+    remove_leftovers(folder)
     path = folder / 'made_by.json'
-    if path.exists():
-        earlier = read_json(path, {}, 'move the folder away')
-        if earlier != note:
-            differing = next((key for key in note if earlier.get(key) != note[key]), 'entries')
-            raise ValueError(f'{folder} holds masks with {differing} {earlier.get(differing)}, this call asks for '
-                             f'{note.get(differing)}; delete the folder, or give another --data-root')
-    elif next(folder.glob('[!.]*.png'), None):
-        raise ValueError(f'{folder} holds masks that this command did not make; move them away')
-    else:
+    note = {'masks': rule, 'instances': {file.name: file.stat().st_size for file in files}}
+    if not any(folder.glob('[!.]*.png')):
         write_json(path, note)
+    elif read_json(path, remedy='masks that were not made by this command: move the folder away') != note:
+        raise ValueError(f'{folder} holds masks by another rule than {rule!r} or from other instances files; delete '
+                         'the folder, or give another --data-root')
 
 
 def add_mask_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag that preparing shares with the whole set-up."""
-    parser.add_argument('--masks', choices=tuple(RULES), default='reference',
-                        help='how polygons become pixels: as in the reference (points truncated, filled by OpenCV), or '
-                        'as in COCO\'s own tools')
+    """The flag of this command and of config_coco.sh."""
+    parser.add_argument('--masks', choices=RULES, default='reference',
+                        help='how polygons are filled: as in the reference (points truncated, filled by OpenCV), or as '
+                        'by COCO\'s own tools')
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write lists, masks and labels, and say what they are."""
-    parser = Parser(__doc__)
-    parser.add_argument('--data-root', '--coco-root', '--coco_root', '--data_root', type=Path, default=ROOT,
-                        metavar='DIR', help='the folder with annotations/ and Images/ in it')
-    parser.add_argument('--lists', type=Path, default=LISTS, metavar='DIR', help='folder to write the lists to')
+    """Write lists, masks and labels."""
+    parser = base_parser(__doc__, ROOT, LISTS, '--coco-root', '--coco_root')
     add_mask_flag(parser)
-    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
-                        help='helper processes; 0 does all in this one')
     args = parser.parse_args(argv)
-    print('\n'.join(report(prepare(args.data_root, args.lists, args.masks, args.workers))))
+    print_lists(prepare(args.data_root, args.lists, args.masks, args.workers), OFFICIAL)
 
 
 if __name__ == '__main__':

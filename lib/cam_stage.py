@@ -17,6 +17,7 @@ from lib.net.optimizer import make_optimizer
 from lib.net.seam import Seam
 from lib.net.weights import load_imagenet, save_network
 from lib.process import ranks
+from lib.process.batchpart import batch_rows
 from lib.process.ranges import COUNT, LowHigh, integer, number
 from lib.run import device as devices
 from lib.run.digests import Digests
@@ -100,7 +101,7 @@ def make_step(args: argparse.Namespace, network: Callable, norm) -> Callable:
         view2 = network(second_view(images, args.view2_scale))
         return cam_objective(view1, view2, images, batch['image_labels'], norm=norm,
                              isl_weight=args.isl_weight, isl_samples=args.isl_samples, fsl_weight=fsl_weight,
-                             fsl_mu=args.fsl_mu, fsl_sigma=args.fsl_sigma)
+                             fsl_mu=args.fsl_mu, fsl_sigma=args.fsl_sigma, batch_rows=batch_rows(len(images)))
 
     return step
 

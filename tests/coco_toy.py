@@ -1,7 +1,7 @@
-"""A drawn data set in the shape of COCO 2014: the four archives with instances files and pictures as COCO has them.
+"""A synthetic data set in COCO 2014's layout: the four archives with instances files and images as COCO has them.
 
-It has polygons in parts, crowds, run lengths of both kinds, grey pictures, pictures without any object, ids of up to
-six digits, annotations in no order, and another split of the pictures in 2017 than in 2014.
+It has polygons in parts, crowds, run lengths of both kinds, grey images, images without any object, ids of up to
+six digits, annotations in no order, and another split of the images in 2017 than in 2014.
 """
 import io
 import json
@@ -18,8 +18,8 @@ from lib.data.toy_draw import draw
 
 ABSENT_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}       # COCO's category ids run to 90 with these left out
 CATEGORY_IDS = [number for number in range(1, 91) if number not in ABSENT_IDS]
-SHOWN = (1, 3, 17, 44, 62, 90)                              # categories that stand for the six drawn classes
-GREY, EMPTY, CROWD, COMPRESSED = 5, 6, 3, 4                 # every fifth picture is grey, and so on
+SHOWN = (1, 3, 17, 44, 62, 90)                              # categories that stand for the six synthetic classes
+GREY, EMPTY, CROWD, COMPRESSED = 5, 6, 3, 4                 # every fifth image is grey, and so on
 
 
 def write_archives(folder: Path, train: int, val: int, seed: int = 0) -> dict[str, list[str]]:
@@ -65,7 +65,7 @@ def draw_one(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def annotate(mask: np.ndarray, image_id: int, index: int) -> list[dict]:
-    """The annotations of one picture, an object a class."""
+    """The annotations of one image, one object per class."""
     found = []
     for value in np.unique(mask)[1:].tolist():
         inside = (mask == value).astype(np.uint8)
@@ -81,7 +81,7 @@ def annotate(mask: np.ndarray, image_id: int, index: int) -> list[dict]:
 
 
 def polygons(inside: np.ndarray) -> list[list[float]]:
-    """The outlines of all parts, with fractions of pixels."""
+    """The outlines of all parts, in fractions of pixels."""
     outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [np.round(outline.reshape(-1) + 0.37, 2).tolist() for outline in outlines if len(outline) > 3]
 
@@ -105,13 +105,13 @@ def instances(images: list[dict], annotations: list[dict]) -> str:
     ids = {image['id'] for image in images}
     categories = [{'supercategory': 'thing', 'id': number, 'name': name}
                   for number, name in zip(CATEGORY_IDS, COCO_CLASSES)]
-    return json.dumps({'info': {'description': 'drawn', 'year': 2014}, 'licenses': [{'id': 1, 'name': 'none'}],
+    return json.dumps({'info': {'description': 'synthetic', 'year': 2014}, 'licenses': [{'id': 1, 'name': 'none'}],
                        'images': images, 'annotations': [item for item in annotations if item['image_id'] in ids],
                        'categories': categories})
 
 
 def jpeg(image: np.ndarray, grey: bool) -> bytes:
-    """A picture's file, of one channel if grey."""
-    picture, file = Image.fromarray(image), io.BytesIO()
-    (picture.convert('L') if grey else picture).save(file, format='JPEG', quality=92)
+    """An image's file, of one channel if grey."""
+    rgb, file = Image.fromarray(image), io.BytesIO()
+    (rgb.convert('L') if grey else rgb).save(file, format='JPEG', quality=92)
     return file.getvalue()

@@ -11,13 +11,13 @@ class Server:
     """Serves the files of a folder, with ranges; `url` is its address.
 
     break_at: by file name, after how many bytes the connection is cut, one for each of the next answers.
-    ranges: whether it knows ranges. busy: answers with status 503 to give first. tell_length: whether HEAD does.
+    ranges: whether it knows ranges. busy: answers with status 503 to give first.
     asked: how often each file was asked for. starts: first bytes of the answers.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.url = folder, ''
-        self.break_at, self.ranges, self.busy, self.tell_length = {}, True, 0, True
+        self.break_at, self.ranges, self.busy = {}, True, 0
         self.asked, self.starts = Counter(), []
 
 
@@ -28,13 +28,6 @@ def serving(folder: Path):
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = 'HTTP/1.0'
-
-        def do_HEAD(self):
-            path = folder / self.path.rpartition('/')[2]
-            self.send_response(200 if path.is_file() else 404)
-            if path.is_file() and state.tell_length:
-                self.send_header('Content-Length', str(path.stat().st_size))
-            self.end_headers()
 
         def do_GET(self):
             answer(self, state)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from tool.camutils import background_score, cam_label, fuse_scales, normalise_sum, strongest_class, with_background
+from tool.camutils import cam_label, fuse_scales, strongest_class, with_background
 
 
 def test_fused_cams_equal_slow_loop():
@@ -27,7 +27,7 @@ def test_fused_cams_span_zero_to_one_and_leave_their_input_alone():
 
 def test_constant_map_has_no_activation():
     assert fuse_scales(torch.full((2, 1, 4, 4), 0.3)).max() == 0
-    assert normalise_sum(torch.zeros(1, 4, 4)).abs().max() <= 1
+    assert fuse_scales(torch.zeros(1, 1, 4, 4)).max() == 0
 
 
 def test_no_class_fuses_to_no_map():
@@ -36,18 +36,19 @@ def test_no_class_fuses_to_no_map():
 
 def test_background_is_a_power_of_what_the_strongest_class_leaves():
     cam = np.array([[[0.0, 0.5, 1.0]], [[0.25, 0.1, 0.2]]], np.float32)
-    np.testing.assert_allclose(background_score(cam, 2), [[0.75 ** 2, 0.25, 0]], atol=1e-7)
-    assert with_background(cam, 2).shape == (3, 1, 3)
+    stack = with_background(cam, 2)
+    np.testing.assert_allclose(stack[0], [[0.75 ** 2, 0.25, 0]], atol=1e-7)
+    assert (stack[1:] == cam).all() and stack.dtype == np.float32
 
 
 def test_background_is_one_without_a_class():
-    assert (background_score(np.zeros((0, 3, 4), np.float32), 24) == 1).all()
+    assert (with_background(np.zeros((0, 3, 4), np.float32), 24) == np.ones((1, 3, 4))).all()
 
 
 @pytest.mark.parametrize('wrong', [1.5, np.nan, np.inf])
 def test_background_refuses_maps_that_are_not_normalised(wrong):
     with pytest.raises(ValueError, match='fuse_scales'):
-        background_score(np.full((1, 2, 2), wrong, np.float32), 6)
+        with_background(np.full((1, 2, 2), wrong, np.float32), 6)
 
 
 def test_strongest_class_equals_argmax_with_ties():

@@ -1,4 +1,6 @@
 import json
+import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -6,10 +8,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from coco import instances
-from coco.dataset import COCO_CLASSES, LIST_SIZES
-from coco.instances import index_instances, read_annotations, top_level_items
-from coco.prepare import RULES, is_official, main, prepare
+import coco.prepare
+from coco.dataset import COCO_CLASSES
+from coco.instances import read_annotations, read_sizes
+from coco.masks import paint_mask
+from coco.prepare import main, prepare
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
 from tests.coco_toy import CATEGORY_IDS, SHOWN, write_archives
@@ -66,7 +69,7 @@ def test_lists_are_in_file_order_and_labels_are_the_classes_of_the_masks(source,
         for sample, row in zip(samples, spec.image_labels(names)):
             values = set(np.unique(read_mask(sample.mask, spec.num_classes))) - {0}
             assert values == set(np.flatnonzero(row) + 1) <= {CATEGORY_IDS.index(number) + 1 for number in SHOWN}
-    assert not spec.image_labels([source[1]['train2014'][2]]).any()         # a picture without any object
+    assert not spec.image_labels([source[1]['train2014'][2]]).any()         # an image without any object
 
 
 def test_the_two_rules_differ_by_the_border_of_polygons_alone(source, root, tmp_path):
@@ -89,16 +92,16 @@ def test_worker_processes_change_nothing(root, tmp_path):
     assert (tmp_path / 'alone/labels.txt').read_bytes() == (tmp_path / 'two/labels.txt').read_bytes()
 
 
-def test_an_interrupted_call_goes_on_where_it_stopped(root, tmp_path, monkeypatch):
-    painted, paint = [], RULES['reference']
+def test_an_interrupted_call_resumes(root, tmp_path, monkeypatch):
+    painted = []
 
     def stop_after_five(*words):
         if len(painted) == 5:
             raise KeyboardInterrupt
         painted.append(words)
-        return paint(*words)
+        return paint_mask(*words)
 
-    monkeypatch.setitem(RULES, 'reference', stop_after_five)
+    monkeypatch.setattr(coco.prepare, 'paint_mask', stop_after_five)
     words = ['--data-root', str(root), '--lists', str(tmp_path / 'lists'), '--workers', '0']
     with pytest.raises(KeyboardInterrupt):
         main(words)
@@ -118,63 +121,65 @@ def test_masks_of_another_rule_are_not_mixed_in(root, tmp_path, capsys):
     main(words)
     assert 'train2014: 12 images, NOT the official list' in capsys.readouterr().out
     line = error_lines(main, [*words, '--masks', 'coco'], capsys)[-1]          # below progress bars
-    assert 'holds masks with masks reference, this call asks for coco; delete the folder' in line
+    assert "masks by another rule than 'coco'" in line and 'delete the folder' in line
     (root / 'Masks/made_by.json').unlink()
-    assert 'masks that this command did not make' in error_lines(main, words, capsys)[-1]
+    assert 'masks that were not made by this command' in error_lines(main, words, capsys)[-1]
 
 
 def test_missing_annotations_are_named(tmp_path, capsys):
     line = error_line(main, ['--data-root', tmp_path, '--lists', tmp_path], capsys)
-    assert 'instances_train2014.json is not there' in line
+    assert 'instances_train2014.json is missing' in line
 
 
-def test_the_official_list_is_known_by_size_and_checksum():
-    assert not is_official('val2014', ['000000000001'] * LIST_SIZES['val2014'])
-    assert is_official('train2014', [f'{number:012d}' for number in range(LIST_SIZES['train2014'])])
-
-
-def test_every_annotation_is_found_where_the_index_says_whatever_the_size_of_a_piece(source, monkeypatch):
+def test_annotations_are_those_of_the_file_in_its_order(source):
     path = source[0] / 'annotations/instances_train2017.json'
     content = json.loads(path.read_text())
-    for piece in (7, 1000, 1 << 22):
-        monkeypatch.setattr(instances, 'PIECE', piece)
-        index = index_instances(path)
-        assert index.ids.tolist() == [image['id'] for image in content['images']]
-        assert list(index.categories) == CATEGORY_IDS
-        for image_id in index.ids.tolist():
-            expected = [item for item in content['annotations'] if item['image_id'] == image_id]
-            assert read_annotations(path, index.spans_of(image_id)) == expected
+    assert list(read_sizes(path)) == [image['id'] for image in content['images']]
+    annotations = read_annotations(path)
+    for image_id in read_sizes(path):
+        expected = [(item['category_id'], item['segmentation']) for item in content['annotations']
+                    if item['image_id'] == image_id]
+        found = map(pickle.loads, annotations.get(image_id, ()))
+        assert [(item['category_id'], item['segmentation']) for item in found] == expected
 
 
-def test_arrays_of_anything_are_gone_through_and_other_values_passed(tmp_path):
-    text = '{"a": {"b": [1]}, "c": [1, -2.5, "x]", [3, [4]], {"d": "é"}], "e": [], "f": null,\n "g": [12] }'
-    (tmp_path / 'a.json').write_text(text, encoding='utf-8')
-    found = [(key, json.loads(text.encode()[first:end])) for key, first, end, _ in top_level_items(tmp_path / 'a.json')]
-    assert found == [('c', 1), ('c', -2.5), ('c', 'x]'), ('c', [3, [4]]), ('c', {'d': 'é'}), ('g', 12)]
+def test_annotations_take_little_more_memory_than_their_file(tmp_path):
+    """In lists and dicts they would take four times as much."""
+    images = [{'id': number, 'height': 480, 'width': 640} for number in range(100)]
+    annotations = [{'image_id': number % 100, 'category_id': 1, 'segmentation': [[x / 7 for x in range(100)]]}
+                   for number in range(5000)]
+    path = tmp_path / 'instances.json'
+    path.write_text(json.dumps({'images': images, 'annotations': annotations}))
+    del annotations
+    tracemalloc.start()
+    try:
+        kept = read_annotations(path)
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == 100
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda text: text[:len(text) // 2], 'ends early'),
+    (lambda text: text[:len(text) // 2], 'is not valid JSON'),
     (lambda text: text.replace('"category_id"', '"category_id', 1), 'is not valid JSON'),
-    (lambda text: '[]', "where '{' is expected"),
-    (lambda text: '', 'ends early'),
-    (lambda text: '{"images": [], "annotations": []}', 'lists 0 images and 0 categories'),
-    (lambda text: text.replace('"height"', '"tall"', 1), 'the entry of .images. at byte .*: it lacks "height"'),
-    (lambda text: text.replace('"image_id": ', '"image_id": 9', 1), 'annotates image 9.*, which it does not list'),
+    (lambda text: text.replace('"height": ', '"height": NaN', 1), 'is not valid JSON'),
+    (lambda text: text + 'x', 'is not valid JSON'),
+    (lambda text: '[' * 100_000, 'does not start with an object'),
+    (lambda text: '', 'does not start with an object'),
+    (lambda text: '{"images": [], "annotations": []}', 'has no "categories"'),
+    (lambda text: text.replace('"height"', '"tall"', 1), 'has no valid "height" in an entry of "images"'),
+    (lambda text: text.replace('"image_id": ', '"image_id": 9', 1), 'annotates an image that it does not list'),
+    (lambda text: text.replace('"segmentation": [[', '"segmentation": [[1e999, ', 1), 'is not valid JSON'),
+    (lambda text: text.replace('"segmentation": [[', '"segmentation": [["x", ', 1), 'image 0.* convert'),
+    (lambda text: text.replace('"toothbrush"', '"comb"'), 'does not have the .* categories of COCO'),
 ])
-def test_a_damaged_instances_file_is_named(source, tmp_path, change, message):
-    text = (source[0] / 'annotations/instances_val2017.json').read_text()
-    path = tmp_path / 'instances_val2017.json'
-    path.write_text(change(text))
-    with pytest.raises(ValueError, match=f'instances_val2017.json .*{message}.*; unpack it again'):
-        index_instances(path)
-
-
-def test_categories_of_another_data_set_are_refused(source, tmp_path):
+def test_a_corrupt_instances_file_is_named(source, tmp_path, change, message):
     (tmp_path / 'annotations').mkdir()
     for path in (source[0] / 'annotations').glob('instances*'):
-        (tmp_path / 'annotations' / path.name).write_text(path.read_text().replace('"toothbrush"', '"comb"'))
-    with pytest.raises(ValueError, match="has 'comb'; expected the .* classes of COCO"):
+        text = path.read_text()
+        (tmp_path / 'annotations' / path.name).write_text(change(text) if '2017' in path.name else text)
+    with pytest.raises(ValueError, match=f'instances.*2017.*{message}'):
         prepare(tmp_path, tmp_path / 'lists')
 
 
@@ -182,7 +187,7 @@ def test_a_mask_of_another_size_is_refused(root, source, tmp_path):
     prepare(root, tmp_path / 'lists')
     name = source[1]['val2014'][0]
     Image.new('L', (3, 3)).save(root / f'Masks/{name}.png')
-    with pytest.raises(ValueError, match=f'{name}.png is .*, its image .*; delete the mask'):
+    with pytest.raises(ValueError, match=f'{name}.png has size .*, its image .*; delete it'):
         prepare(root, tmp_path / 'lists')
 
 
@@ -205,5 +210,6 @@ def test_lists_that_this_command_did_not_write_stay(root, tmp_path, capsys, name
 def test_a_note_on_masks_of_another_shape_is_named(root, tmp_path, capsys, content):
     (root / 'Masks').mkdir()
     (root / 'Masks/made_by.json').write_text(content)
+    (root / 'Masks/a.png').touch()
     words = ['--data-root', root, '--lists', tmp_path / 'lists', '--workers', '0']
     assert str(root / 'Masks') in error_lines(main, words, capsys)[-1]

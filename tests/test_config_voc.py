@@ -1,5 +1,4 @@
 """config_voc.sh on a small tree of VOC's layout, with SBD's masks in their own format."""
-import argparse
 import io
 import os
 import re
@@ -16,12 +15,12 @@ from scipy.io import savemat
 
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask, voc_palette
-from lib.setup.datasetup import Setup
+from lib.setup.datasetup import Notes
 from tests.running import error_lines
 from tests.serving import serving
 from voc12 import config
 from voc12.config import AUG, SBD, TEST, TRAINVAL, main
-from voc12.sbd import mask_of
+from voc12.sbd import convert_mask
 
 ROOT = Path(__file__).parent.parent
 VAL, TRAIN, SBD_ONLY = ['2007_000033', '2007_000042'], ['2007_000032', '2007_000039'], ['2008_000002', '2008_000003']
@@ -108,7 +107,7 @@ def test_the_command_sets_everything_up_and_the_second_call_does_nothing(served,
         first, second = (subprocess.run(command, capture_output=True, text=True, env=environment, cwd='/')
                          for _ in range(2))
         assert sum(server.asked.values()) == 2
-    assert first.returncode == 0 and 'verified: 6 pictures and 6 masks' in first.stdout, first.stderr
+    assert first.returncode == 0 and 'verified: 6 images and 6 masks' in first.stdout, first.stderr
     assert second.returncode == 0 and 'nothing to do' in second.stdout and not second.stderr
     spec = get_spec('voc12', tmp_path / 'data', tmp_path / 'lists')
     assert [sample.name for sample in spec.samples('train_aug')] == [*TRAIN, *SBD_ONLY]
@@ -132,7 +131,7 @@ def test_masks_and_test_images_that_lie_in_the_folder_are_taken(served, tmp_path
     with serving(served) as server:
         main(words(tmp_path, server.url))
         assert dict(server.asked) == {TRAINVAL.name: 1}
-        assert 'verified: 7 pictures and 6 masks' in capsys.readouterr().out
+        assert 'verified: 7 images and 6 masks' in capsys.readouterr().out
         main(words(tmp_path, server.url))
         assert 'nothing to do' in capsys.readouterr().out
     mask = read_mask(tmp_path / f'data/SegmentationClassAug/{VAL[0]}.png', 7)
@@ -140,19 +139,18 @@ def test_masks_and_test_images_that_lie_in_the_folder_are_taken(served, tmp_path
 
 
 def test_the_published_checksum_is_asked_for_and_the_same_command_goes_on(served, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(config, 'TRAINVAL', config.replace(TRAINVAL, urls=()))
+    monkeypatch.setattr(config, 'TRAINVAL', TRAINVAL._replace(urls=()))
     with serving(served) as server:
         whole = [word for word in words(tmp_path, server.url) if word != '--part']
         error = error_lines(main, whole, capsys)[-1]
-        assert f'expected {TRAINVAL.md5}; it was removed; run the same command again' in error
+        assert f'expected {TRAINVAL.md5}; it was removed: run the same command again' in error
         assert not (tmp_path / 'archives' / TRAINVAL.name).exists()
         main(words(tmp_path, server.url))
 
 
 @pytest.mark.parametrize('change, message', [
-    ({'benchmark_RELEASE/dataset/cls/2008_000003.mat': b'no matrix'}, '2008_000003.mat .*: no mask of SBD'),
-    ({'benchmark_RELEASE/../../evil.mat': b''}, 'leads out of the folder'),
-    (None, 'has no benchmark_RELEASE'),
+    ({'benchmark_RELEASE/dataset/cls/2008_000003.mat': b'no matrix'}, '2008_000003.mat is not a mask of SBD'),
+    (None, 'has none of the files expected in it'),
 ])
 def test_a_bad_archive_of_masks_is_named_and_a_good_one_goes_on(served, tmp_path, capsys, change, message):
     good = (served / SBD.name).read_bytes()
@@ -160,9 +158,9 @@ def test_a_bad_archive_of_masks_is_named_and_a_good_one_goes_on(served, tmp_path
     with serving(served) as server:
         error = error_lines(main, words(tmp_path, server.url), capsys)[-1]
         assert re.search(message, error), error
-        assert not list(tmp_path.rglob('evil*'))
         (served / SBD.name).write_bytes(good)
         (tmp_path / 'archives' / SBD.name).unlink()
+        (tmp_path / 'data/SBD/2008_000003.mat').unlink(missing_ok=True)
         main(words(tmp_path, server.url))
 
 
@@ -176,25 +174,55 @@ def test_a_cut_archive_of_masks_is_named(served, tmp_path, capsys):
         main(words(tmp_path, server.url))
 
 
-def test_a_matrix_with_other_values_is_refused():
-    np.testing.assert_array_equal(mask_of(matrix(sbd_mask('2008_000002'))), sbd_mask('2008_000002'))
-    with pytest.raises(ValueError, match='no mask of SBD: .* values to 99'):
-        mask_of(matrix(np.full(SIZE, 99, np.uint8)))
+def test_a_matrix_with_other_values_is_refused(tmp_path):
+    path = tmp_path / 'a.mat'
+    path.write_bytes(matrix(sbd_mask('2008_000002')))
+    convert_mask(path, tmp_path)
+    np.testing.assert_array_equal(read_mask(tmp_path / 'a.png', 7), sbd_mask('2008_000002'))
+    path.write_bytes(matrix(np.full(SIZE, 99, np.uint8)))
+    with pytest.raises(ValueError, match='a.mat is not a mask of SBD .* values up to 99'):
+        convert_mask(path, tmp_path)
 
 
-def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch, roomy_disk):
+def test_deleted_files_are_made_again(served, tmp_path, capsys):
+    """An image comes from the archive again, a mask from what is unpacked."""
+    with serving(served) as server:
+        main(words(tmp_path, server.url))
+        files = [tmp_path / 'data' / name for name in (f'JPEGImages/{VAL[0]}.jpg', f'SegmentationClassAug/{VAL[0]}.png',
+                                                       f'SegmentationClassAug/{SBD_ONLY[0]}.png')]
+        contents = [path.read_bytes() for path in files]
+        for path in files:
+            path.unlink()
+        (tmp_path / 'archives' / SBD.name).unlink()
+        main(words(tmp_path, server.url))
+        assert server.asked == {TRAINVAL.name: 1, SBD.name: 1} and 'verified' in capsys.readouterr().out
+    assert [path.read_bytes() for path in files] == contents
+
+
+def test_masks_of_two_sources_are_not_mixed(served, tmp_path):
+    """An archive of masks that is found later is left alone."""
+    with serving(served) as server:
+        main(words(tmp_path, server.url))
+        with zipfile.ZipFile(tmp_path / 'archives' / AUG.name, 'w') as file:
+            file.writestr(f'SegmentationClassAug/{SBD_ONLY[0]}.png', png(own_mask(SBD_ONLY[0])))
+        path = tmp_path / f'data/SegmentationClassAug/{SBD_ONLY[0]}.png'
+        path.unlink()
+        main(words(tmp_path, server.url))
+    np.testing.assert_array_equal(read_mask(path, 7), sbd_mask(SBD_ONLY[0]))
+
+
+def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch):
     for name in ('TRAINVAL', 'SBD'):
         archive = getattr(config, name)
-        monkeypatch.setattr(config, name, config.replace(archive, urls=(f'http://127.0.0.1:9/{archive.name}',)))
+        monkeypatch.setattr(config, name, archive._replace(urls=(f'http://127.0.0.1:9/{archive.name}',)))
     error = error_lines(main, words(tmp_path, 'http://127.0.0.1:9'), capsys)[-1]
-    assert f'fetch http://127.0.0.1:9/{TRAINVAL.name}, http://127.0.0.1:9/{SBD.name} on another machine' in error
-    assert f'put them into {tmp_path}/archives' in error
+    assert f'download http://127.0.0.1:9/{TRAINVAL.name}, http://127.0.0.1:9/{SBD.name} on another machine to ' in error
+    assert f'{tmp_path}/archives, then run the same command again' in error
 
 
-@pytest.mark.parametrize('content', ['', '[]', '3', '{"steps": []}', '{"archives": {"a.tar": 3}}',
-                                     '{"steps": {"x": {"f": "1"}}}'])
+@pytest.mark.parametrize('content', ['', '[]', '3', '{"a.tar": 3}', '{"archives": {"a.tar": {"f": 1}}}',
+                                     '{"x": {"f": "1"}}'])
 def test_a_setup_json_of_another_shape_is_named(tmp_path, content):
     (tmp_path / 'setup.json').write_text(content)
-    setup = Setup(argparse.Namespace(data_root=tmp_path, archives=tmp_path, mirror=None))
-    with pytest.raises(ValueError, match=r'setup\.json(:| is not valid JSON).*; move it away'):
-        setup.done('x')
+    with pytest.raises(ValueError, match=r'setup\.json(:| is not valid JSON).*; delete it'):
+        Notes(tmp_path)

@@ -1,10 +1,15 @@
 """The container's recipe and the job script for a cluster, as far as they can be read and run without either."""
+import math
 import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+import train_aff
+import train_cam_voc
+import train_seg
 
 ROOT = Path(__file__).parent.parent
 SHELL = ('post', 'environment', 'test', 'runscript')
@@ -84,3 +89,12 @@ def test_the_job_starts_run_voc_in_the_container_with_all_gpus_of_the_node(tmp_p
     assert done.returncode != 0 and 'set DATA to the folder that holds VOCdevkit' in done.stderr
     for setting in ('--nodes=1', '--gpus-per-node=', '--time='):
         assert f'#SBATCH {setting}' in job.read_text()
+
+
+@pytest.mark.parametrize('name', ['run_voc_one_node', 'run_voc_nodes'])
+def test_all_gpus_of_a_job_can_share_the_published_batches(name):
+    text = (ROOT / f'examples/slurm/{name}.sh').read_text()
+    gpus = math.prod(int(re.search(rf'^#SBATCH --{flag}=(\d+)$', text, re.MULTILINE)[1])
+                     for flag in ('nodes', 'gpus-per-node'))
+    for script in (train_cam_voc, train_aff, train_seg):
+        assert gpus > 1 and script.make_parser().get_default('batch_size') % gpus == 0

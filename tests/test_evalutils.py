@@ -67,11 +67,11 @@ def test_absent_classes_count_zero_or_are_left_out():
 
 def test_wrong_sizes_and_labels_are_named():
     truth = np.zeros((4, 5), np.uint8)
-    with pytest.raises(ValueError, match='4x6, truth 4x5'):
+    with pytest.raises(ValueError, match='4x6, ground truth 4x5'):
         mask_counts(truth, np.zeros((4, 6), np.uint8), C)
     with pytest.raises(ValueError, match='prediction holds label 9'):
         mask_counts(truth, np.full((4, 5), 9, np.uint8), C)
-    with pytest.raises(ValueError, match='truth holds label 9'):
+    with pytest.raises(ValueError, match='ground truth holds label 9'):
         mask_counts(np.full((4, 5), 9, np.uint8), truth, C)
     with pytest.raises(ValueError, match='strict'):
         Scores(C, 'stern')
@@ -156,7 +156,6 @@ def test_all_void_or_no_image_gives_a_summary(protocol):
     expected = {'reference': 0, 'strict': None}[protocol]
     assert empty.summary()['miou'] == void.summary()['miou'] == expected
     assert Curve(C, protocol).summary()['best_miou'] == expected
-    assert 'contour_f' not in Scores(C, protocol, contour=False).summary()
 
 
 def cam_images(rng, count=5):
@@ -174,10 +173,10 @@ def test_curve_equals_one_pass_per_threshold(protocol):
     for image in images:
         curve.add(*image)
     for t, found in enumerate(curve.iou()):
-        scores = Scores(C, protocol, contour=False)
+        scores = Scores(C, protocol)
         for truth, keys, cam in images:
             scores.add(truth, cam_label(keys, cam, t / 100))
-        np.testing.assert_array_equal(found, iou(MaskCounts(*scores.counts), protocol))
+        np.testing.assert_array_equal(found, iou(MaskCounts(*scores.sums['counts']), protocol))
         assert curve.summary()['miou'][t] == pytest.approx(scores.summary()['miou'], abs=1e-10)
     summary = curve.summary()
     assert summary['best_miou'] == max(summary['miou'])

@@ -1,14 +1,27 @@
-"""Importance-sampling and feature-similarity losses against slow loops, and what they promise."""
+"""Importance-sampling and feature-similarity losses: plain forms against slow loops, fast forms against plain ones."""
+import inspect
 import itertools
 import math
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import textbook
 from tool import probutils
-from tool.probutils import draw_pixels, fsl_images, fsl_loss, isl_loss
+from tool.probutils import (
+    add_background,
+    draw_pixels,
+    fsl_images,
+    fsl_loss,
+    fsl_loss_plain,
+    fsl_maps,
+    isl_loss,
+    isl_loss_plain,
+    max_norm,
+)
 
 
 def random_maps(*shape, seed=0, dtype=torch.float64):
@@ -32,22 +45,64 @@ def slow_fsl(cam, images, mu, sigma):
     return total / (count * height * width)
 
 
+def value_and_gradient(loss, maps, *args, **settings):
+    maps = maps.clone().requires_grad_()
+    value = loss(maps, *args, **settings)
+    value.backward()
+    return value.detach(), maps.grad
+
+
+def test_the_file_works_alone_in_another_project(tmp_path):
+    shutil.copy(probutils.__file__, tmp_path / 'hfpl_losses.py')
+    (tmp_path / 'tool').mkdir()             # the other project may have a package of that name
+    (tmp_path / 'tool/__init__.py').write_text('')
+    code = inspect.cleandoc("""
+        import sys, torch
+        from hfpl_losses import fsl_images, fsl_loss, fsl_maps, isl_loss
+        logits, labels = torch.randn(2, 3, 8, 9, requires_grad=True), torch.tensor([[1., 0, 0], [0, 1, 1]])
+        images = fsl_images(torch.randn(2, 3, 64, 72), logits.shape[2:], (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        loss = 0.2 * isl_loss(logits, labels) + fsl_loss(fsl_maps(logits, labels), images)
+        loss.backward()
+        assert loss.isfinite() and logits.grad.any()
+        print(*{name.partition('.')[0] for name in sys.modules} & {'tool', 'lib', 'numpy'})""")
+    done = subprocess.run([sys.executable, '-I', '-c', f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}'],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and set(done.stdout.split()) <= {'numpy'}, done.stderr      # torch itself loads NumPy
+
+
+@pytest.mark.parametrize('plain, fast, more', [(isl_loss_plain, isl_loss, ['batch_rows']),
+                                               (fsl_loss_plain, fsl_loss, ['cut'])])
+def test_both_forms_of_a_loss_take_the_same_arguments(plain, fast, more):
+    first, second = (inspect.signature(form).parameters for form in (plain, fast))
+    assert [*first, *more] == list(second) and all(first[name] == second[name] for name in first)
+
+
 # ---------------------------------------------------------------------------------------- feature similarity
 
 
 @pytest.mark.parametrize('mu, sigma', [(2.5, 5.0), (0.0, 0.8), (1.0, None)])
 @pytest.mark.parametrize('size', [(3, 3), (2, 5), (1, 4)])
-def test_feature_similarity_equals_slow_loop(mu, sigma, size):
+def test_plain_feature_similarity_equals_slow_loop(mu, sigma, size):
     cam, images = random_maps(2, 4, *size), random_maps(2, 3, *size, seed=1)
-    expected = slow_fsl(cam, images, mu, sigma)
-    assert fsl_loss(cam, images, mu, sigma, cut=None).item() == pytest.approx(expected, rel=1e-9)
+    assert fsl_loss_plain(cam, images, mu, sigma).item() == pytest.approx(slow_fsl(cam, images, mu, sigma), rel=1e-9)
+
+
+@pytest.mark.parametrize('mu, sigma', [(2.5, 5.0), (1.0, 1.3), (0.0, None)])
+@pytest.mark.parametrize('size', [(1, 1), (1, 7), (9, 2), (13, 17), (31, 5), (5, 71), (71, 5)])
+def test_fast_feature_similarity_equals_the_plain_form(mu, sigma, size):
+    cam, images = random_maps(2, 4, *size), 1.2 * random_maps(2, 3, *size, seed=1) - 0.1
+    plain, gradient = value_and_gradient(fsl_loss_plain, cam, images, mu, sigma)
+    for cut, tolerance in ((None, 1e-9), (5.0, 1e-4)):
+        value, found = value_and_gradient(fsl_loss, cam, images, mu, sigma, cut=cut)
+        torch.testing.assert_close(value, plain, rtol=tolerance, atol=1e-9)
+        torch.testing.assert_close(found, gradient, rtol=tolerance, atol=1e-9)
 
 
 @pytest.mark.parametrize('sigma', [1.5, None])
 @pytest.mark.parametrize('pairs', [1, 40, 1000, 2 ** 18])
 def test_feature_similarity_does_not_depend_on_the_tiles(monkeypatch, pairs, sigma):
     cam, images = random_maps(3, 4, 9, 13), random_maps(3, 3, 9, 13, seed=1)
-    expected = textbook.fsl_loss(cam, images, 2.5, sigma)
+    expected = fsl_loss_plain(cam, images, 2.5, sigma)
     monkeypatch.setitem(probutils.TILE_PAIRS, 'cpu', pairs)
     monkeypatch.setattr(probutils, 'TILE_COLUMNS', 4)
     assert fsl_loss(cam, images, 2.5, sigma, cut=None).item() == pytest.approx(expected.item(), rel=1e-6)
@@ -157,7 +212,7 @@ def test_images_outside_0_to_1_are_clamped():
     assert torch.equal(fsl_loss(cam, images), fsl_loss(cam, images.clamp(0, 1)))
 
 
-@pytest.mark.parametrize('images, sigma, message', [(torch.zeros(1, 3, 4, 5), 5.0, 'resize'),
+@pytest.mark.parametrize('images, sigma, message', [(torch.zeros(1, 3, 4, 5), 5.0, 'fsl_images'),
                                                     (torch.zeros(2, 3, 5, 5), 5.0, 'one image'),
                                                     (torch.zeros(1, 3, 5, 5), 0.0, 'sigma')])
 def test_feature_similarity_refuses_what_it_cannot_use(images, sigma, message):
@@ -175,10 +230,39 @@ def test_images_come_back_in_colour_at_the_size_of_the_maps():
     assert 0 <= small.min() and small.max() <= 1
 
 
+def test_maps_are_normalised_with_absent_classes_empty_and_background_first():
+    logits, labels = 4 * random_maps(2, 3, 5, 4) - 2, torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    maps = fsl_maps(logits, labels)
+    assert torch.equal(maps[:, 1:], max_norm(logits) * labels[:, :, None, None])
+    assert torch.equal(maps, add_background(maps[:, 1:])) and torch.equal(maps[:, 0], 1 - maps[:, 1:].amax(1))
+    assert not maps[1, 1:].any() and (maps[1, 0] == 1).all()
+
+
+def test_max_norm_equals_slow_loop():
+    maps = 4 * random_maps(2, 3, 3, 3) - 2
+    maps[0, 0] = maps[0, 0].abs() + 1
+    result = max_norm(maps)
+    for n, c in itertools.product(range(2), range(3)):
+        positive = [max(0.0, v) for v in maps[n, c].flatten().tolist()]
+        low, high = min(positive), max(positive)
+        expected = [max(0.0, v - low - 1e-5) / (high - low + 1e-5) for v in positive]
+        assert result[n, c].flatten().tolist() == pytest.approx(expected)
+
+
+def test_max_norm_of_constant_or_negative_maps_is_zero():
+    assert not max_norm(torch.full((1, 2, 3, 3), 5.0)).any()
+    assert not max_norm(-torch.rand(1, 2, 3, 3)).any()
+    assert not max_norm(torch.rand(1, 2, 1, 1)).any()
+
+
+def test_max_norm_gradient_is_right():
+    assert torch.autograd.gradcheck(max_norm, (4 * random_maps(1, 2, 3, 4) - 2).requires_grad_())
+
+
 # ---------------------------------------------------------------------------------------- importance sampling
 
 
-def test_importance_sampling_equals_slow_loop():
+def test_plain_importance_sampling_equals_slow_loop():
     logits, labels = 4 * random_maps(2, 3, 3, 3) - 2, torch.tensor([[1.0, 0, 1], [0, 0, 0]], dtype=torch.float64)
     indices = draw_pixels(logits.sigmoid(), 4)
     total = 0.0
@@ -187,15 +271,24 @@ def test_importance_sampling_equals_slow_loop():
         score = logits[n, k, pixel // 3, pixel % 3].item()
         prob = 1 / (1 + math.exp(-score))
         total -= math.log(prob) if labels[n, k] else math.log(1 - prob)
-    assert isl_loss(logits, labels, indices=indices).item() == pytest.approx(total / 24, rel=1e-9)
+    assert isl_loss_plain(logits, labels, indices=indices).item() == pytest.approx(total / 24, rel=1e-9)
 
 
-def test_importance_sampling_equals_the_textbook_form_on_average():
-    logits, labels = 4 * random_maps(1, 2, 4, 4) - 2, torch.tensor([[1.0, 0]], dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    ours = isl_loss(logits, labels, 20000, generator=generator)
-    plain = textbook.isl_loss(logits, labels, 20000, generator=generator)
-    assert ours.item() == pytest.approx(plain.item(), rel=0.02)
+@pytest.mark.parametrize('size', [(1, 1), (3, 5), (17, 7)])
+def test_fast_importance_sampling_equals_the_plain_form_from_the_draw_on(size):
+    logits = (4 * random_maps(2, 3, *size) - 2).float()
+    labels = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    plain, fast = (value_and_gradient(loss, logits, labels, 7, generator=torch.Generator().manual_seed(0))
+                   for loss in (isl_loss_plain, isl_loss))
+    torch.testing.assert_close(fast, plain)
+
+
+def test_a_shared_batch_has_the_draw_of_one_process():
+    probs = random_maps(6, 2, 5, 7)
+    probs[:4] = 0.3         # other samples' maps do not matter, as long as each row takes as many random numbers
+    whole = draw_pixels(probs, 4, torch.Generator().manual_seed(3))
+    part = draw_pixels(probs[4:], 4, torch.Generator().manual_seed(3), batch_rows=(6, slice(4, 6)))
+    assert torch.equal(part, whole[4:])
 
 
 def test_pixels_are_drawn_in_proportion_to_their_probability():
@@ -216,11 +309,10 @@ def test_the_draw_comes_from_the_generator_alone_and_happens_in_float32(dtype):
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, -0.1])
-def test_a_draw_from_broken_probabilities_is_refused(value):
-    probs = random_maps(1, 2, 3, 3)
-    probs[0, 1, 2, 2] = value
-    with pytest.raises(ValueError, match='diverged'):
-        draw_pixels(probs)
+def test_invalid_probabilities_count_as_zero(value):
+    probs = torch.full((1, 1, 2, 2), 0.5)
+    probs[0, 0, 1, 1] = value
+    assert draw_pixels(probs, 100).max() < 3
 
 
 def test_a_broken_logit_shows_in_the_loss_even_where_it_was_not_drawn():

@@ -8,14 +8,13 @@ import pickle
 import random
 import shutil
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from coco.instances import index_instances, read_annotations
+from coco.instances import read_annotations, read_sizes
 from lib.data.folder import read_spec
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import read_npy_maps, read_npy_seeds, write_npy_maps, write_npy_scores
@@ -32,7 +31,7 @@ from lib.process.ending import one_line
 from lib.report.gather import read_stages
 from lib.run.record import METRICS, read_scores
 from lib.run.table import evaluation_text, summary_text
-from lib.setup.datasetup import Setup
+from lib.setup.datasetup import Notes
 from tests.running import score_record
 from tests.test_weights import mxnet_names, write_params
 
@@ -68,8 +67,7 @@ def use_maps(path):
 
 
 def use_instances(path):
-    found = index_instances(path)
-    return sorted(found.categories.values()), [read_annotations(path, found.spans_of(i)) for i in found.ids.tolist()]
+    return read_sizes(path), read_annotations(path)
 
 
 def use_table(path):
@@ -94,7 +92,7 @@ def write_files(folder):
                                          'upright': True, 'max_side': 300, 'lists': 'lists'})
     write_json(folder / 'scores.json', [score_record(curve={'thresholds': [0.1], 'miou': [5.5]}), score_record()])
     (folder / 'metrics.jsonl').write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
-    write_json(folder / 'setup.json', {'archives': {'a.tgz': {'images': 3}}, 'steps': {'lists': {'': 1}}})
+    write_json(folder / 'setup.json', {'a.tgz': {'images': 3}, 'b.tgz': {'': 1}})
     write_json(folder / 'table.json', [{'image': 'a.jpg', 'labels': ['x', 'y'], 'split': 'train'}])
     write_json(folder / 'instances.json', {
         'info': {'year': 2014}, 'images': [{'id': 1, 'height': 5, 'width': 6}], 'categories': [{'id': 3, 'name': 'c'}],
@@ -109,11 +107,10 @@ def write_files(folder):
     write_seeds(folder / 'seeds.npz', [3], {1.0: maps, 24.0: maps})
     write_npy_maps(folder / 'maps.npy', [1, 3], maps)
     write_npy_scores(folder / 'scores.npy', [2], maps)
-    setup = Namespace(data_root=folder, archives=folder, mirror=None)
     return {'model.pth': use_network, 'legacy.pth': use_network, 'dataset.json': read_spec, 'scores.json': use_scores,
             'x.params': lambda path: load_imagenet(ResNet38d(NARROW), path), 'instances.json': use_instances,
             'metrics.jsonl': lambda path: read_json_lines(path, METRICS), 'table.json': use_table,
-            'setup.json': lambda path: (Setup(setup).done('lists'), Setup(setup).unpacked(Namespace(name='a.tgz'))),
+            'setup.json': lambda path: (Notes(folder).done('a.tgz'), Notes(folder).done('b.tgz')),
             'run/cam/env.json': lambda path: use_run(folder / 'run'),
             'run/cam/args.json': lambda path: use_run(folder / 'run'),
             'run/cam/metrics.jsonl': lambda path: use_run(folder / 'run'),

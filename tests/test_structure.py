@@ -16,7 +16,7 @@ SCRIPT_RANK = 7
 NOT_IN_TOOL = {'os', 'pathlib', 'multiprocessing', 'threading', 'urllib', 'tarfile', 'zipfile', 'subprocess', 'socket'}
 DATA_SETS = ('voc12', 'coco')
 THIRD_PARTY = {'torch', 'torchvision', 'numpy', 'PIL', 'cv2', 'scipy', 'pydensecrf', 'pycocotools', 'tqdm',
-               'matplotlib', 'jinja2'}
+               'matplotlib', 'jinja2', 'ijson'}
 OPTIONAL = {'requirements-timm.txt': {'timm', 'safetensors'}}
 SKIP = {'tests', 'exp', 'pretrained', 'data', '.venv', '.git'}
 # 80 is also a width of the CRF, in one file.

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.files.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec, list_sha256
 from lib.files.imageio import write_label_png
-from lib.setup.verify import check_samples, count_files
+from lib.setup.verify import check_samples, count_files, print_lists
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_each_file_is_counted_once(spec):
 
 @pytest.mark.parametrize('change, message', [
     (lambda root: write_label_png(root / 'masks/b.png', np.full((10, 12), 3, np.uint8)), 'holds the value 3'),
-    (lambda root: write_label_png(root / 'masks/b.png', np.zeros((9, 12), np.uint8)), 'is of 9x12 pixels, its picture'),
+    (lambda root: write_label_png(root / 'masks/b.png', np.zeros((9, 12), np.uint8)), 'has 9x12 pixels, its image'),
     (lambda root: (root / 'images/b.jpg').unlink(), 'b.jpg is not there'),
     (lambda root: (root / 'images/b.jpg').write_bytes(b''), 'b.jpg is no readable picture'),
 ])
@@ -53,3 +53,12 @@ def test_files_are_counted_without_hidden_ones(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / 'folder').mkdir()
     assert count_files(tmp_path) == 2 and count_files(tmp_path / 'none') == 0
+
+
+def test_official_lists_are_recognised(capsys):
+    official = {'train': (2, list_sha256('ab')), 'val': (1, '')}
+    assert print_lists({'train': 'ab', 'val': 'x', 'test': 'abc'}, official) == []
+    assert capsys.readouterr().out.splitlines() == [
+        'train: 2 images, the official list', 'val: 1 images, the official list', 'test: 3 images']
+    assert print_lists({'train': 'ba', 'val': 'xy'}, official) == ['train', 'val']
+    assert 'train: 2 images, NOT the official list' in capsys.readouterr().out

@@ -10,24 +10,26 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import dia_array
+from torch import Tensor
 from torch.nn import functional as F
 
 from tool.camutils import labels_of, with_background
+from tool.imutils import IGNORED
+from tool.probutils import EPS
+from tool.torchutils import full_precision
 
-EPS = 1e-5
-IGNORE = 255
-STRIDE = 8
+STRIDE = 8      # pixels per position
 
 
 class Pairs(NamedTuple):
     """Kind of each pair, three bool tensors [N, offsets, positions]; a pair with an ignored pixel is in none."""
-    bg_pos: torch.Tensor
-    fg_pos: torch.Tensor
-    neg: torch.Tensor
+    bg_pos: Tensor
+    fg_pos: Tensor
+    neg: Tensor
 
 
 def fit_radius(radius: int, size: tuple[int, int]) -> int:
-    """Radius that a map [h, w] has room for: radius, or (short side - 1) // 2 where the short side is too short."""
+    """The radius, or (short side - 1) // 2 if a map [h, w] is too small for it."""
     short = min(size)
     return radius if short >= 2 * radius + 1 else (short - 1) // 2
 
@@ -52,15 +54,22 @@ def shifted(maps, radius: int, dy: int = 0, dx: int = 0):
     return maps[..., dy:dy + rows, left:left + columns]
 
 
+def pair_affinity(features: Tensor, radius: int = 5) -> Tensor:
+    """Affinity exp(-mean over channels |f_i - f_j|) of all pairs within the radius, which small maps reduce.
+
+    Takes features [N, c, h, w]; returns [N, offsets, positions] in (0, 1], in float32 at least, and without any offset
+    if the short side is below 5.
+    """
+    return _PairAffinity.apply(full_precision(features), fit_radius(radius, features.shape[-2:]))
+
+
 class _PairAffinity(torch.autograd.Function):
-    """exp(-mean |difference|), which keeps the features only; plain autograd keeps a feature map per offset."""
+    """Keeps the features only; plain autograd would keep a feature map per offset."""
 
     @staticmethod
-    def forward(ctx, features, radius):
-        source = shifted(features, radius)
-        steps = offsets(radius)
-        rows, columns = source.shape[-2:]
-        affinity = features.new_empty(len(features), len(steps), rows, columns)
+    def forward(ctx, features: Tensor, radius: int) -> Tensor:
+        source, steps = shifted(features, radius), offsets(radius)
+        affinity = features.new_empty(len(features), len(steps), *source.shape[-2:])
         for i, step in enumerate(steps):
             affinity[:, i] = (source - shifted(features, radius, *step)).abs_().mean(1)
         affinity.neg_().exp_()
@@ -69,31 +78,15 @@ class _PairAffinity(torch.autograd.Function):
         return affinity.flatten(2)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         features, affinity = ctx.saved_tensors
-        source = shifted(features, ctx.radius)
+        source, result = shifted(features, ctx.radius), torch.zeros_like(features)
         slope = -grad.view_as(affinity) * affinity / features.shape[1]
-        result = torch.zeros_like(features)
         for i, step in enumerate(offsets(ctx.radius)):
             pull = (source - shifted(features, ctx.radius, *step)).sign_().mul_(slope[:, i, None])
             shifted(result, ctx.radius).add_(pull)
             shifted(result, ctx.radius, *step).sub_(pull)
         return result, None
-
-
-def pair_affinity(features: torch.Tensor, radius: int = 5) -> torch.Tensor:
-    """Affinity exp(-mean over channels |f_i - f_j|) of all pairs within the radius.
-
-    Args:
-        features: [N, c, h, w]; half precision is raised to float32.
-        radius: shrinks to what the map has room for.
-
-    Returns:
-        [N, offsets, positions] in (0, 1]; no offsets at all if the short side is below 5.
-    """
-    if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()
-    return _PairAffinity.apply(features, fit_radius(radius, features.shape[-2:]))
 
 
 def mean_pool(maps: np.ndarray, stride: int = STRIDE) -> np.ndarray:
@@ -119,45 +112,39 @@ def affinity_label(low: np.ndarray, high: np.ndarray, stride: int = STRIDE) -> n
     """
     low, high = mean_pool(low, stride), mean_pool(high, stride)
     label = low.argmax(0).astype(np.uint8)
-    label[label == 0] = IGNORE
+    label[label == 0] = IGNORED
     label[high.argmax(0) == 0] = 0
-    label[np.maximum(low.max(0), high.max(0)) < EPS] = IGNORE
+    label[np.maximum(low.max(0), high.max(0)) < EPS] = IGNORED
     return label
 
 
-def pair_labels(label: torch.Tensor, radius: int = 5) -> Pairs:
+def pair_labels(label: Tensor, radius: int = 5) -> Pairs:
     """Kind of each pair of a label map [N, h, w] (0 background, 255 ignored), laid out like pair_affinity's result."""
     radius = fit_radius(radius, label.shape[-2:])
     source = shifted(label, radius)[:, None]
-    steps = offsets(radius)
-    if steps:
-        target = torch.stack([shifted(label, radius, *step) for step in steps], 1)
-    else:
-        target = source[:, :0]
-    valid = (source != IGNORE) & (target != IGNORE)
+    target = torch.cat([source[:, :0], *(shifted(label, radius, *step)[:, None] for step in offsets(radius))], dim=1)
+    valid = (source != IGNORED) & (target != IGNORED)
     equal = valid & (source == target)
     background = source == 0
     return Pairs(*(kind.flatten(2) for kind in (equal & background, equal & ~background, valid & ~equal)))
 
 
-def pair_counts(pairs: Pairs) -> torch.Tensor:
+def pair_counts(pairs: Pairs) -> Tensor:
     """Number of background, foreground and negative pairs, float [3]."""
     return torch.stack([kind.sum() for kind in pairs]).float()
 
 
-def affinity_loss(affinity: torch.Tensor, pairs: Pairs, counts: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-    """Cross-entropy of the affinities, a mean over each kind of pair; the stage weighs bg/4 + fg/4 + neg/2.
-
-    The counts are those of this batch: under several processes or accumulation steps each sees its share only, unless
-    counts gives their mean over the shares; then the mean of the shares' losses is the loss of the whole batch.
+def affinity_loss(affinity: Tensor, pairs: Pairs, counts: Tensor | None = None) -> dict[str, Tensor]:
+    """Cross-entropy of the affinities, a mean over each kind of pair; the stage weights bg/4 + fg/4 + neg/2.
 
     Args:
         affinity: [N, offsets, positions] in (0, 1].
         pairs: of the same shape, from pair_labels.
-        counts: [3] like pair_counts(pairs), which it defaults to.
+        counts: [3], by default pair_counts(pairs): a process that has a part of the batch then sees its share only.
+            With the mean of all processes' counts, the mean of their losses is the loss of the whole batch.
 
     Returns:
-        {'bg', 'fg', 'neg'}, scalars; 0 where there is no such pair.
+        {'bg', 'fg', 'neg'}, scalars; 0 if there is no such pair.
     """
     counts = (pair_counts(pairs) if counts is None else counts) + EPS
     attract, repel = -torch.log(affinity + EPS), -torch.log(1 + EPS - affinity)
@@ -166,20 +153,13 @@ def affinity_loss(affinity: torch.Tensor, pairs: Pairs, counts: torch.Tensor | N
 
 
 def affinity_matrix(affinity: np.ndarray, size: tuple[int, int], radius: int = 5, beta: float = 8) -> dia_array:
-    """Symmetric sparse matrix of affinity ** beta over the pixels of a map, diagonal 1.
+    """Symmetric sparse matrix of affinity ** beta over the pixels of a map [h, w] of this size, diagonal 1.
 
-    An offset is one diagonal on each side, so storage is by diagonals: 69 for radius 5.
-
-    Args:
-        affinity: [offsets, positions] in (0, 1], float.
-        size: (h, w) of the map the affinities are of.
-
-    Raises:
-        ValueError: if the affinities do not fit the size.
+    An offset is one diagonal on each side, so storage is by diagonals: 69 for radius 5. Affinities are
+    [offsets, positions] in (0, 1]; ValueError if they do not fit the size.
     """
     radius = fit_radius(radius, size)
-    steps = offsets(radius)
-    rows, columns = source_size(radius, size)
+    steps, (rows, columns) = offsets(radius), source_size(radius, size)
     if affinity.shape != (len(steps), rows * columns):
         raise ValueError(f'a map of {size[0]}x{size[1]} at radius {radius} has {len(steps)} offsets x {rows * columns} '
                          f'positions, found affinities {list(affinity.shape)}; give the size of the feature map')
@@ -196,12 +176,11 @@ def affinity_matrix(affinity: np.ndarray, size: tuple[int, int], radius: int = 5
 
 def random_walk(affinity: np.ndarray, size: tuple[int, int], cam: np.ndarray, beta: float = 8, log_steps: int = 6,
                 radius: int = 5) -> np.ndarray:
-    """Spread scores along affinities: cam · T^(2^log_steps), T the affinities with each column divided by its sum.
+    """Propagate scores along affinities: cam · T^(2^log_steps), T the affinities with each column divided by its sum.
 
     Args:
-        affinity: [offsets, positions] in (0, 1], of a map [h, w].
-        size: (h, w).
-        cam: scores [1 + k, h, w], only the rows that are present; each row walks alone.
+        affinity: [offsets, positions] in (0, 1], of a map of this size (h, w).
+        cam: scores [1 + k, h, w] of background and the classes present; each map walks alone.
         beta: power of the affinities, larger keeps closer to edges.
         log_steps: 2^log_steps steps.
 
@@ -209,24 +188,19 @@ def random_walk(affinity: np.ndarray, size: tuple[int, int], cam: np.ndarray, be
         float32 [1 + k, h, w].
     """
     matrix = affinity_matrix(affinity, size, radius, beta)
-    share = 1 / matrix.sum(0, dtype=np.float32)
+    scale = 1 / matrix.sum(0, dtype=np.float32)
     rows = [row.astype(np.float32) for row in cam.reshape(len(cam), -1)]
     # 2^log_steps sparse products instead of log_steps squarings of a dense matrix. The matrix is symmetric, so
-    # row · matrix is matrix · row; dividing the columns is a product with the vector of shares.
+    # row · matrix is matrix · row; dividing the columns is a product with the vector scale.
     for _ in range(2 ** log_steps):
-        rows = [(matrix @ row) * share for row in rows]
+        rows = [(matrix @ row) * scale for row in rows]
     return np.stack(rows).reshape(-1, *size)
 
 
 def mean_affinity(affinity: np.ndarray, size: tuple[int, int], radius: int = 5) -> np.ndarray:
-    """Mean affinity of each pixel of a map to its neighbours: low at edges. For pictures.
+    """Mean affinity of each pixel to its neighbours, for visualisation: float32 [h, w] in [0, 1], low at edges.
 
-    Args:
-        affinity: [offsets, positions] in (0, 1], of a map [h, w].
-        size: (h, w).
-
-    Returns:
-        float32 [h, w] in [0, 1]; 1 where a pixel is in no pair, as at the lower corners.
+    Takes affinities [offsets, positions] of a map of this size. A pixel in no pair, as at the lower corners, gets 1.
     """
     total, count = (affinity_matrix(values, size, radius, beta=1).sum(0) - 1
                     for values in (affinity, np.ones_like(affinity)))

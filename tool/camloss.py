@@ -1,6 +1,6 @@
-"""The whole objective of CAM training: SEAM's losses with the importance-sampling and feature-similarity losses.
+"""The objective of CAM training, from top to bottom: SEAM's losses with importance sampling and feature similarity.
 
-Sources: Wang et al., CVPR 2020 (SEAM); Jonnarth, Zhang, Felsberg, WACV 2024 (ISL, FSL).
+Sources: Wang et al., CVPR 2020 (SEAM); Jonnarth, Zhang, Felsberg, WACV 2024 (ISL, FSL: see tool/probutils.py).
 """
 import math
 
@@ -8,16 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tool.probutils import fsl_images, fsl_loss, isl_loss
-from tool.seamutils import (
-    SeamOutput,
-    adaptive_min_pooling,
-    classification_loss,
-    max_norm,
-    resize,
-    seam_losses,
-    with_background,
-)
+from tool.probutils import add_background, fsl_images, fsl_loss, isl_loss, max_norm
+from tool.seamutils import SeamOutput, onehot_max, resize
+from tool.torchutils import full_precision
 
 ChannelValues = tuple[float, float, float]
 
@@ -30,7 +23,8 @@ def second_view(images: Tensor, scale: float = 0.3) -> Tensor:
 def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_labels: Tensor, *,
                   norm: tuple[ChannelValues, ChannelValues], isl_weight: float = 0.2, isl_samples: int = 10,
                   isl_indices: Tensor | None = None, fsl_weight: float | None = 1.0, fsl_mu: float = 2.5,
-                  fsl_sigma: float | None = 5.0, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+                  fsl_sigma: float | None = 5.0, generator: torch.Generator | None = None,
+                  batch_rows: tuple[int, slice] | None = None) -> dict[str, Tensor]:
     """Every term of CAM training and their sum. With isl_weight 0 and fsl_weight 0 it is plain SEAM.
 
     Args:
@@ -38,28 +32,35 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
         images1: the images of view 1 [N,3,H,W], normalised.
         image_labels: [N,K] 0/1, foreground only.
         norm: mean and standard deviation per channel that images1 were normalised with.
-        isl_weight: share of the importance-sampling loss in the classification of view 1, in [0, 1]; 0 skips it.
-        isl_samples: pixels drawn for each image and class.
+        isl_weight: weight of the importance-sampling loss against the mean score in the classification of view 1, in
+            [0, 1]; 0 skips it.
+        isl_samples: pixels drawn per image and class.
         isl_indices: pixels to use instead of drawing [N,K,S].
-        fsl_weight: factor of the feature-similarity loss; 0 or None skips it.
+        fsl_weight: weight of the feature-similarity loss; 0 or None skips it.
         fsl_mu, fsl_sigma: see fsl_loss.
-        generator: source of randomness of the importance sampling.
+        generator, batch_rows: see draw_pixels.
 
     Returns:
         Scalars by name: 'cls1' (with the importance-sampling loss mixed in), 'cls2', 'isl', 'rvmin1', 'rvmin2',
-        'er', 'ecr1', 'ecr2', 'fsl' (before its factor), 'cls' (the first five together) and 'loss'. Skipped terms
+        'er', 'ecr1', 'ecr2', 'fsl' (before its weight), 'cls' (the first five together) and 'loss'. Skipped terms
         are absent.
     """
+    # Classification of both views; in view 1 of randomly drawn pixels too (ISL).
     terms = {'cls1': classification_loss(view1.cam, image_labels), 'cls2': classification_loss(view2.cam, image_labels)}
     if isl_weight:
-        terms['isl'] = isl_loss(view1.logits[:, 1:], image_labels, isl_samples, isl_indices, generator)
+        terms['isl'] = isl_loss(view1.logits[:, 1:], image_labels, isl_samples, isl_indices, generator, batch_rows)
         terms['cls1'] = (1 - isl_weight) * terms['cls1'] + isl_weight * terms['isl']
-    present = image_labels[:, :, None, None]
-    terms['rvmin1'] = adaptive_min_pooling(view1.refined[:, 1:] * present)
-    terms['rvmin2'] = adaptive_min_pooling(view2.refined[:, 1:] * present)
+
+    # The weakest pixels of the refined maps are background.
+    terms['rvmin1'] = adaptive_min_pooling(view1.refined[:, 1:] * image_labels[:, :, None, None])
+    terms['rvmin2'] = adaptive_min_pooling(view2.refined[:, 1:] * image_labels[:, :, None, None])
     terms['cls'] = (terms['cls1'] + terms['cls2']) / 2 + (terms['rvmin1'] + terms['rvmin2']) / 2
+
+    # Maps follow the image when it is rescaled.
     terms |= seam_losses(view1, view2, image_labels)
     loss = terms['cls'] + terms['er'] + terms['ecr1'] + terms['ecr2']
+
+    # Maps follow the edges of the image (FSL).
     if fsl_weight:
         terms['fsl'] = cam_fsl(view1.logits, images1, image_labels, norm, fsl_mu, fsl_sigma)
         loss = loss + fsl_weight * terms['fsl']
@@ -68,10 +69,72 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
 
 def cam_fsl(logits: Tensor, images: Tensor, image_labels: Tensor, norm: tuple[ChannelValues, ChannelValues],
             mu: float = 2.5, sigma: float | None = 5.0) -> Tensor:
-    """Feature-similarity loss of a network's logits [N,C,h,w] for normalised images [N,3,H,W]; scalar.
+    """Feature-similarity loss of logits [N,C,h,w], channel 0 background, for normalised images [N,3,H,W]; scalar.
 
-    The logits are stretched to [0, 1], absent classes set to 0 and background to 1 - strongest foreground.
+    Foreground is stretched to [0, 1], absent classes become 0, and background 1 - strongest foreground.
     """
+    # fsl_maps of the foreground logits, but for the last digit of gradients: background is left out later.
+    cam = add_background(max_norm(logits)[:, 1:] * image_labels[:, :, None, None])
+    return fsl_loss(cam, fsl_images(images, cam.shape[2:], *norm), mu, sigma)
+
+
+def classification_loss(cam: Tensor, image_labels: Tensor) -> Tensor:
+    """Multi-label soft margin of the mean class score over all pixels.
+
+    Args:
+        cam: [N,C,H,W], channel 0 background (not used).
+        image_labels: [N,K] 0/1, foreground only.
+
+    Returns:
+        Scalar, mean over images and classes.
+    """
+    scores = full_precision(cam)[:, 1:].mean((2, 3))
+    return F.multilabel_soft_margin_loss(scores, image_labels.to(scores.dtype))
+
+
+def adaptive_min_pooling(foreground: Tensor) -> Tensor:
+    """Mean of the quarter of pixels where even the strongest class is weak: pulls background pixels to 0.
+
+    Args:
+        foreground: maps [N,K,H,W] of the classes present, the others 0.
+
+    Returns:
+        Scalar: mean over images of the relu of each image's floor(HW / 4) smallest pixel maxima (one at least).
+    """
+    strongest = full_precision(foreground).amax(1).flatten(1)
+    smallest = strongest.topk(max(1, strongest.shape[1] // 4), largest=False).values
+    return F.relu(smallest).mean()
+
+
+def seam_losses(view1: SeamOutput, view2: SeamOutput, image_labels: Tensor,
+                hard_fraction: float = 0.2) -> dict[str, Tensor]:
+    """Equivariance of the maps of an image under rescaling (er), and across refinement (ecr).
+
+    The maps of view 1 are resized to view 2. ecr compares each view's refined maps with the plain maps of the other,
+    which act as a constant target, on the hardest pixels only; these are chosen per image, over channels and pixels
+    together, so the terms of a batch are the mean of the terms of its images.
+
+    Args:
+        view1, view2: outputs for the images and for their second view.
+        image_labels: [N,K] 0/1, foreground only.
+        hard_fraction: fraction of an image's C x H2 x W2 differences that counts in ecr, in (0, 1].
+
+    Returns:
+        Scalars 'er', 'ecr1' (refined view 1), 'ecr2' (refined view 2).
+    """
+    size = view2.cam.shape[2:]
     present = F.pad(image_labels, (1, 0), value=1)[:, :, None, None]
-    cam = with_background(max_norm(logits) * present)
-    return fsl_loss(cam, fsl_images(images, logits.shape[2:], *norm), mu, sigma)
+    cam1, refined1 = (resize(max_norm(maps), size) * present for maps in (view1.cam, view1.refined))
+    cam2, refined2 = (max_norm(maps) * present for maps in (view2.cam, view2.refined))
+
+    er = (cam1[:, 1:] - cam2[:, 1:]).abs().mean()
+    target1, target2 = (onehot_max(add_background(cam.detach()[:, 1:])) for cam in (cam1, cam2))
+    return {'er': er,
+            'ecr1': _hardest_mean((target2 - refined1).abs(), hard_fraction),
+            'ecr2': _hardest_mean((target1 - refined2).abs(), hard_fraction)}
+
+
+def _hardest_mean(differences: Tensor, fraction: float) -> Tensor:
+    """Mean over images of the floor(fraction * count) largest of each image's values (one at least)."""
+    flat = differences.flatten(1)
+    return flat.topk(max(1, int(flat.shape[1] * fraction)), sorted=False).values.mean()

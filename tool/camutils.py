@@ -2,52 +2,40 @@
 import numpy as np
 import torch
 
-EPS = 1e-5
-
-
-def normalise_sum(total: torch.Tensor) -> torch.Tensor:
-    """Stretch each class map to [0, 1] by its own minimum and maximum, as the reference does to the digit.
-
-    Args:
-        total: maps [k, H, W], summed over scales; negatives count as 0.
-
-    Returns:
-        Maps [k, H, W], float; the lowest pixels come out below 0 (by eps if the minimum is 0, by more if not).
-    """
-    total = total.relu()
-    if not total.numel():
-        return total
-    low = total.amin((1, 2), keepdim=True)
-    high = total.amax((1, 2), keepdim=True)
-    raised = torch.where(total < low + EPS, 0, total)
-    return (raised - low - EPS) / (high - low + EPS)
+from tool.probutils import EPS
 
 
 def fuse_scales(maps: torch.Tensor) -> torch.Tensor:
-    """Fuse the maps of all scales and mirrors of one image into CAMs.
+    """Fuse the maps of all scales and flips of one image into CAMs: their sum, each class stretched to [0, 1].
 
-    Differs from the original: what comes out below 0 is set to 0, since it says the same and can be stored in few bits.
+    Differs from the original: its lowest pixels are a little below 0; here they are 0, which means the same and can be
+    stored in few bits.
 
     Args:
-        maps: [S, k, H, W], un-mirrored and resized to the image, any real numbers; on any device.
+        maps: [S, k, H, W] of any range, flipped back and resized to the image.
 
     Returns:
         CAMs [k, H, W] in [0, 1], float32.
 
     Source: Wang et al., CVPR 2020.
     """
-    return normalise_sum(maps.float().sum(0)).clamp(0, 1)
+    total = maps.float().sum(0).relu()
+    if not total.numel():
+        return total
+    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
+    raised = torch.where(total < low + EPS, 0, total)
+    return ((raised - low - EPS) / (high - low + EPS)).clamp(0, 1)
 
 
-def background_score(cam: np.ndarray, power: float) -> np.ndarray:
-    """Score of background where no class is active: (1 - strongest class) ** power.
+def with_background(cam: np.ndarray, power: float) -> np.ndarray:
+    """Stack background, (1 - strongest class) ** power, as channel 0 before the maps.
 
     Args:
         cam: foreground maps [k, H, W] in [0, 1]; k may be 0. Values below 0, which the reference's have, count as 0.
         power: larger gives less background; 1 and 24 are used for seeds, 6 before the walk.
 
     Returns:
-        Map [H, W] in [0, 1], float32; 1 everywhere without a class.
+        Maps [1 + k, H, W], float32; background is 1 everywhere without a class.
 
     Raises:
         ValueError: if cam exceeds 1 or is not finite.
@@ -58,22 +46,14 @@ def background_score(cam: np.ndarray, power: float) -> np.ndarray:
     top = strongest.max(initial=0)
     if not top <= 1 + EPS:
         raise ValueError(f'CAM values must lie in [0, 1], found {top}; normalise them with fuse_scales')
-    return np.power(1 - np.minimum(strongest, 1), np.float32(power))
-
-
-def with_background(cam: np.ndarray, power: float) -> np.ndarray:
-    """Stack background_score as channel 0 before the maps: [k, H, W] -> float32 [1 + k, H, W]."""
-    return np.concatenate([background_score(cam, power)[None], cam.astype(np.float32)])
+    background = np.power(1 - np.minimum(strongest, 1), np.float32(power))
+    return np.concatenate([background[None], cam.astype(np.float32)])
 
 
 def strongest_class(cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Strongest map of each pixel, the first one on ties.
+    """Index uint8 [H, W] and value float32 [H, W] of each pixel's strongest map of [k, H, W], the first one on ties.
 
-    Args:
-        cam: foreground maps [k, H, W]; k may be 0.
-
-    Returns:
-        Index uint8 [H, W] into the k maps, and its value float32 [H, W] (-inf without a map).
+    Without a map the index is 0 and the value -inf.
     """
     index = np.zeros(cam.shape[1:], np.uint8)
     value = np.full(cam.shape[1:], -np.inf, np.float32)

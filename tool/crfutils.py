@@ -21,7 +21,7 @@ FINAL_CRF = CrfSettings(3, 3, 32, 13, 10, 1)   # on the segmentation network's p
 
 
 def dense_crf(image: np.ndarray, probs: np.ndarray, settings: CrfSettings) -> np.ndarray:
-    """Sharpen class probabilities along the image's edges with a fully connected CRF.
+    """Refine class scores along the image's edges with a fully connected CRF.
 
     Args:
         image: RGB uint8 [H, W, 3].
@@ -42,7 +42,7 @@ def dense_crf(image: np.ndarray, probs: np.ndarray, settings: CrfSettings) -> np
         from pydensecrf.utils import unary_from_softmax
     except ImportError as error:
         raise ImportError('the dense CRF needs pydensecrf; install it with: pip install pydensecrf2 '
-                          '(it is compiled on the spot and needs a C++ compiler)') from error
+                          '(compiled during installation; needs a C++ compiler)') from error
     labels, height, width = probs.shape
     if image.shape != (height, width, 3) or image.dtype != np.uint8:
         raise ValueError(f'CRF on scores of {height}x{width} needs a uint8 image [{height}, {width}, 3], found '
@@ -58,17 +58,12 @@ def dense_crf(image: np.ndarray, probs: np.ndarray, settings: CrfSettings) -> np
 
 
 def seed_scores(image: np.ndarray, cam: np.ndarray, alpha: float) -> np.ndarray:
-    """CRF scores of background and the classes present, at background strength alpha.
+    """CRF scores float32 [1 + k, H, W] of background and the k classes present; background alone needs no CRF.
 
     Args:
         image: RGB uint8 [H, W, 3].
         cam: maps [k, H, W] of the classes present in [0, 1]; k may be 0.
         alpha: power of the background score; 1 gives much background, 24 little.
-
-    Returns:
-        Scores float32 [1 + k, H, W], background first; without a class, background 1 everywhere.
     """
     scores = with_background(cam, alpha)
-    if len(cam) == 0:
-        return scores
-    return dense_crf(image, scores, SEED_CRF)
+    return dense_crf(image, scores, SEED_CRF) if len(cam) else scores

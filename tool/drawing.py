@@ -1,28 +1,17 @@
-"""Pictures for people: label maps over photos, panels of several pictures."""
+"""Visualisations: label maps and heat maps over images, panels of several images, legends."""
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 INK = (40, 40, 40)
 TEXT_SIZE = 14
 
 
 def blend(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """A label map laid over its image; background shows the image alone.
-
-    Args:
-        image: uint8 [H, W, 3].
-        mask: labels uint8 [H, W].
-        palette: colours uint8 [256, 3].
-        opacity: of the colours, in [0, 1].
-
-    Returns:
-        uint8 [H, W, 3].
-    """
-    colours = palette[mask]
-    mixed = image * (1 - opacity) + colours * opacity
+    """Labels uint8 [H, W] over their image uint8 [H, W, 3], in colours uint8 [256, 3]; background shows the image."""
+    mixed = image * (1 - opacity) + palette[mask] * opacity
     return np.where((mask == 0)[..., None], image, mixed).astype(np.uint8)
 
 
@@ -33,42 +22,34 @@ def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def grey(values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] of [H, W] as a grey picture uint8 [H, W, 3]; 1 is white."""
+    """Values in [0, 1] of [H, W] as a greyscale image uint8 [H, W, 3]; 1 is white."""
     return np.repeat((values.clip(0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def magnified(picture: np.ndarray, factor: int) -> np.ndarray:
+def magnified(image: np.ndarray, factor: int) -> np.ndarray:
     """Every pixel of [H, W, ...] as a square of factor x factor pixels."""
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def boxed(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture uint8 [H, W, 3], resized with its proportions kept, in the middle of a white box [height, width, 3]."""
-    scale = min(height / picture.shape[0], width / picture.shape[1])
-    size = max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale))
-    if size != picture.shape[:2]:
-        smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        picture = cv2.resize(picture, size[::-1], interpolation=smooth)
-    box = np.full((height, width, 3), 255, np.uint8)
-    top, left = (height - size[0]) // 2, (width - size[1]) // 2
-    box[top:top + size[0], left:left + size[1]] = picture
-    return box
+def boxed(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image uint8 [H, W, 3] resized to fit, aspect ratio kept, centred in a white box [height, width, 3]."""
+    return np.array(ImageOps.pad(Image.fromarray(image), (width, height), Image.Resampling.BILINEAR, 'white'))
 
 
-def titled(picture: np.ndarray, title: str) -> np.ndarray:
-    """A picture uint8 [H, W, 3] below its title, which may have several lines; the width stays."""
+def titled(image: np.ndarray, title: str) -> np.ndarray:
+    """An image uint8 [H, W, 3] below its title, which may have several lines; the width stays."""
     font = ImageFont.load_default(TEXT_SIZE)
     lines = title.split('\n')
-    strip = Image.new('RGB', (picture.shape[1], (TEXT_SIZE + 4) * len(lines)), 'white')
+    strip = Image.new('RGB', (image.shape[1], (TEXT_SIZE + 4) * len(lines)), 'white')
     pen = ImageDraw.Draw(strip)
     for number, line in enumerate(lines):
         left = (strip.width - pen.textlength(line, font)) / 2
         pen.text((max(0, left), (TEXT_SIZE + 4) * number), line, INK, font)
-    return np.concatenate([np.asarray(strip), picture])
+    return np.concatenate([np.asarray(strip), image])
 
 
 def legend(colours: Mapping[str, Sequence[int]], width: int) -> np.ndarray:
-    """Names beside squares of their colours, in as many lines as a picture of this width needs: uint8 [h, width, 3]."""
+    """Names beside squares of their colours, in as many lines as this width needs: uint8 [h, width, 3]."""
     font, square, line = ImageFont.load_default(TEXT_SIZE), TEXT_SIZE, TEXT_SIZE + 8
     sheet = Image.new('RGB', (width, line * max(1, len(colours))), 'white')
     pen = ImageDraw.Draw(sheet)
@@ -83,21 +64,14 @@ def legend(colours: Mapping[str, Sequence[int]], width: int) -> np.ndarray:
     return np.asarray(sheet)[:top + line]
 
 
-def side_by_side(pictures: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
-    """Pictures uint8 [H, W, 3] of equal height in a row, on white."""
-    return _join(pictures, gap, axis=1)
+def side_by_side(images: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+    """Images uint8 [H, W, 3] of equal height in a row, with white gaps."""
+    white = np.full((len(images[0]), gap, 3), 255, np.uint8)
+    return np.concatenate([part for image in images for part in (white, image)][1:], axis=1)
 
 
 def stacked(rows: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
-    """Pictures uint8 [H, W, 3] below one another, on white; narrower ones are filled up at the right."""
+    """Images uint8 [H, W, 3] below one another, with white gaps; narrower ones are padded at the right."""
     width = max(row.shape[1] for row in rows)
-    return _join([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows],
-                 gap, axis=0)
-
-
-def _join(pictures: Sequence[np.ndarray], gap: int, axis: int) -> np.ndarray:
-    shape = list(pictures[0].shape)
-    shape[axis] = gap
-    white = np.full(shape, 255, np.uint8)
-    parts = [part for picture in pictures for part in (white, picture)][1:]
-    return np.concatenate(parts, axis)
+    padded = [np.pad(row, ((gap, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return np.concatenate(padded)[gap:]

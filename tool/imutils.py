@@ -10,12 +10,13 @@ from PIL import Image
 
 
 class Norm(NamedTuple):
-    """Input normalisation of a backbone: per channel mean and standard deviation of RGB in [0, 1]."""
+    """Input normalisation of a backbone: mean and standard deviation per channel, of RGB in [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
+IGNORED = 255       # value in label maps of pixels that count nowhere
 IMAGENET_NORM = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -26,16 +27,10 @@ def normalise(image: np.ndarray, norm: Norm = IMAGENET_NORM) -> np.ndarray:
     return np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32)
 
 
-def denormalise(images, norm: Norm = IMAGENET_NORM):
-    """Undo normalise: images [..., 3, H, W] (array or tensor) back to RGB, in [0, 1] where nothing was padded.
-
-    Padding, 0 after normalisation, becomes the mean colour. Values are not clamped.
-    """
-    if isinstance(images, np.ndarray):
-        mean, std = (np.float32(values)[:, None, None] for values in norm)
-    else:
-        mean, std = (images.new_tensor(values)[:, None, None] for values in norm)
-    return images * std + mean
+def denormalise(image: np.ndarray, norm: Norm = IMAGENET_NORM) -> np.ndarray:
+    """Undo normalise: float32 [3, H, W] back to RGB in [0, 1], not clamped; zero padding becomes the mean colour."""
+    mean, std = (np.float32(values)[:, None, None] for values in norm)
+    return image * std + mean
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -44,9 +39,9 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def fitting_size(height: int, width: int, step: int | None) -> tuple[int, int]:
-    """(height, width), each rounded to a multiple of step plus 1; unchanged where step is None.
+    """(height, width), each rounded to a multiple of step plus 1; unchanged if step is None.
 
-    At such sizes the corner positions of a feature map of that stride lie on the corner pixels.
+    At such sizes the corners of a feature map of that stride coincide with the corner pixels.
     """
     if step is None:
         return height, width
@@ -88,8 +83,8 @@ def resize_linear(maps: np.ndarray, height: int, width: int) -> np.ndarray:
 def enlarged_label(scores: np.ndarray, height: int, width: int) -> np.ndarray:
     """Strongest of the scores float32 [C, h, w] at each pixel of a larger size: uint8 [height, width].
 
-    Scores are resized bilinearly, one class at a time: the result is smoother than an enlarged label, and a large
-    picture needs the memory of two classes only.
+    Scores are resized bilinearly, one class at a time: the result is smoother than a resized label map, and a large
+    image needs the memory of two classes only.
     """
     best = np.full((height, width), -np.inf, np.float32)
     label = np.zeros((height, width), np.uint8)
@@ -103,8 +98,5 @@ def enlarged_label(scores: np.ndarray, height: int, width: int) -> np.ndarray:
 def pad_to_multiple(array: np.ndarray, multiple: int, value: float = 0) -> np.ndarray:
     """Pad [..., H, W] at the right and at the bottom until both sides are whole multiples."""
     height, width = array.shape[-2:]
-    below, right = -height % multiple, -width % multiple
-    if not below and not right:
-        return array
-    widths = [(0, 0)] * (array.ndim - 2) + [(0, below), (0, right)]
+    widths = [(0, 0)] * (array.ndim - 2) + [(0, -height % multiple), (0, -width % multiple)]
     return np.pad(array, widths, constant_values=value)

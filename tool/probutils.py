@@ -1,6 +1,14 @@
-"""The paper's own losses: importance sampling (ISL) and feature similarity (FSL), for maps of any network.
+"""The paper's two losses: importance sampling (ISL) and feature similarity (FSL), for class maps of any network.
 
-Both take maps [N,K,h,w] of any size on any device, know nothing of the network, and return a scalar.
+This file needs PyTorch alone: copy it into your project. With class maps `logits` [N,K,h,w] of foreground classes,
+image-level labels [N,K] and input images [N,3,H,W] that were normalised with mean and std:
+
+    isl = isl_loss(logits, image_labels)
+    fsl = fsl_loss(fsl_maps(logits, image_labels), fsl_images(images, logits.shape[2:], mean, std))
+    loss = 0.8 * your_classification_loss + 0.2 * isl + 1.0 * fsl
+
+Each loss stands here twice. The plain form is the equation, with all pairs of pixels as a matrix: read it. The form
+without `_plain` computes the same in a fraction of the time and memory: use it. A test holds the two equal.
 
 Source: Jonnarth, Zhang, Felsberg, High-fidelity Pseudo-labels for Boosting Weakly-Supervised Segmentation, WACV 2024.
 """
@@ -10,205 +18,203 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from lib.process.batchpart import batch_rows
-from tool.torchutils import full_precision, no_autocast
-
-EPS = 1e-5
-# Pairs weighed at a time: tiles that nearly fit a CPU's second-level cache, and tiles that fill a GPU. On the CPU
-# smaller tiles gain nothing, and lose much where threads share their cores and so wait for each other at every step.
-TILE_PAIRS = {'cpu': 2 ** 19, 'cuda': 2 ** 24}
+EPS = 1e-5                                          # the epsilon of every equation
+TILE_PAIRS = {'cpu': 2 ** 19, 'cuda': 2 ** 24}      # pairs weighted at a time: about the cache of a CPU, or a full GPU
 TILE_COLUMNS = 64
 
-Rectangle = tuple[slice, slice]
 
+def isl_loss_plain(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indices: Tensor | None = None,
+                   generator: torch.Generator | None = None) -> Tensor:
+    """Importance-sampling loss: classify each image by pixels drawn where the class is believed to be.
 
-# ---------------------------------------------------------------------------------------- importance sampling
-
-
-def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator | None = None) -> Tensor:
-    """Draw pixels of each map, with replacement, with probability proportional to probs + EPS.
-
-    Drawn in float32 whatever the type of probs, so that autocast does not change the draw.
-
-    Args:
-        probs: [N,K,h,w], not negative; the maps are independent and need not sum to 1.
-        num_samples: pixels S drawn a map.
-        generator: source of randomness on the device of probs; the global one by default.
-
-    Returns:
-        Pixel numbers y * w + x, int64 [N,K,S].
-
-    Raises:
-        ValueError: on the CPU, if a value is negative, infinite or NaN. On CUDA looking would make the host wait, and
-            torch.multinomial would end the process; such values count as 0 there (see isl_loss).
+        q = sigmoid(logits);   i_1 .. i_S drawn with replacement, p(i) proportional to q_i + EPS
+        loss = -mean over images, classes and draws of  y ln q_i + (1 - y) ln(1 - q_i)
     """
-    weights = probs.detach().float().flatten(2)
-    if weights.device.type != 'cpu':
-        weights = weights.nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
-    elif not (weights.isfinite() & (weights >= 0)).all():
-        raise ValueError('draw_pixels got probabilities that are NaN, infinite or negative, expected finite values '
-                         'from 0; the network has diverged: lower the learning rate or turn autocast off')
-    # Where the batch is shared, the others' maps are drawn from too, uniformly: only the count of draws matters.
-    count, mine = batch_rows(len(weights))
-    rows = weights.new_ones(count, *weights.shape[1:])
-    rows[mine] = weights + EPS
-    drawn = torch.multinomial(rows.flatten(0, 1), num_samples, replacement=True, generator=generator)
-    return drawn.view(count, probs.shape[1], num_samples)[mine]
-
-
-def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indices: Tensor | None = None,
-             generator: torch.Generator | None = None) -> Tensor:
-    """Importance-sampling loss: classify the image by pixels drawn where the class is believed to be.
-
-    For every image and class, S pixels are drawn with probability proportional to sigmoid(logit); the loss is the
-    multi-label soft margin of their logits against the image's label. Classes are drawn independently (the paper's
-    binomial form). No gradient flows through the choice of pixels.
-
-    Args:
-        logits: [N,K,h,w], foreground only.
-        image_labels: [N,K] 0/1.
-        num_samples: pixels S drawn for each image and class.
-        indices: pixels to use instead of drawing, int64 [N,K,S] as draw_pixels returns them.
-        generator: source of randomness for the draw.
-
-    Returns:
-        Scalar, mean over images, classes and draws, in float32 at least. NaN if a logit is not finite (on CUDA; on
-        the CPU the draw raises).
-    """
-    logits = full_precision(logits)
+    probs = logits.sigmoid().flatten(2)                                                     # [N,K,hw]
     if indices is None:
-        indices = draw_pixels(logits.sigmoid(), num_samples, generator)
-    drawn = logits.flatten(2).gather(2, indices)
-    labels = image_labels.to(logits.dtype)[:, :, None].expand_as(drawn)
-    loss = F.binary_cross_entropy_with_logits(drawn, labels)
-    # Pixels that are not finite are never drawn on CUDA; the loss must show them all the same.
-    return torch.where(logits.detach().isfinite().all(), loss, math.nan)
+        indices = torch.multinomial(probs.detach().flatten(0, 1) + EPS, num_samples, True, generator=generator)
+    drawn = probs.gather(2, indices.view(*image_labels.shape, -1))                          # [N,K,S]
+    present = image_labels[:, :, None]
+    return -(present * drawn.log() + (1 - present) * (1 - drawn).log()).mean()
 
 
-# ------------------------------------------------------------------------------------------ feature similarity
-
-
-def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None = 5.0,
-             cut: float | None = 5.0) -> Tensor:
+def fsl_loss_plain(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None = 5.0) -> Tensor:
     """Feature-similarity loss: close pixels that look alike should agree, close pixels that differ should not.
 
         delta = |x_i - x_j|_1 / 3,   s = tanh(mu + ln((delta + EPS) / (1 - delta + EPS)))
         g = exp(-d^2 / 2 sigma^2) / (2 pi sigma^2)     or 1 / (h w) without sigma
         loss = -1 / (N h w)  sum over all pairs of pixels i, j:  g s |cam_i - cam_j|^2 / 2
+    """
+    count, channels, height, width = images.shape
+    positions = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(cam)     # [hw,2]
+    colours = images.detach().clamp(0, 1).flatten(2).transpose(1, 2)                        # [N,hw,3]
+    values = cam.flatten(2).transpose(1, 2)                                                 # [N,hw,C]
+    delta = torch.cdist(colours, colours, p=1) / channels                                   # [N,hw,hw]
+    similarity = torch.tanh(mu + torch.log((delta + EPS) / (1 - delta + EPS)))
+    near = 1 / (height * width)
+    if sigma is not None:
+        near = torch.exp(-torch.cdist(positions, positions) ** 2 / (2 * sigma ** 2)) / (2 * math.pi * sigma ** 2)
+    difference = torch.cdist(values, values) ** 2
+    return -(near * similarity * difference / 2).sum() / (count * height * width)
 
-    With W = g s, symmetric and free of gradient, and R = diag(W 1), the loss is the quadratic form
-    -1 / (N h w) cam^T (R - W) cam, and its gradient -2 / (N h w) (R - W) cam. So one pass over the pairs yields both,
-    tile by tile, and no matrix of all pairs is kept.
+
+def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indices: Tensor | None = None,
+             generator: torch.Generator | None = None, batch_rows: tuple[int, slice] | None = None) -> Tensor:
+    """The same as isl_loss_plain, from the logits themselves, which is numerically stable.
 
     Args:
-        cam: maps [N,C,h,w]; in the paper normalised to [0, 1] with background = 1 - strongest foreground.
-        images: [N,3,h,w] of the same size, in [0, 1] (clamped here); no gradient. Any channel count works.
-        mu: larger makes more pairs count as different; 2.5 in the paper.
-        sigma: width of the neighbourhood in pixels of cam, or None: all pairs count alike.
-        cut: pairs further apart than cut * sigma are left out, in rows or in columns; at 5 the relative error is
-            below 1e-5. None: leave out none.
+        logits: [N,K,h,w], foreground only, before any sigmoid.
+        image_labels: [N,K] 0/1.
+        num_samples, generator, batch_rows: see draw_pixels; no gradient flows through the choice of pixels.
+        indices: pixels to use instead of drawing, int64 [N,K,S].
 
     Returns:
-        Scalar, in float32 at least under autocast too; negative where maps follow the image's edges.
+        Scalar, mean over images, classes and draws, in float32 at least; NaN if any logit is not finite.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if indices is None:
+        indices = draw_pixels(logits.sigmoid(), num_samples, generator, batch_rows)
+    drawn = logits.flatten(2).gather(2, indices)
+    loss = F.binary_cross_entropy_with_logits(drawn, image_labels.to(logits.dtype)[:, :, None].expand_as(drawn))
+    # Pixels that are not finite are never drawn; the loss must reveal them all the same.
+    return torch.where(logits.detach().isfinite().all(), loss, math.nan)
+
+
+def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator | None = None,
+                batch_rows: tuple[int, slice] | None = None) -> Tensor:
+    """Draw pixels of each map, with replacement, with probability proportional to probs + EPS, in float32.
+
+    Args:
+        probs: [N,K,h,w], not negative; the maps are independent and need not sum to 1. Invalid values (negative,
+            infinite, NaN) count as 0: on CUDA torch.multinomial would abort the process.
+        num_samples: pixels S drawn per map.
+        generator: source of randomness on the device of probs; the global one by default.
+        batch_rows: if several processes share a batch and a random state: the number of samples in the whole batch,
+            and which of them these N are. Each process draws for all, so the draw is that of one process.
+
+    Returns:
+        Pixel numbers y * w + x, int64 [N,K,S].
+    """
+    weights = probs.detach().float().flatten(2).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
+    count, own = batch_rows or (len(weights), slice(None))
+    rows = weights.new_ones(count, *weights.shape[1:])      # samples of other processes: only their number matters
+    rows[own] = weights + EPS
+    drawn = torch.multinomial(rows.flatten(0, 1), num_samples, replacement=True, generator=generator)
+    return drawn.view(count, probs.shape[1], num_samples)[own]
+
+
+def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None = 5.0,
+             cut: float | None = 5.0) -> Tensor:
+    """The same as fsl_loss_plain, tile by tile, without a matrix of all pairs.
+
+    Args:
+        cam: maps [N,C,h,w] in [0, 1] with background, see fsl_maps.
+        images: [N,3,h,w] of the same size, in [0, 1] (clamped here), see fsl_images; no gradient.
+        mu: larger makes more pairs count as different; 2.5 in the paper.
+        sigma: width of the neighbourhood in pixels of cam, or None: all pairs count alike.
+        cut: pairs more than cut * sigma rows or columns apart are left out; at 5 the relative error is below 1e-5.
+            None leaves out none.
+
+    Returns:
+        Scalar, in float32 at least; negative where maps follow the image's edges.
 
     Raises:
         ValueError: if the sizes of cam and images differ, or sigma is not positive.
     """
     if cam.shape[0] != images.shape[0] or cam.shape[2:] != images.shape[2:]:
-        raise ValueError(f'fsl_loss got cam {list(cam.shape)} and images {list(images.shape)}, expected one image of '
-                         'the same height and width for each map; resize the images (fsl_images does)')
+        raise ValueError(f'fsl_loss got cam {list(cam.shape)} and images {list(images.shape)}, expected one image per '
+                         'map, of the same height and width; resize the images with fsl_images')
     if sigma is not None and sigma <= 0:
         raise ValueError(f'fsl_loss got sigma {sigma}, expected a width above 0, or None for no window')
-    cam = full_precision(cam)
-    images = images.detach().to(cam.dtype).clamp(0, 1)
-    return _QuadraticForm.apply(cam, images, mu, sigma, cut)
+    cam = cam.to(torch.promote_types(cam.dtype, torch.float32))
+    return _QuadraticForm.apply(cam, images.detach().to(cam.dtype).clamp(0, 1), mu, sigma, cut)
+
+
+def fsl_maps(logits: Tensor, image_labels: Tensor) -> Tensor:
+    """Maps [N,1+K,h,w] for fsl_loss: foreground logits [N,K,h,w] after max_norm, absent classes 0, background first."""
+    return add_background(max_norm(logits) * image_labels[:, :, None, None])
 
 
 def fsl_images(images: Tensor, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images for fsl_loss: resized to the maps (bilinear, corners kept), de-normalised, clamped to [0, 1].
-
-    Args:
-        images: [N,3,H,W], normalised with mean and std per channel.
-        size: height and width of the maps.
-    """
+    """Images for fsl_loss: [N,3,H,W], normalised with mean and std, to [N,3,*size] in [0, 1], bilinearly."""
     with torch.no_grad():
-        small = F.interpolate(full_precision(images), size=tuple(size), mode='bilinear', align_corners=True)
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        small = F.interpolate(images, size=tuple(size), mode='bilinear', align_corners=True)
         # Channel by channel with plain numbers: tensors of them would have to be copied to the device.
-        channels = [channel * s + m for channel, m, s in zip(small.unbind(1), mean, std, strict=True)]
-        return torch.stack(channels, dim=1).clamp(0, 1)
+        return torch.stack([x * s + m for x, m, s in zip(small.unbind(1), mean, std, strict=True)], 1).clamp(0, 1)
+
+
+def max_norm(maps: Tensor) -> Tensor:
+    """Stretch the positive part p of each map [N,C,H,W] to [0, 1]: relu(p - min - EPS) / (max - min + EPS)."""
+    positive = F.relu(maps.to(torch.promote_types(maps.dtype, torch.float32)))
+    low, high = positive.amin((2, 3), keepdim=True), positive.amax((2, 3), keepdim=True)
+    return F.relu(positive - low - EPS) / (high - low + EPS)
+
+
+def add_background(foreground: Tensor) -> Tensor:
+    """Foreground maps [N,K,h,w] in [0, 1] preceded by background, 1 - strongest foreground: [N,1+K,h,w]."""
+    return torch.cat([1 - foreground.amax(1, keepdim=True), foreground], dim=1)
 
 
 class _QuadraticForm(torch.autograd.Function):
-    """-1 / (N h w) cam^T (R - W) cam; the forward pass leaves nothing for the backward but one product."""
+    """Loss and gradient in one pass over the pairs of pixels.
+
+    With W = g s, symmetric and free of gradient, and R = diag(W 1), the loss is the quadratic form
+    -1 / (N h w) cam^T (R - W) cam and its gradient -2 / (N h w) (R - W) cam: one product yields both.
+    """
 
     @staticmethod
     def forward(ctx, cam: Tensor, images: Tensor, mu: float, sigma: float | None, cut: float | None) -> Tensor:
         # Constants cancel in R - W; without them the two products stay small and float32 suffices.
         centred = cam - cam.mean((2, 3), keepdim=True)
-        with no_autocast(cam):
-            residual = _apply_form(centred, images, mu, sigma, cut)
-        scale = -1 / (cam.shape[0] * cam.shape[2] * cam.shape[3])
-        ctx.save_for_backward(residual)
-        ctx.scale = scale
-        return scale * (centred * residual).sum()
+        with torch.autocast(cam.device.type, enabled=False):
+            product = _apply_form(centred, images, mu, sigma, cut)
+        ctx.scale = -1 / cam[:, 0].numel()
+        ctx.save_for_backward(product)
+        return ctx.scale * (centred * product).sum()
 
     @staticmethod
-    @once_differentiable
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        residual, = ctx.saved_tensors
-        return residual * (2 * ctx.scale * grad), None, None, None, None
+        return ctx.saved_tensors[0] * (2 * ctx.scale * grad), None, None, None, None
 
 
 def _apply_form(cam: Tensor, images: Tensor, mu: float, sigma: float | None, cut: float | None) -> Tensor:
     """(R - W) cam, [N,C,h,w]."""
     count, _, height, width = cam.shape
     reach = max(height, width) if sigma is None or cut is None else math.ceil(cut * sigma)
-    near_y, near_x = (_window(length, sigma, cam) for length in (height, width))
-    if sigma is None:
-        near_y = near_y / (height * width)
+    position = torch.arange(max(height, width), dtype=cam.dtype, device=cam.device)
+    square = (position[:, None] - position) ** 2
+    line, area = torch.ones_like(square), height * width
+    if sigma is not None:       # the factor of g along one axis
+        line, area = torch.exp(square / (-2 * sigma ** 2)) / (math.sqrt(2 * math.pi) * sigma), 1
     # A channel of ones makes R come with the same products as W cam. Channels last, for matrix products.
     maps = F.pad(cam, (0, 0, 0, 0, 0, 1), value=1.0).permute(0, 2, 3, 1).contiguous()
-    colours = images / images.shape[1]
-    total = torch.zeros_like(maps)
+    total, colours = torch.zeros_like(maps), images / images.shape[1]
     budget = TILE_PAIRS.get(cam.device.type, TILE_PAIRS['cpu'])
-    for source, partner in _rectangles(height, width, reach, budget):
-        near = near_y[source[0], None, partner[0], None] * near_x[None, source[1], None, partner[1]]
-        near = near.flatten(2).flatten(0, 1)
+    for (ys, xs), (vs, us) in _rectangles(height, width, reach, budget):
+        near = (line[ys, None, vs, None] * line[None, xs, None, us] / area).flatten(2).flatten(0, 1)
         group = max(1, budget // near.numel())
         for n in (slice(start, start + group) for start in range(0, count, group)):
-            weight = _pair_weight(colours[(n, slice(None), *source)], colours[(n, slice(None), *partner)], near, mu)
-            _add_product(total, maps, weight, (n, *source), (n, *partner))
-            if source != partner:
-                _add_product(total, maps, weight.transpose(1, 2), (n, *partner), (n, *source))
+            weight = _pair_weight(colours[n, :, ys, xs], colours[n, :, vs, us], near, mu)
+            _add_product(total[n, ys, xs], weight, maps[n, vs, us])
+            if (ys, xs) != (vs, us):
+                _add_product(total[n, vs, us], weight.transpose(1, 2), maps[n, ys, xs])
     total = total.permute(0, 3, 1, 2)
     return torch.addcmul(total[:, :-1], total[:, -1:], cam, value=-1).neg_()
 
 
-def _add_product(total: Tensor, maps: Tensor, weight: Tensor, to: tuple, of: tuple) -> None:
-    """total at `to` += weight times maps at `of`, in place."""
-    target = total[to]
-    target += torch.bmm(weight, maps[of].flatten(1, 2)).view_as(target)
-
-
-def _window(length: int, sigma: float | None, like: Tensor) -> Tensor:
-    """Factor of the Gaussian along one axis, [length,length]; ones without sigma."""
-    place = torch.arange(length, dtype=like.dtype, device=like.device)
-    if sigma is None:
-        return torch.ones_like(place).expand(length, length)
-    return torch.exp((place[:, None] - place) ** 2 / (-2 * sigma ** 2)) / (math.sqrt(2 * math.pi) * sigma)
+def _add_product(total: Tensor, weight: Tensor, maps: Tensor) -> None:
+    """total += weight times maps, in place."""
+    total += torch.bmm(weight, maps.flatten(1, 2)).view_as(total)
 
 
 def _pair_weight(first: Tensor, second: Tensor, near: Tensor, mu: float) -> Tensor:
-    """W = near * s between pixels of two rectangles, [n,P,Q].
+    """W = near * s [n,P,Q] between two rectangles of P and Q pixels: near [P,Q], colours / channels [n,c,...].
 
-    tanh(mu + ln(a / b)) = 1 - 2 / (1 + r^2) with r = e^mu a / b: no transcendental function per pair. Written in
-    place because the passes over memory are the whole cost.
-
-    Args:
-        first, second: colours / number of channels, [n,c,...] with P and Q pixels.
-        near: weight of distance, [P,Q].
+    tanh(mu + ln(a / b)) = 1 - 2 / (1 + r^2) with r = e^mu a / b: no transcendental function per pair. In place,
+    because the passes over memory are the whole cost.
     """
     first, second = first.flatten(2)[:, :, :, None], second.flatten(2)[:, :, None]
     delta = (first[:, 0] - second[:, 0]).abs_()
@@ -221,13 +227,11 @@ def _pair_weight(first: Tensor, second: Tensor, near: Tensor, mu: float) -> Tens
     return torch.addcdiv(near, near, square, value=-2, out=ratio)
 
 
-def _rectangles(height: int, width: int, reach: int, budget: int) -> Iterator[tuple[Rectangle, Rectangle]]:
+def _rectangles(height: int, width: int, reach: int, budget: int) -> Iterator:
     """Cover every unordered pair of pixels within reach (in rows and in columns) by one pair of rectangles.
 
-    A rectangle paired with itself holds both orders of its pairs; all other pairs of rectangles are disjoint.
-
-    Yields:
-        (source, partner), each (rows, columns).
+    Yields (source, partner), each (rows, columns) as slices. A rectangle paired with itself holds both orders of its
+    pairs; all other pairs of rectangles are disjoint.
     """
     columns = min(width, TILE_COLUMNS)
     widest = columns * min(width, columns + 2 * reach) * min(height, reach)

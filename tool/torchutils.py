@@ -1,43 +1,31 @@
-"""Optimiser groups, the learning-rate schedule and the numeric type that losses are computed in."""
+"""Optimiser groups, the learning-rate schedule, and full precision for losses."""
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-HALF_TYPES = (torch.float16, torch.bfloat16)
-
 
 def full_precision(tensor: Tensor) -> Tensor:
     """The tensor as float32 if it is float16 or bfloat16, else unchanged: float64 stays float64."""
-    return tensor.float() if tensor.dtype in HALF_TYPES else tensor
-
-
-def no_autocast(tensor: Tensor) -> torch.autocast:
-    """Context in which matrix products on the tensor's device keep their operands' type."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tuple[str, nn.Parameter]],
               lr: float, weight_decay: float, new_factor: float = 10) -> list[dict]:
     """Split named parameters into the four groups that all stages train with.
 
-    Pretrained weights learn at lr, new weights at new_factor times lr, biases twice as fast as the weights beside
-    them and without weight decay. Parameters that need no gradient are left out, and so are the scale and shift of
-    every batch norm, which the published training optimises in no stage.
+    Biases learn twice as fast as weights, without weight decay. Frozen parameters are left out, and so are the scale
+    and shift of every batch norm, which the published training optimises in no stage.
 
     Args:
         pretrained: (name, parameter) of the modules that start from ImageNet weights, as named_parameters gives them.
         new: the same for the modules that start from random weights.
         lr: learning rate of pretrained weights.
         weight_decay: L2 factor of the weights.
-        new_factor: how many times faster than the pretrained modules the new ones learn.
+        new_factor: learning rate of new weights over that of pretrained ones.
 
     Returns:
-        Four groups for a torch optimiser, in the order above. Each carries its name and its base_lr for set_lr; a
-        group may be empty.
-
-    Raises:
-        ValueError: if a parameter appears twice.
+        Four groups for a torch optimiser, some perhaps empty, each with its name and its base_lr for set_lr.
     """
     groups = [
         {'name': 'pretrained weights', 'params': [], 'lr': lr, 'weight_decay': weight_decay},
@@ -45,14 +33,9 @@ def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tupl
         {'name': 'new weights', 'params': [], 'lr': new_factor * lr, 'weight_decay': weight_decay},
         {'name': 'new biases', 'params': [], 'lr': 2 * new_factor * lr, 'weight_decay': 0.0},
     ]
-    seen = {}
     for first, named in ((0, list(pretrained)), (2, list(new))):
         norms = _norm_prefixes(named)
         for name, parameter in named:
-            if id(parameter) in seen:
-                raise ValueError(f'parameter {name} was already given as {seen[id(parameter)]}; '
-                                 'name each once, as pretrained or as new')
-            seen[id(parameter)] = name
             prefix, _, kind = name.rpartition('.')
             if parameter.requires_grad and prefix not in norms:
                 groups[first + (kind == 'bias')]['params'].append(parameter)
@@ -68,10 +51,10 @@ def _norm_prefixes(named: list[tuple[str, nn.Parameter]]) -> set[str]:
 
 
 def poly_factor(step: int, total: int, power: float = 0.9) -> float:
-    """Share of the initial learning rate left at a step: (1 - step / total) ** power, 0 from step = total on.
+    """Fraction of the initial learning rate at a step: (1 - step / total) ** power, 0 from step = total on.
 
-    In the released CAM and affinity stages 0.9 is this power only; the momentum there is 0.0005, because weight decay
-    is passed in momentum's place as well.
+    In the published CAM and affinity stages 0.9 is this power only; their momentum is 0.0005, since weight decay is
+    passed in its place.
     """
     return max(0.0, 1 - step / total) ** power
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 with the SBD masks: class names, places, and checksums of the official lists."""
+"""PASCAL VOC 2012 with the SBD masks: class names, folders, and checksums of the official lists."""
 from pathlib import Path
 from shlex import quote
 
@@ -10,12 +10,10 @@ VOC_CLASSES = ('aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', '
 ROOT = Path('data/VOCdevkit/VOC2012')
 LISTS = Path('voc12')
 
-# Of the names in list order, one a line; the official lists have 10582, 1449 and 1464.
-LIST_SHA256 = {
-    'train_aug': 'd1326bd532648d73bc4b1bd275434eba81930982dc7401a65a8cecb26c028e24',
-    'val': 'cdc1326d12f69ce5153aa5da04a4d8783e146868d42d19f82f44e74b97ac907d',
-    'train': 'aa623bd2c8ce4443a8aaae51c524c0eb165e8e44caf6aa9e3ad33d7b75a3ef20',
-}
+# Of the official lists: number of images, and SHA-256 of the names in list order, one per line.
+OFFICIAL = {'train_aug': (10582, 'd1326bd532648d73bc4b1bd275434eba81930982dc7401a65a8cecb26c028e24'),
+            'val': (1449, 'cdc1326d12f69ce5153aa5da04a4d8783e146868d42d19f82f44e74b97ac907d'),
+            'train': (1464, 'aa623bd2c8ce4443a8aaae51c524c0eb165e8e44caf6aa9e3ad33d7b75a3ef20')}
 
 
 def spec(root: Path = ROOT, lists: Path = LISTS) -> DatasetSpec:

@@ -3,13 +3,14 @@
 #
 #   DATA=/scratch/me sbatch examples/slurm/run_voc_one_node.sh [options of run_voc.sh]
 #
-# DATA holds VOCdevkit/VOC2012 and IMAGE (hfpl.sif) is the container; the weights lie in pretrained/. A job that ran out
-# of time resumes when it is submitted again.
+# DATA is the folder with VOCdevkit/VOC2012, IMAGE (default hfpl.sif) the container; the ImageNet weights are in
+# pretrained/. A job that ran out of time resumes when it is submitted again. The published batch sizes, 8 for CAM and
+# affinity training and 10 for DeepLab, divide among two GPUs; with four, give --train_seg:batch-size 12.
 #SBATCH --job-name=hfpl-voc
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --gpus-per-node=4
-#SBATCH --cpus-per-task=32
+#SBATCH --gpus-per-node=2
+#SBATCH --cpus-per-task=16
 #SBATCH --mem=96G
 #SBATCH --time=48:00:00
 #SBATCH --output=%x-%j.log

@@ -1,147 +1,135 @@
-"""What config_voc.sh and config_coco.sh share: fetching archives, keeping track of what is done, checks of the disk.
-
-What is done is noted in <data root>/setup.json: for each step the files that it left, by folder. A step whose folders
-hold fewer files than noted is done again, so a call can be broken off anywhere and anything can be deleted.
-"""
+"""What config_voc.sh and config_coco.sh share: from archives to a verified data set, in steps that resume."""
 import argparse
-import errno
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from lib.files.fileio import remove_leftovers
+from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json, write_json
 from lib.process.ranges import Parser, integer
-from lib.setup.download import Archive, Unreachable, fetch, size_of
+from lib.setup.download import fetch
 from lib.setup.unpack import unpack
-from lib.setup.verify import count_files
+from lib.setup.verify import check_samples, count_files, print_lists
 
 ARCHIVES = Path('data/archives')
-LEFT = {str: {str: int}}        # in setup.json: files by folder, by archive or step
 
 
-class Setup:
-    """The state of a data set's set-up, and the steps that every set needs."""
+class Archive(NamedTuple):
+    """An archive, and what is taken from it: pattern and target as in unpack().
 
-    def __init__(self, args: argparse.Namespace):
-        self.root, self.archives, self.args = args.data_root, args.archives, args
-        self.notes = self.root / 'setup.json'
-        remove_leftovers(self.root)
+    `urls` are its addresses, best first; none if it is behind a registration. `md5` is given if one is published.
+    """
+
+    name: str
+    pattern: str
+    target: str = r'\1'
+    urls: Sequence[str] = ()
+    md5: str | None = None
+
+
+class Notes:
+    """<data root>/setup.json: the number of files in each folder when a step was done, by step.
+
+    A step is due again when one of its folders holds fewer files than were ever noted, so anything can be deleted.
+    """
+
+    def __init__(self, root: Path):
+        self.root, self.path = root, root / 'setup.json'
+        self.steps = {}
+        if self.path.exists():
+            self.steps = read_json(self.path, {str: {str: int}}, 'delete it, then run the same command again')
 
     def done(self, step: str) -> bool:
         """Whether a step was done and its files are still there."""
-        left = self._read()['steps'].get(step)
-        return left is not None and self._hold(left)
+        return step in self.steps and all(
+            count_files(self.root / folder) >= max(counts.get(folder, 0) for counts in self.steps.values())
+            for folder in self.steps[step])
 
-    def mark(self, step: str, left: dict[str, int]) -> None:
-        """Note that a step is done, with the number of files it left in each folder below the root."""
-        self._note('steps', step, left)
+    def add(self, step: str, folders: Iterable[str]) -> None:
+        """Note a step that is done, and the folders below the root that it filled."""
+        self.steps[step] = {folder: count_files(self.root / folder) for folder in folders}
+        write_json(self.path, self.steps)
 
-    def unpacked(self, archive: Archive) -> bool:
-        """Whether an archive was unpacked, and its folders hold all that came from this and other archives."""
-        notes = self._read()['archives']
-        total = {}
-        for left in notes.values():
-            for folder, count in left.items():
-                total[folder] = total.get(folder, 0) + count
-        left = notes.get(archive.name)
-        return left is not None and self._hold({folder: total[folder] for folder in left})
 
-    def mark_unpacked(self, archive: Archive, left: dict[str, int]) -> None:
-        """Note that an archive is unpacked, with the number of its files in each folder below the root."""
-        self._note('archives', archive.name, left)
+def set_up(args: argparse.Namespace, spec: DatasetSpec, archives: Sequence[Archive],
+           prepare: Callable[[], dict[str, list[str]]], official: Mapping[str, tuple[int, str]], driver: str) -> None:
+    """Download, unpack, prepare and verify a data set; does nothing if that is done.
 
-    def urls(self, archive: Archive) -> list[str]:
-        """Places of an archive, the mirror first."""
-        mirror = [f'{self.args.mirror.rstrip("/")}/{archive.name}'] if self.args.mirror else []
-        return [*mirror, *archive.urls]
+    Args:
+        args: of make_parser().
+        spec: the data set.
+        archives: those that are needed.
+        prepare: makes masks, lists and labels.txt; returns image names by split.
+        official: lists, as in print_lists().
+        driver: script that is run afterwards.
 
-    def check_disk(self, archives: Sequence[Archive], more: int = 0) -> None:
-        """Make sure that what is still to be fetched and unpacked fits, before the first byte is written.
+    Raises:
+        ValueError, OSError: what went wrong and what to do; the same call resumes.
+    """
+    notes = Notes(args.data_root)
+    step = f'verified {args.lists.absolute()} {getattr(args, "masks", "")}'.rstrip()
+    lists = [args.lists / f'{name}.txt' for name in (*official, 'labels')]
+    if step in notes.steps and all(map(notes.done, notes.steps)) and all(map(Path.is_file, lists)) and not args.verify:
+        print(f'{args.data_root} is set up and verified, its lists are in {args.lists}: nothing to do (--verify checks '
+              'it again)')
+        return
+    wanted = [archive for archive in archives if not notes.done(archive.name)]
+    fetch_all(wanted, args)
+    for archive in wanted:
+        print(f'{archive.name}: unpacking to {args.data_root}', flush=True)
+        notes.add(archive.name, unpack(args.archives / archive.name, args.data_root, archive.pattern, archive.target))
+    splits = prepare()
+    others = print_lists(splits, official)
+    if others and not args.part:
+        raise ValueError(f'the list {others[0]} is not the official one; delete {args.data_root} and run the same '
+                         'command again, or give --part if this is only a part of the data set')
+    images, masks = check_samples(spec, splits, args.workers, args.decode)
+    notes.add(step, [str(Path(spec.mask_templates[0]).parent)])
+    print(f'verified: {images} images and {masks} masks in {args.data_root}. The archives in {args.archives} are no '
+          f'longer needed. Next: ./{driver} --dry-run')
 
-        Args:
-            archives: all that the set needs.
-            more: bytes that are made from them in the data root.
 
-        Raises:
-            OSError: ENOSPC, naming the folder, what it needs and what is free.
-        """
-        need = {self.archives: 0, self.root: more}
-        for archive in archives:
-            if self.unpacked(archive):
-                continue
-            path = self.archives / archive.name
-            size = path.stat().st_size if path.exists() else size_of(archive, self.urls(archive))
-            part = self.archives / f'{archive.name}.part'
-            need[self.archives] += 0 if path.exists() else size - (part.stat().st_size if part.exists() else 0)
-            need[self.root] += round(size * archive.unpacked / archive.size)
-        by_disk = {}
-        for folder, size in need.items():
-            existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-            _, sizes = by_disk.setdefault(os.stat(existing).st_dev, (existing, []))
-            sizes.append(size)
-        for existing, sizes in by_disk.values():
-            free = shutil.disk_usage(existing).free
-            if sum(sizes) > free:
-                raise OSError(errno.ENOSPC, f'{sum(sizes) / 1e9:.3g} GB are needed, {free / 1e9:.3g} GB are free '
-                              '(--archives and --data-root name other folders)', str(existing))
+def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
+    """Have archives in the folder of archives.
 
-    def fetch(self, archives: Sequence[Archive]) -> None:
-        """Have all archives that are not unpacked yet in the folder of archives.
+    Raises:
+        ConnectionError: if one cannot be downloaded; names all that have to be put there by hand.
+    """
+    for number, archive in enumerate(archives):
+        path = args.archives / archive.name
+        print(f'{archive.name}: {"found in" if path.exists() else "downloading to"} {args.archives}', flush=True)
+        mirror = [f'{args.mirror.rstrip("/")}/{archive.name}'] if args.mirror else []
+        try:
+            fetch(path, [*mirror, *archive.urls], None if args.part else archive.md5, args.tries)
+        except ConnectionError as error:
+            missing = [other for other in archives[number:] if not (args.archives / other.name).exists()]
+            raise ConnectionError(f'{archive.name} cannot be downloaded ({error}); download '
+                              f'{", ".join((*other.urls, other.name)[0] for other in missing)} on another machine to '
+                              f'{args.archives.absolute()}, then run the same command again') from error
 
-        Raises:
-            Unreachable: if one cannot be had; names all that are to be fetched by hand, and where to put them.
-        """
-        wanted = [archive for archive in archives if not self.unpacked(archive)]
-        for number, archive in enumerate(wanted):
-            print(f'{archive.name}: {"found in" if (self.archives / archive.name).exists() else "fetching to"} '
-                  f'{self.archives}', flush=True)
-            try:
-                fetch(archive, self.archives, self.urls(archive), self.args.tries)
-            except Unreachable as error:
-                rest = [other for other in wanted[number:] if not (self.archives / other.name).exists()]
-                places = ', '.join((other.urls or (other.name,))[0] for other in rest)
-                raise Unreachable(f'{archive.name} cannot be fetched ({error}); fetch {places} on another machine and '
-                                  f'put {"it" if len(rest) == 1 else "them"} into {self.archives.absolute()}, then run '
-                                  'the same command again') from error
 
-    def unpack(self, archive: Archive, place: Callable[[str], str | None]) -> None:
-        """Unpack an archive into the data root, unless that is done."""
-        if not self.unpacked(archive):
-            print(f'{archive.name}: unpacking to {self.root}', flush=True)
-            self.mark_unpacked(archive, unpack(self.archives / archive.name, self.root, place))
-
-    def _hold(self, counts: dict[str, int]) -> bool:
-        return all(count_files(self.root / folder) >= count for folder, count in counts.items())
-
-    def _note(self, kind: str, name: str, left: dict[str, int]) -> None:
-        notes = self._read()
-        notes[kind][name] = left
-        write_json(self.notes, notes)
-
-    def _read(self) -> dict[str, dict]:
-        if not self.notes.exists():
-            return {'archives': {}, 'steps': {}}
-        return read_json(self.notes, {'archives': LEFT, 'steps': LEFT},
-                         'move it away, then run the same command again: what is there is found again')
+def base_parser(doc: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:
+    """Flags of preparing a data set, a part of its set-up; old_flags are further names of --data-root."""
+    parser = Parser(doc)
+    parser.add_argument('--data-root', *old_flags, '--data_root', type=Path, default=root, metavar='DIR',
+                        help=f'folder of the data set ({root})')
+    parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help=f'folder of the lists ({lists}/)')
+    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
+                        help='worker processes; 0 does all in this one')
+    return parser
 
 
 def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
     """Flags of both set-ups."""
-    parser = Parser(doc)
-    parser.add_argument('--data-root', type=Path, default=root, metavar='DIR', help=f'where the data go ({root})')
-    parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help=f'where the lists go ({lists}/)')
+    parser = base_parser(doc, root, lists)
     parser.add_argument('--archives', type=Path, default=ARCHIVES, metavar='DIR',
-                        help=f'where archives lie that you have, and where others are fetched to ({ARCHIVES})')
-    parser.add_argument('--mirror', metavar='URL', help='a place that serves all archives by name, tried first')
-    parser.add_argument('--tries', type=integer(1, 1000), default=8, metavar='N',
-                        help='attempts without a byte before it gives up (8)')
+                        help=f'folder of archives; those in it are not downloaded ({ARCHIVES})')
+    parser.add_argument('--mirror', metavar='URL', help='server of all archives by name, tried first')
+    parser.add_argument('--tries', type=integer(1, 1000), default=8, metavar='N', help='attempts at a download (8)')
     parser.add_argument('--part', action='store_true',
-                        help='the archives hold a part of the data: do not ask for the official counts and checksums')
+                        help='the archives hold a part of the data set: expect neither official lists nor checksums')
     parser.add_argument('--decode', action=argparse.BooleanOptionalAction, default=True,
-                        help='decode every picture to its end when verifying, not its header alone')
-    parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
-                        help='helper processes; 0 does all in this one')
+                        help='when verifying, decode images completely, not only their headers')
     parser.add_argument('--verify', action='store_true', help='verify again what was set up before')
     return parser
