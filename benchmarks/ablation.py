@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 
-from lib.run.options import run_script
+from lib.process.ending import run_script
+from lib.process.ranges import Parser
 from lib.run.record import read_scores
 
 NAMES = {'seam': 'SEAM', 'isl': 'SEAM + ISL', 'fsl': 'SEAM + FSL', 'both': 'SEAM + ISL + FSL'}
@@ -73,7 +74,7 @@ def spread(values: tuple[float, ...], sign: str = '') -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
     parser.add_argument('--name', default='ablation', help='first word of the runs\' names')
     parser.add_argument('--split', default='val', help='split that was scored')

@@ -7,7 +7,6 @@ Reads JPEGImages, SegmentationClassAug or SegmentationClass, ImageSets/Segmentat
 image-level labels. All other classes become background. Writes to --out, which must be new: images, masks, lists,
 dataset.json (trains on train_aug) and chain.json (the same set, trains on train); voc_lists are the lists of the tree.
 """
-import argparse
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import read_image, read_mask, read_size, write_label_png
 from lib.files.jsonfile import write_json
 from lib.process.ending import run_script
-from lib.process.ranges import COUNT, integer
+from lib.process.ranges import COUNT, Parser, integer
 from tool.imutils import IGNORED
 
 SPLITS = ('train', 'train_aug', 'val')
@@ -77,7 +76,7 @@ def write_lists(voc: DatasetSpec, chosen: dict[str, list[Sample]], out: Path, cl
 
 def main(argv: list[str] | None = None) -> None:
     """Make the set and print its size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     known = get_spec('voc12').classes
     parser.add_argument('--voc-root', required=True, metavar='DIR', help='folder with JPEGImages')
     parser.add_argument('--lists', type=Path, metavar='DIR', help='its lists and labels.txt; default: made anew')

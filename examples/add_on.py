@@ -9,7 +9,6 @@ the validation images. The lines that add the losses are marked: # 1 imports, # 
 The losses take class maps [N, K, h, w] of any size, from any network. The tokens of a ViT [N, L, D] become feature
 maps by maps_of_tokens, and class maps by the same 1x1 convolution as below.
 """
-import argparse
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
-from lib.process.ranges import COUNT, LARGEST_SEED, integer
-from lib.run.options import run_script
+from lib.process.ending import run_script
+from lib.process.ranges import COUNT, LARGEST_SEED, Parser, integer
 from tool.camutils import fuse_scales
 from tool.evalutils import Curve
 from tool.imutils import IMAGENET_NORM, normalise
@@ -82,7 +81,7 @@ def score(spec, network: nn.Module) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """Train without and with the losses and print both scores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--data', default='data/toy-0/dataset.json', help='a dataset.json with masks for val')
     parser.add_argument('--steps', type=integer(1, COUNT), default=200, help='training steps of 8 images')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1, help='for weights, order and augmentation')

@@ -93,7 +93,7 @@ class Stage:
         """The network as the step calls it, see lib/run/device.py; it is on the device then."""
         amp = devices.pick_amp(self.args.amp, self.device)
         network = devices.place(network, self.device, amp)
-        return devices.parallel(network, self.device, amp=amp, compiled=self.args.compile, whole_batch=whole_batch)
+        return devices.parallel(network, self.device, amp=amp, whole_batch=whole_batch)
 
     def batches(self, first_step: int) -> Iterator[dict]:
         """This process's part of the batches from a step on."""

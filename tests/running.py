@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from lib.process.ending import CAUGHT
+from lib.process.ending import CAUGHT, run_script
 from lib.run.lock import Lock
-from lib.run.options import run_script
 
 NETWORK = ('--width', '0.03125', '--device', 'cpu', '--amp', 'none')
 HEAD = ('--fov-channels', '8')

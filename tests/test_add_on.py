@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from examples import add_on
-from lib.run.options import run_script
+from lib.process.ending import run_script
 from tool.probutils import isl_loss
 
 

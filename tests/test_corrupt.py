@@ -25,8 +25,9 @@ from lib.data.loading import training_batches
 from lib.data.pairs import label_pairs
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_image
+from lib.process.ending import run_script
 from lib.report import __main__ as report
-from lib.run.options import base_parser, run_script
+from lib.run.options import base_parser
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
 
 SKIP = ('--on-corrupt', 'skip')

@@ -1,15 +1,11 @@
-"""Which device a process takes, the dtype that its network computes in, and compiled networks."""
+"""Which device a process takes, the dtype that its network computes in."""
 import contextlib
-import os
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.parallel.parallel_apply import parallel_apply
+from torch.nn.parallel import parallel_apply
 
-from lib.net.freeze import freeze_early, set_train_mode
-from lib.net.resnet38d import ResNet38d
-from lib.net.seam import Seam
 from lib.net.weights import load_network, save_network, unwrapped
 from lib.run import device as devices
 
@@ -52,14 +48,14 @@ def test_a_torchrun_that_a_task_of_srun_started_is_believed_about_the_gpu(monkey
 def test_more_processes_than_gpus_are_refused(monkeypatch, names, gpus):
     visible(monkeypatch, gpus)
     told(monkeypatch, names, 3, 4, 3)
-    with pytest.raises(ValueError, match=f'process 3 of this machine finds {gpus} GPUs; start as many processes as'):
+    with pytest.raises(ValueError, match=f'process 3 of this machine sees {gpus} GPUs; start as many processes as'):
         devices.pick_device('cuda')
 
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     visible(monkeypatch, 2)
     told(monkeypatch, TORCHRUN, 0, 2, 0)
-    with pytest.raises(ValueError, match='--device cuda:1 is one GPU, and each of 2 processes takes its own; use'):
+    with pytest.raises(ValueError, match='--device cuda:1 is one GPU, but each of 2 processes needs its own; use'):
         devices.pick_device('cuda:1')
 
 
@@ -139,8 +135,6 @@ def test_a_network_that_needs_the_whole_batch_takes_one_gpu(two_gpus, capsys):
     assert devices.parallel(network, CUDA, whole_batch=True) is network
     assert 'one GPU of 2 is used' in capsys.readouterr().out
     assert devices.parallel(network, torch.device('cuda:1')) is network
-    with pytest.raises(ValueError, match='--compile works on one device, 2 GPUs would share the batch'):
-        devices.parallel(network, CUDA, compiled=True)
 
 
 def test_weights_of_a_wrapped_network_have_its_own_names(tmp_path):
@@ -151,28 +145,3 @@ def test_weights_of_a_wrapped_network_have_its_own_names(tmp_path):
     other = nn.Linear(2, 2)
     load_network(other, tmp_path / 'model.pth')
     assert torch.equal(other.weight, network.weight)
-
-
-def test_without_a_compiler_compile_is_refused(monkeypatch):
-    monkeypatch.setenv('PATH', os.devnull)
-    monkeypatch.delenv('CXX', raising=False)
-    with pytest.raises(ValueError, match=r'--compile needs a C\+\+ compiler, .*; install it, or leave --compile out'):
-        devices.parallel(nn.Linear(1, 1), CPU, compiled=True)
-
-
-def test_compiled_network_learns_as_the_plain_one_and_shares_its_weights(monkeypatch):
-    monkeypatch.setattr(torch, 'compile', lambda network, **settings: torch._dynamo.optimize('eager')(network))
-    torch.manual_seed(0)
-    network = Seam(ResNet38d(1 / 32, (0, 0)), 4, dropout=0)
-    freeze_early(network)
-    set_train_mode(network, batch_norm='running')
-    gradients = []
-    for compiled in (False, True):
-        forward = devices.parallel(network, CPU, compiled=compiled)
-        network.zero_grad()
-        for side in (48, 24):
-            output = forward(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
-            (output.refined.square().mean() + output.cam.square().mean()).backward()
-        gradients.append([parameter.grad for parameter in network.parameters() if parameter.requires_grad])
-    for one, other in zip(*gradients):
-        torch.testing.assert_close(one, other)

@@ -141,7 +141,7 @@ def test_a_stage_broken_off_says_why_and_the_same_command_ends_as_an_unbroken_on
         if code:
             break
     assert code == (2 if what == 'worker' else 75) and len(lines) == 1, lines
-    assert ('was killed by SIGKILL, probably because memory ran out' if what == 'worker' else
+    assert ('was killed, probably because memory ran out' if what == 'worker' else
             'stopped by SIGTERM') in lines[0]
     main([*map(str, words), '--workers', '0'])
     assert contents(exp / 'toy' / place_of_files) == contents(run_folder / place_of_files)
@@ -158,7 +158,7 @@ EXHAUSTED = {
     'processes': ('import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no")\nos.fork = fork\n'
                   'def main():\n    Background(2)\n', 'no more processes can be started; use fewer --workers'),
     'a full device': ('def main():\n    sys.stdout = open("/dev/full", "w")\n    print("a")\n',
-                      'no space is left where the output goes'),
+                      'no space is left for the output'),
 }
 
 
@@ -273,3 +273,10 @@ def test_a_gpu_out_of_memory_names_the_flags_that_help(error, capsys):
 def test_a_file_named_in_an_error_of_the_system_stays_named(capsys):
     text = end_of(failing(OSError(errno.ENOSPC, 'No space left on device', '/data/a')), capsys)[1]
     assert '/data/a' in text
+
+
+@pytest.mark.parametrize('words, message', [
+    (['--lr', 'fast'], "argument --lr: 'fast' is not accepted; expected a number above 0 to 1000"),
+    (['--speed', '3'], 'unrecognized arguments: --speed 3')])
+def test_a_wrong_flag_is_one_line_without_the_usage(words, message, capsys):
+    assert end_of(lambda: train_aff.main(words), capsys) == (2, f'error: {message}\n')

@@ -4,14 +4,7 @@ from pathlib import Path
 import pytest
 
 from lib.files.dataspec import DatasetSpec
-from lib.run.options import (
-    add_device_flags,
-    add_training_flags,
-    base_parser,
-    plain_flag,
-    resolve,
-    settings,
-)
+from lib.run.options import add_device_flags, add_training_flags, base_parser, plain_flag, resolve, settings
 from lib.run.settings import COMMON, SETTINGS
 
 
@@ -58,10 +51,9 @@ def test_every_spelling_of_the_data_folder_reaches_the_data_set(name):
     assert (spec.root, spec.lists) == (Path('there'), Path('mine'))
 
 
-def test_abbreviated_flags_are_refused(capsys):
-    with pytest.raises(SystemExit):
+def test_abbreviated_flags_are_refused():
+    with pytest.raises(ValueError, match='^unrecognized arguments: --batch 3$'):
         resolved('--dataset', 'one', '--batch', '3')
-    assert '--batch' in capsys.readouterr().err
 
 
 def test_the_run_is_named_after_the_data_set_or_as_told():
@@ -72,14 +64,9 @@ def test_the_run_is_named_after_the_data_set_or_as_told():
             resolved('--dataset', 'one', '--run', name)
 
 
-def test_a_preset_that_the_script_has_not_is_refused_with_those_it_has():
+def test_a_preset_that_the_script_lacks_is_refused_with_those_it_has():
     with pytest.raises(ValueError, match="--dataset third asks for preset 'third', but .* knows one, other; name one"):
         resolved('--dataset', 'third')
-
-
-def test_a_preset_that_names_no_flag_is_a_slip_of_ours():
-    with pytest.raises(AssertionError, match='no_such_flag'):
-        resolve(parser(), ['--dataset', 'one'], {'one': {'no_such_flag': 1}}, get_spec)
 
 
 def test_settings_leave_out_places_and_hold_plain_values_only():
@@ -90,8 +77,6 @@ def test_settings_leave_out_places_and_hold_plain_values_only():
         assert settings(resolved('--dataset', 'one', *words)) != settings(first)
     made = settings(argparse.Namespace(labels=Path('a/b'), scale=(0.5, 1.5), given=[0.5, 1.5], lr=0.1, none=None))
     assert made == {'labels': 'a/b', 'scale': [0.5, 1.5], 'given': [0.5, 1.5], 'lr': 0.1, 'none': None}
-
-
 
 
 def test_help_shows_the_defaults_that_say_something():

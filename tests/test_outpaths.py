@@ -13,8 +13,8 @@ from lib import panel
 from lib.data import own, toy
 from lib.data.folder import read_spec
 from lib.files.outpaths import image_mark, refuse_foreign, refuse_inputs, write_lists
+from lib.process.ending import run_script
 from lib.report import __main__ as report
-from lib.run.options import run_script
 from tests.running import place
 from tests.test_voc_prepare import tree  # noqa: F401  (a fixture)
 

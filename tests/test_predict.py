@@ -9,7 +9,7 @@ from PIL import Image
 import infer_seg
 from lib.data.files import find_images
 from lib.net.weights import read_meta
-from lib.run.options import run_script
+from lib.process.ending import run_script
 from tests.running import LOADED_HERE, SCALES, error_line
 from tool.imutils import enlarged_label
 

@@ -161,7 +161,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_the_next_sizes(monkeypatc
     assert ranks.shares(8) == (0, 4) and ranks.shares(8, 2) == (0, 4)
     with pytest.raises(ValueError, match='--batch-size 10 cannot be shared by 4 processes; use 8 or 12'):
         ranks.shares(10)
-    with pytest.raises(ValueError, match='by 4 processes in 3 passes each .--accumulate.; use 12'):
+    with pytest.raises(ValueError, match='by 4 processes in 3 accumulation steps .--accumulate.; use 12'):
         ranks.shares(8, 3)
 
 

@@ -262,7 +262,8 @@ def test_old_names_of_flags_are_accepted():
 
 def test_help_gives_units(monkeypatch, capsys):
     text = ' '.join(outcome(train_cam_voc.main, ('--help',), monkeypatch, capsys).split())
-    for words in ('images a step, over all GPUs', 'side of the training crop, pixels', 'passes over', 'steps between'):
+    for words in ('images per step, over all GPUs', 'side of the training crop, pixels', 'passes over',
+                  'steps between'):
         assert words in text
 
 

@@ -122,7 +122,7 @@ def test_a_stopped_driver_leaves_nothing_behind_and_the_same_command_resumes(clo
             assert driver.returncode == 128 + signal.SIGKILL and 'train_cam was killed by SIGKILL' in text
         else:
             assert driver.returncode == STOPPED, text
-            assert text.splitlines()[-1] == f'stopped by {name} at train_cam; the same command continues'
+            assert text.splitlines()[-1] == f'stopped by {name} at train_cam; the same command resumes'
         done = metrics.read_text().count('\n')
         assert (tmp_path / 'exp/data/cam/last.pth').is_file() and not (tmp_path / 'exp/data/cam/model.pth').exists()
 

@@ -1,9 +1,7 @@
 """Worker processes: order, bounds, errors, and that none outlives what started it."""
-import errno
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -47,28 +45,24 @@ def die(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Deadly:
+    """Kills the process that pickles it."""
+
+    def __reduce__(self):
+        die(0)
+
+
 def die_while_sending(number):
     """Send the beginning of a large result and be killed, as by a system without memory."""
-    real = socket.socket.sendall
+    return np.ones(10_000_000), Deadly()
 
-    def half(pipe, content):
-        real(pipe, content[:len(content) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    socket.socket.sendall = half
-    return np.ones(10_000_000)
+
+def read_past_the_end(number):
+    raise EOFError('no data left in file')
 
 
 def exhaust(number):
     torch.empty(1 << 50)
-
-
-class Odd(Exception):
-    def __init__(self, one, other):
-        super().__init__(f'{one} and {other}')
-
-
-def fail_oddly(number):
-    raise Odd('this', 'that')
 
 
 def signals(number):
@@ -128,14 +122,14 @@ def test_an_error_is_raised_with_its_own_message(workers):
     assert not multiprocessing.active_children()
 
 
-def test_an_error_that_cannot_travel_still_says_what_it_said():
-    with pytest.raises(RuntimeError, match='^Odd: this and that$'):
-        list(map_in_workers(fail_oddly, [1], 1))
+def test_an_end_of_file_in_a_call_is_not_taken_for_a_killed_worker():
+    with pytest.raises(EOFError, match='^no data left in file$'):
+        list(map_in_workers(read_past_the_end, [1], 1))
 
 
 @pytest.mark.parametrize('death', [die, die_while_sending])
 def test_a_killed_worker_is_one_error_with_the_remedy_and_the_others_end(death):
-    with pytest.raises(ChildProcessError, match='a worker process was killed by SIGKILL, .*--workers.* it resumes'):
+    with pytest.raises(ChildProcessError, match='a worker process was killed, probably .*--workers.* it resumes'):
         list(map_in_workers(death, range(100), 2))
     assert not multiprocessing.active_children()
 
@@ -143,19 +137,6 @@ def test_a_killed_worker_is_one_error_with_the_remedy_and_the_others_end(death):
 def test_memory_that_runs_out_in_a_worker_is_told_here():
     with pytest.raises(RuntimeError, match='DefaultCPUAllocator'):
         list(map_in_workers(exhaust, [0], 1))
-
-
-def test_no_file_handles_leave_no_process(monkeypatch):
-    pairs = iter([socket.socketpair()])
-
-    def socketpair():
-        for pair in pairs:
-            return pair
-        raise OSError(errno.EMFILE, 'Too many open files')
-    monkeypatch.setattr(socket, 'socketpair', socketpair)
-    with pytest.raises(OSError, match='Too many open files'):
-        Background(2)
-    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -183,7 +164,7 @@ def test_few_calls_wait_at_a_time(tmp_path):
     with Background(1) as background:
         for number in range(8):
             background.submit(linger, tmp_path / str(number))
-            assert len(background.waiting) <= AHEAD
+            assert len(background.unfinished) <= AHEAD
             assert len(list(tmp_path.iterdir())) >= number - AHEAD
 
 

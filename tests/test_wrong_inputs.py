@@ -18,7 +18,7 @@ import train_cam_voc
 import train_seg
 from lib.data.labelio import read_maps, write_maps
 from lib.files.imageio import write_label_png
-from lib.run.options import run_script
+from lib.process.ending import run_script
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place, tensors
 
 NONE = ('--weights', 'none')

@@ -3,6 +3,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
@@ -13,34 +14,33 @@ from lib.process.workers import map_in_workers
 
 def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,
                      part: tuple[int, int] = (0, 1), on_corrupt: str = 'error') -> Callable[[int], Iterator[dict]]:
-    """Function from a first step to the batches from that step on, the same whatever the number of workers.
+    """Function from a first step to the batches from that step on, the same for any number of workers.
 
-    Of each batch, `part` = (index, parts) gives the index-th of so many equal parts: one of several processes' own.
-    With on_corrupt = 'skip' the next image takes the place of one that cannot be read, and 'skipped' tells its problem.
+    `part` = (index, parts) picks the index-th of so many equal parts of every batch: the part of one process. With
+    on_corrupt = 'skip' a corrupt image is replaced by the next one, and 'skipped' in the batch says why.
     """
     work = partial(_batch, dataset, skip=on_corrupt == 'skip')
     epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
     def batches(start_step: int) -> Iterator[dict]:
         keys = batch_keys(len(dataset), batch_size, epochs, seed, start_step, part=part)
-        found = map_in_workers(work, keys, workers, ahead=2)
-        return map(_pinned, found) if torch.cuda.is_available() else found
+        return map(_as_tensors, map_in_workers(work, keys, workers, ahead=2))
 
     return batches
 
 
 def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None,
                   on_corrupt: str = 'error') -> 'Loading':
-    """The samples of an inference set one by one, in order, as NumPy arrays; `prepare` is applied by the workers.
+    """The samples of an inference set one by one, in order, as NumPy arrays; the workers apply `prepare`.
 
-    With on_corrupt = 'skip' an image that cannot be read becomes {'skipped': its problem}.
+    With on_corrupt = 'skip' a corrupt image becomes {'skipped': what is wrong with it}.
     """
     return Loading(partial(_prepared, dataset, prepare, on_corrupt == 'skip'), len(dataset), workers)
 
 
 @dataclass
 class Loading:
-    """What a function makes of each number below `count`, read ahead by worker processes."""
+    """The results of a function for 0, 1, ..., count - 1, computed ahead by worker processes."""
 
     function: Callable
     count: int
@@ -73,25 +73,34 @@ def _prepared(dataset: Dataset, prepare: Callable[[dict], dict] | None, skip: bo
     except Corrupt as error:
         if not skip:
             raise
-        return {'skipped': str(error).partition('; restore')[0]}
+        return {'skipped': _problem(error)}
     return prepare(sample) if prepare else sample
 
 
 def _batch(dataset: Dataset, keys: Sequence[tuple[int, int]], skip: bool) -> dict:
-    return default_collate([_next_readable(dataset, *key) if skip else dataset[key] for key in keys])
+    """A batch with arrays in place of tensors, which travel between processes faster."""
+    batch = default_collate([_next_readable(dataset, *key) if skip else dataset[key] for key in keys])
+    return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
 
-def _pinned(batch: dict) -> dict:
-    """The batch in memory from which the GPU takes it without the host waiting."""
-    return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+def _as_tensors(batch: dict) -> dict:
+    """The batch with tensors, where there is a GPU in memory from which it copies while the host goes on."""
+    tensors = {key: torch.from_numpy(value) for key, value in batch.items() if isinstance(value, np.ndarray)}
+    if torch.cuda.is_available():
+        tensors = {key: value.pin_memory() for key, value in tensors.items()}
+    return batch | tensors
 
 
 def _next_readable(dataset: Dataset, epoch: int, index: int) -> dict:
-    """A sample, or the next in place of a corrupt one; 'skipped' says which that was."""
+    """A sample, or the next one if it is corrupt; 'skipped' says why, '' if it is not."""
     problem = ''
-    for place in (*range(index, len(dataset)), *range(index)):
+    for candidate in (*range(index, len(dataset)), *range(index)):
         try:
-            return {**dataset[epoch, place], 'skipped': problem}
+            return {**dataset[epoch, candidate], 'skipped': problem}
         except Corrupt as error:
-            problem = problem or str(error).partition('; restore')[0]
+            problem = problem or _problem(error)
     raise Corrupt(f'all images of the split are corrupt; restore them (the first: {problem})')
+
+
+def _problem(error: Corrupt) -> str:
+    return str(error).partition('; restore')[0]

@@ -29,14 +29,14 @@ from lib.files.imageio import read_size
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign, refuse_inputs
 from lib.process.ending import run_script
-from lib.process.ranges import integer, number
+from lib.process.ranges import Parser, integer, number
 
 MAKER = 'lib.data.own'
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('photos', type=Path, help='folder of the images')
     parser.add_argument('table', type=Path, help='CSV or JSON file with their labels')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name names '

@@ -18,7 +18,7 @@ from lib.files.imageio import write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign
 from lib.process.ending import run_script
-from lib.process.ranges import LARGEST_SEED, integer
+from lib.process.ranges import LARGEST_SEED, Parser, integer
 
 VERSION = 1                             # of the drawing code: raise it whenever an image changes
 MAKER = 'lib.data.toy'
@@ -97,8 +97,7 @@ def draw_missing(out: Path, parameters: Mapping) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = argparse.ArgumentParser(description='Draw the toy set; a set drawn with the same settings is kept.',
-                                     allow_abbrev=False)
+    parser = Parser('Draw the toy set; a set drawn with the same settings is kept.')
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to write to')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
                         help='another seed gives another set of the same kind')

@@ -1,7 +1,7 @@
-"""Random numbers for a batch that several processes, or several passes, share.
+"""Random numbers for a batch that is divided among processes or gradient accumulation steps.
 
 Each has the same random state and draws for the whole batch, then takes the rows of its own samples: what is drawn for
-a sample depends on its place in the batch, not on how the batch is shared out.
+a sample depends on its index in the batch, not on how the batch is divided.
 """
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,9 @@ _here = [(0, 1, True)]
 
 @contextmanager
 def batch_part(index: int, parts: int, last_pass: bool = True) -> Iterator[None]:
-    """While the context lasts, a batch is the part `index` of `parts` equal ones.
+    """While the context lasts, a batch is part `index` of `parts` equal ones.
 
-    `last_pass`: it completes this process's gradients of the whole batch.
+    `last_pass`: it completes this process's gradients.
     """
     _here.append((index, parts, last_pass))
     try:
@@ -23,7 +23,7 @@ def batch_part(index: int, parts: int, last_pass: bool = True) -> Iterator[None]
 
 
 def batch_rows(count: int) -> tuple[int, slice]:
-    """For `count` samples at hand: the number of samples in the whole batch, and which of them these are."""
+    """For a part of `count` samples: the number of samples in the whole batch, and which of them these are."""
     index, parts, _ = _here[-1]
     return count * parts, slice(index * count, (index + 1) * count)
 

@@ -1,5 +1,5 @@
-"""How a program ends: with one line that says what to do, whatever ends it, and without processes left behind."""
-import atexit
+"""How a program ends: with one line that says what to do, whatever ends it, and without leaving processes behind."""
+import ctypes
 import errno
 import multiprocessing
 import os
@@ -14,18 +14,19 @@ from typing import NoReturn
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 EXIT_STATUS = 75        # "temporary failure" of sysexits.h: the same command resumes
 PATIENCE = 16           # seconds that a noted signal waits
-OTHERS_FIRST = 2        # seconds that another process of a run leaves the first one to say what is wrong
+RANK0_FIRST = 2         # seconds in which rank 0 can report an error before the others do
+PR_SET_PDEATHSIG = 1
 AGAIN = 'then run the same command again: it resumes'
-NO_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|std::bad_alloc")
-LOST = re.compile(r'Connection (closed|reset) by peer|gloo/transport|NCCL|Broken pipe')
-TOO_MANY = f'too many open files; raise the limit (ulimit -n 4096) or use fewer --workers, {AGAIN}'
 MEMORY = f'memory ran out; free memory, use fewer --workers, or in training --accumulate 2, {AGAIN}'
 GPU_MEMORY = ('the GPU is out of memory; in training, --accumulate 2 halves the need at the same result; --amp bf16 '
               'and more GPUs help too; a lower --batch-size or --crop-size changes the result')
+TOO_MANY = f'too many open files; raise the limit (ulimit -n 4096) or use fewer --workers, {AGAIN}'
 BY_NUMBER = {errno.ENOMEM: MEMORY, errno.EMFILE: TOO_MANY, errno.ENFILE: TOO_MANY,
              errno.EAGAIN: f'no more processes can be started; use fewer --workers, {AGAIN}',
-             errno.ENOSPC: f'no space is left where the output goes; make room, {AGAIN}',
+             errno.ENOSPC: f'no space is left for the output; free some, {AGAIN}',
              errno.EPIPE: 'the output was closed before all was printed; run the same command again to see it'}
+NO_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|std::bad_alloc")
+LOST = re.compile(r'Connection (closed|reset) by peer|gloo/transport|NCCL|Broken pipe')
 
 
 class Stopped(Exception):
@@ -35,11 +36,11 @@ class Stopped(Exception):
 class Signals:
     """While the context lasts, signals that ask a program to end raise Stopped, or are noted in `caught`.
 
-    A signal that is noted raises Stopped too once PATIENCE seconds have passed. A second SIGINT (Ctrl-C) always ends
-    the program at once. A SIGHUP that is ignored (nohup) stays so.
+    A noted signal raises Stopped too once PATIENCE seconds have passed. A second SIGINT (Ctrl-C) always ends the
+    program at once. A SIGHUP that is ignored (nohup) stays ignored.
 
     Args:
-        at_once: raise Stopped, in whatever the main thread does; else note.
+        at_once: raise Stopped, whatever the main thread does; otherwise note the signal.
     """
 
     def __init__(self, at_once: bool = False):
@@ -58,7 +59,7 @@ class Signals:
             signal.signal(number, handler)
 
     def ignore(self) -> None:
-        """From here to the end of the context no signal counts: the program ends already."""
+        """Ignore signals from here to the end of the context: the program is ending already."""
         for number in self.former:
             signal.signal(number, signal.SIG_IGN)
 
@@ -66,7 +67,7 @@ class Signals:
         if self.caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         first, self.caught = self.caught is None, self.caught or signal.Signals(number).name
-        if first:       # later ones leave time to clean up; Python may have swallowed what the first one raised
+        if first:       # the alarm repeats, as the code that runs may swallow what is raised here
             signal.setitimer(signal.ITIMER_REAL, PATIENCE / 2 if self.at_once else PATIENCE, PATIENCE / 4)
         if first and self.at_once or number == signal.SIGALRM:
             raise Stopped(f'stopped by {self.caught}; the same command resumes')
@@ -89,35 +90,43 @@ def run_script(main: Callable) -> NoReturn:
     The status is 2 after a problem the user can fix; 75 after a signal and 130 after a second Ctrl-C: then the same
     command resumes. A fault of the program keeps its traceback, and so does any error with HFPL_DEBUG set.
     """
+    torchrun = 'TORCHELASTIC_RUN_ID' in os.environ
+    if torchrun:
+        end_with_parent(signal.SIGTERM)
     _make_printable()
-    signals = Signals(at_once=True)
-    with signals:
+    with Signals(at_once=True) as signals:
         try:
             try:
-                status = main()
+                status, line = main(), ''
                 sys.stdout.flush()
             finally:
                 signals.ignore()
                 for child in multiprocessing.active_children():
                     child.kill()
-        except Exception as error:
-            status, line = _explained(error)
-            if line is None or status == 2 and os.environ.get('HFPL_DEBUG'):
-                raise
-        except KeyboardInterrupt:
-            status, line = 130, 'interrupted; the same command resumes'
-        except SystemExit as end:       # of argparse
+        except SystemExit as end:       # --help
             status, line = end.code, ''
-        else:
-            line = ''
-        if line and int(os.environ.get('LOCAL_RANK') or 0):     # torchrun ends this process if the first said it too
+        except BaseException as error:
+            status, line = _explained(error)
+            if not line or status == 2 and os.environ.get('HFPL_DEBUG'):
+                raise
+        if line and int(os.environ.get('LOCAL_RANK') or 0):     # if rank 0 ends with it, torchrun ends this process
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(OTHERS_FIRST)
+            time.sleep(RANK0_FIRST)
         _print_last(line)
-        if 'TORCHELASTIC_RUN_ID' in os.environ:     # a thread of the process group can abort the end of the interpreter
-            atexit._run_exitfuncs()
-            os._exit(status if isinstance(status, int) else bool(status))
+        if torchrun:        # a thread of the process group can crash the interpreter at its end
+            os._exit(status or 0)
         sys.exit(status)
+
+
+def end_with_parent(number: int, parent: int | None = None) -> None:
+    """Have Linux send this process a signal when its parent ends, even by SIGKILL. Elsewhere nothing happens.
+
+    `parent` is the parent's process id where the caller knows it: then a parent that has already ended counts too.
+    """
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != (parent or os.getppid()):
+            os.kill(os.getpid(), number)
 
 
 def one_line(error: BaseException) -> str:
@@ -125,37 +134,37 @@ def one_line(error: BaseException) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
 
 
-def _explained(error: Exception) -> tuple[int, str | None]:
-    """Exit status and line for an error; None in place of the line for a fault of the program."""
-    text = one_line(error)
+def _explained(error: BaseException) -> tuple[int, str]:
+    """Exit status and line for an error; no line for a fault of the program."""
+    text, runtime = one_line(error), isinstance(error, RuntimeError)
     if isinstance(error, Stopped):
         return EXIT_STATUS, text
+    if isinstance(error, KeyboardInterrupt):
+        return 130, 'interrupted; the same command resumes'
     if isinstance(error, OSError) and error.errno in BY_NUMBER:
         problem, remedy = BY_NUMBER[error.errno].split('; ')
-        return 2, f'error: {f"{error.filename}: {error.strerror}" if error.filename else problem}; {remedy}'
-    if isinstance(error, RuntimeError) and 'out of memory' in text:       # CUDA's, in several classes
-        return 2, f'error: {GPU_MEMORY} ({text[:120]})'
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and NO_MEMORY.search(text):
-        return 2, f'error: {MEMORY} ({text[:120]})'
-    if isinstance(error, RuntimeError) and LOST.search(text):
-        return EXIT_STATUS, f'error: another process of this run ended ({text[:120]}); see what it said, {AGAIN}'
-    if isinstance(error, ValueError | OSError | ImportError):
-        return 2, f'error: {text}'
-    return 1, None
+        text = f'{f"{error.filename}: {error.strerror}" if error.filename else problem}; {remedy}'
+    elif isinstance(error, MemoryError) or runtime and NO_MEMORY.search(text):
+        text = f'{MEMORY} ({text[:120]})'
+    elif runtime and 'out of memory' in text:       # CUDA's, in several classes
+        text = f'{GPU_MEMORY} ({text[:120]})'
+    elif runtime and LOST.search(text):
+        return EXIT_STATUS, f'error: another process of this run ended ({text[:120]}); see its message, {AGAIN}'
+    elif not isinstance(error, ValueError | OSError | ImportError):
+        return 1, ''
+    return 2, f'error: {text}'
 
 
 def _make_printable() -> None:
-    """Have letters that the terminal lacks printed as their codes, and what goes to a closed stream nowhere."""
-    for name in ('stdout', 'stderr'):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, 'w'))
-        elif hasattr(stream, 'reconfigure'):
+    """Print letters that the terminal lacks as escapes, and drop what goes to a closed stream."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
             stream.reconfigure(errors='backslashreplace')
 
 
 def _print_last(line: str) -> None:
-    """Print the line on stderr; whatever cannot be printed any more, as after `| head`, is dropped without a word."""
+    """Print the line on stderr; what cannot be printed any more, as after `| head`, is dropped silently."""
     for stream, text in ((sys.stdout, ''), (sys.stderr, f'{line}\n' if line else '')):
         try:
             stream.write(text)

@@ -1,12 +1,48 @@
-"""Number types of flags: finite and in a range, or refused by argparse in one line that says the range."""
+"""Command lines: errors in one line, and numbers that are finite and in range."""
 import argparse
 import re
 from collections.abc import Callable
+from typing import NoReturn
 
 WHOLE = re.compile(r'[+-]?[0-9]+')
 DECIMAL = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
 LARGEST_SEED = 2 ** 32 - 1
 COUNT = 10 ** 9                 # more steps, images or minutes than any run has
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows the range of numbers, defaults where there are any, and the docstring as it is written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        facts = [action.type.expected] if hasattr(action.type, 'expected') else []
+        if action.default not in (None, argparse.SUPPRESS) and action.default is not False and action.option_strings:
+            facts.append('default: %(default)s')
+        return f'{action.help} ({"; ".join(facts)})' if facts else action.help
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises ValueError, which run_script prints in one line, where argparse would print the usage."""
+
+    def __init__(self, doc: str, **settings):
+        super().__init__(description=doc, formatter_class=HelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+class LowHigh(argparse.Action):
+    """Action of a flag that takes two numbers, the lower one first; with strict they differ."""
+
+    def __init__(self, *args, strict: bool = False, **kwargs):
+        super().__init__(*args, nargs=2, **kwargs)
+        self.strict = strict
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        low, high = values
+        if low > high or self.strict and low == high:
+            raise argparse.ArgumentError(self, f'{low:g} {high:g} is not accepted; expected the lower number first'
+                                         + (', then a higher one' if self.strict else ''))
+        setattr(namespace, self.dest, (low, high))
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
@@ -23,25 +59,9 @@ def number(low: float, high: float, *, above: bool = False, below: bool = False)
 
 def _number(kind: type, form: re.Pattern, fits: Callable, expected: str) -> Callable:
     def convert(word: str):
-        # Not all that Python takes for a number is one to the user: 1_000, nan, ' 1', digits of other scripts.
+        # Python takes more for a number than a user does: 1_000, nan, ' 1', digits of other scripts.
         if not form.fullmatch(word) or len(word) > 100 or not fits(value := kind(word)):
-            shown = word if len(word) <= 100 else f'{word[:30]}...'
-            raise argparse.ArgumentTypeError(f'{shown!r} is not accepted; expected {expected}')
+            raise argparse.ArgumentTypeError(f'{word[:100]!r} is not accepted; expected {expected}')
         return value
     convert.expected = expected
     return convert
-
-
-class LowHigh(argparse.Action):
-    """Action of a flag that takes two numbers, the lower one first; with strict they differ."""
-
-    def __init__(self, *args, strict: bool = False, **kwargs):
-        super().__init__(*args, nargs=2, **kwargs)
-        self.strict = strict
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        low, high = values
-        if low > high or self.strict and low == high:
-            raise argparse.ArgumentError(self, f'{low:g} {high:g} is not accepted; expected the lower number first'
-                                         + (', then a higher one' if self.strict else ''))
-        setattr(namespace, self.dest, (low, high))

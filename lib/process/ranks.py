@@ -1,9 +1,8 @@
-"""The processes of one run: which one this is, and the few things that they tell one another.
+"""The processes of one run: which one this is, and the few things that they exchange.
 
-torchrun starts the processes of a training run and says in the environment which is which. Slurm's srun says it too;
-that is enough for inference, where each process takes its share of the list and none talks to another.
+torchrun starts the processes of a training run and says in the environment which is which. So does Slurm's srun; that
+is enough for inference, where each process takes every n-th image and needs nothing from the others.
 """
-import atexit
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,25 +15,24 @@ class Place(NamedTuple):
     """One process among those of a run."""
 
     rank: int = 0           # its number, from 0
-    world: int = 1          # how many there are
+    world: int = 1          # number of processes
     local: int = 0          # its number on its machine
 
 
-# Variables that say a process's number, how many there are, and its number on its machine.
 TORCHRUN = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 SRUN = ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID')
 
 
 def _variables() -> tuple[str, ...]:
-    """Those of what started this process; () if nothing did. torchrun comes first: srun may have started it."""
+    """The variables that say which process this is; () if there are none. srun may have started the torchrun."""
     return next((names for names in (TORCHRUN, SRUN) if all(name in os.environ for name in names[:2])), ())
 
 
 def place() -> Place:
-    """This process's place, as torchrun or srun tells it.
+    """This process among those of its run.
 
     Raises:
-        ValueError: if what they tell makes no sense.
+        ValueError: if the environment contradicts itself.
     """
     if not (names := _variables()):
         return Place()
@@ -46,72 +44,72 @@ def place() -> Place:
 
 
 def from_srun() -> bool:
-    """Whether this process is a task of srun itself, rather than of a torchrun that srun may have started."""
+    """Whether srun itself started this process, rather than a torchrun below srun."""
     return _variables() == SRUN
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Whether this is rank 0, which writes what is written once."""
     return place().rank == 0
 
 
 def print_rank0(text: str) -> None:
-    """Print in the first process only."""
+    """Print in rank 0 only."""
     if is_first():
         print(text, flush=True)
 
 
 def was_restarted() -> bool:
-    """Whether torchrun or Slurm has started this run again after a failure: then --fresh has had its effect."""
+    """Whether torchrun or Slurm has restarted this run after a failure: then --fresh has had its effect."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))
 
 
 def shares(batch_size: int, accumulate: int = 1) -> tuple[int, int]:
-    """(this process's part of every batch, number of parts), after making sure that the batch can be shared.
+    """(this process's part of every batch, number of parts).
 
     Raises:
-        ValueError: if it cannot.
+        ValueError: if a batch cannot be divided into equal parts.
     """
-    here = place()
-    parts = here.world * accumulate
+    rank, world, _ = place()
+    parts = world * accumulate
     if batch_size % parts:
         low, high = batch_size // parts * parts, -(-batch_size // parts) * parts
-        passes = f' in {accumulate} passes each (--accumulate)' if accumulate > 1 else ''
-        raise ValueError(f'--batch-size {batch_size} cannot be shared by {here.world} '
-                         f'process{"es" if here.world > 1 else ""}{passes}; use {f"{low} or " if low else ""}{high}')
-    return here.rank, here.world
+        steps = f' in {accumulate} accumulation steps (--accumulate)' if accumulate > 1 else ''
+        raise ValueError(f'--batch-size {batch_size} cannot be shared by {world} '
+                         f'process{"es" if world > 1 else ""}{steps}; use {f"{low} or " if low else ""}{high}')
+    return rank, world
 
 
 def connect(device: torch.device) -> None:
-    """Let the processes of a training run find one another; nothing to do where there is one.
+    """Connect the processes of a training run; does nothing where there is one.
 
     Raises:
         ValueError: if they were not started by torchrun.
     """
-    if place().world == 1 or distributed.is_initialized():
+    rank, world, _ = place()
+    if world == 1 or distributed.is_initialized():
         return
     if 'MASTER_ADDR' not in os.environ:
-        raise ValueError(f'{place().world} tasks of srun cannot train together by themselves; start torchrun on each '
-                         'node, see examples/slurm/run_voc_nodes.sh')
+        raise ValueError(f'{world} tasks of srun cannot train together by themselves; start torchrun on each node, see '
+                         'examples/slurm/run_voc_nodes.sh')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    # torchrun on one node keeps its store when it starts workers again: without a prefix they would find the addresses
-    # of the dead. On several nodes the counts may differ; there torchrun is told to make a new store (see the example).
+    # torchrun on one node keeps its store when it restarts workers: without a prefix they would find the addresses of
+    # the dead. On several nodes the counts may differ; there torchrun is told to make a new store (see the example).
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if os.environ.get('GROUP_WORLD_SIZE', '1') == '1' else 0
-    store, rank, world = next(distributed.rendezvous('env://'))
+    store, *_ = next(distributed.rendezvous('env://'))
     distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', rank=rank,
                                    world_size=world, store=distributed.PrefixStore(f'attempt-{attempt}', store))
-    atexit.register(disconnect)
 
 
 def disconnect() -> None:
-    """Let go of the others."""
+    """Leave the process group."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def any_of(flags: Sequence[bool]) -> list[bool]:
-    """Each flag: whether it is set in any process. The device is not waited for."""
+    """For each flag, whether it is set in any process. Does not wait for the device."""
     if not distributed.is_initialized():
         return list(flags)
     shared = torch.tensor(flags, dtype=torch.uint8)
@@ -120,11 +118,11 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
 
 
 def texts_of_all(text: str) -> list[str]:
-    """The texts of all processes that have one to say."""
-    if not distributed.is_initialized():
-        return [text] if text else []
-    texts = [None] * place().world
-    distributed.all_gather_object(texts, text)
+    """The texts of all processes, without empty ones."""
+    texts = [text]
+    if distributed.is_initialized():
+        texts = [None] * place().world
+        distributed.all_gather_object(texts, text)
     return [text for text in texts if text]
 
 
@@ -138,7 +136,7 @@ def mean(values: torch.Tensor) -> torch.Tensor:
 
 
 def by_the_first(function: Callable[[], None]) -> None:
-    """Have the first process do something that the others wait for; an error of it is raised in all."""
+    """Call a function in rank 0 while the others wait; an error of it is raised in all."""
     problem = ''
     if is_first():
         try:

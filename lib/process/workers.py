@@ -1,59 +1,63 @@
-"""Worker processes. They take tasks and return results through sockets, so they need no shared memory.
+"""Worker processes, each with a socket of its own. They can be killed at any moment, and need no shared memory.
 
-A worker holds nothing that others wait for: it can be killed at any moment, and is, once nothing is left for it to do.
+Python's pools share their queues among the workers: one that is killed while it sends a result blocks them for ever.
+What travels is plain pickle: multiprocessing's passes tensors by shared memory, which containers have little of.
 """
-import ctypes
-import multiprocessing
+import atexit
+import multiprocessing.util  # what it does at exit comes after what is registered here
+import operator
 import os
 import pickle
 import signal
 import socket
-import struct
 import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from multiprocessing import resource_tracker, util
 from queue import SimpleQueue
-from typing import Any
+from threading import Timer
+from typing import Any, BinaryIO
 
 import cv2
-import numpy as np
 
-LEFT_TO_MAIN = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)     # the main process decides what ends
-AHEAD = 4           # tasks per worker that are under way at a time
-GRACE = 15          # seconds that running tasks have when the rest is given up
-METHOD = 'fork' if sys.platform == 'linux' else 'spawn'     # elsewhere forked processes crash in system libraries
-PR_SET_PDEATHSIG = 1
+from lib.process.ending import AGAIN, CAUGHT, end_with_parent
+
+AHEAD = 4           # tasks per worker that are submitted at a time
+GRACE = 15          # seconds that running tasks have to finish after an error
+# Elsewhere than on Linux system libraries crash in forked processes.
+Process = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn').Process
+KILLED = ('a worker process was killed, probably because memory ran out; free memory or use fewer processes '
+          f'(--workers), {AGAIN}')
 
 
 class Background:
     """Runs functions in worker processes; at most AHEAD calls per worker are unfinished, so memory stays bounded.
 
-    With 0 workers each call is made at once, in this process. Used as a context: leaving it waits for all calls. An
-    error in a call is raised here, by a later submit or at the end.
+    With 0 workers each call runs at once, in this process. Leaving the context waits for all calls; an error in a call
+    is raised by a later submit or at the end.
     """
 
     def __init__(self, workers: int):
-        self.most = AHEAD * workers
-        self.pool = _Pool(_call, workers) if workers else None
-        self.waiting = set()
+        self.limit = AHEAD * workers
+        self.pool = _Pool(operator.call, workers) if workers else None
+        self.unfinished = set()
 
     def submit(self, function: Callable, *arguments) -> None:
         """Have function(*arguments) called; both must be picklable."""
         if self.pool is None:
             function(*arguments)
             return
-        self._wait(self.most - 1)
-        self.waiting.add(self.pool.submit((function, arguments)))
+        self._wait(self.limit - 1)
+        self.unfinished.add(self.pool.submit(partial(function, *arguments)))
 
-    def _wait(self, most: int) -> None:
-        """Wait until at most so many calls are unfinished, and raise what the finished ones raised."""
-        while len(self.waiting) > most:
-            done, self.waiting = wait(self.waiting, return_when=FIRST_COMPLETED)
+    def _wait(self, limit: int) -> None:
+        """Wait until at most `limit` calls are unfinished, and raise what the finished ones raised."""
+        while len(self.unfinished) > limit:
+            done, self.unfinished = wait(self.unfinished, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
 
@@ -70,35 +74,33 @@ class Background:
 
 
 def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int = 1, ahead: int = AHEAD) -> Iterator:
-    """Yield function(item) for every item, in order.
-
-    Items are taken as they are needed and results wait for nobody, so memory does not grow with their number.
+    """Yield function(item) for every item, in order. Items are read as they are needed, so memory stays bounded.
 
     Args:
-        function: goes to each worker once; it must be picklable, as must be items and results.
+        function: sent to each worker once; it must be picklable, as must items and results.
         items: read in this process.
-        workers: processes; 0 does all in this one.
-        chunk: items that travel together; more than 1 pays where a call takes less than a millisecond.
-        ahead: chunks per worker that are under way at a time.
+        workers: number of processes; 0 runs everything in this one.
+        chunk: items per task; more than 1 pays where a call takes less than a millisecond.
+        ahead: tasks per worker that are submitted at a time.
     """
     if not workers:
         yield from map(function, items)
         return
-    items, waiting = iter(items), deque()
+    items, submitted = iter(items), deque()
     pool = _Pool(partial(_call_each, function), workers)
     try:
-        while together := list(islice(items, chunk)):
-            waiting.append(pool.submit(together))
-            if len(waiting) == ahead * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        while task := list(islice(items, chunk)):
+            submitted.append(pool.submit(task))
+            if len(submitted) == ahead * workers:
+                yield from submitted.popleft().result()
+        while submitted:
+            yield from submitted.popleft().result()
     finally:
         pool.close()
 
 
 def map_chunks(function: Callable, items: Sequence, workers: int, size: int = 256) -> Iterator:
-    """Yield function(chunk) for consecutive chunks of that many items, in order."""
+    """Yield function(chunk) for consecutive chunks of `size` items, in order."""
     chunks = [items[first:first + size] for first in range(0, len(items), size)]
     return map_in_workers(function, chunks, min(workers, len(chunks)) if len(chunks) > 1 else 0)
 
@@ -107,155 +109,87 @@ class _Pool:
     """Processes that apply one function, each to one task at a time; a thread of this process waits for each."""
 
     def __init__(self, function: Callable, workers: int):
-        context, self.idle, self.processes, self.futures = multiprocessing.get_context(METHOD), SimpleQueue(), [], set()
-        self.kill = util.Finalize(self, _kill, (self.processes,), exitpriority=10)     # at the latest when Python ends
-        if METHOD == 'spawn':
-            resource_tracker.ensure_running()       # would unblock signals below
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_MAIN)     # workers inherit it and keep it
-        try:
+        self.idle, self.processes = SimpleQueue(), []
+        atexit.register(self.kill)          # Python would send a SIGTERM, which workers block, and wait
+        with _signals_blocked():            # workers inherit it: the main process decides
             for _ in range(workers):
                 ours, theirs = socket.socketpair()
-                with theirs:
-                    process = context.Process(target=_serve, args=(theirs, function, os.getpid()), daemon=True)
+                with ours, theirs:
+                    process = Process(target=_serve, args=(theirs, function, os.getpid()), daemon=True)
                     process.start()
-                self.processes.append(process)
-                self.idle.put((process, ours))
-        except BaseException:
-            self.kill()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, former)
+                    self.processes.append(process)
+                    self.idle.put(ours.makefile('rwb'))
         self.threads = ThreadPoolExecutor(workers)
 
     def submit(self, task: Any) -> Future:
         """Have the function applied by the next worker that is idle."""
-        future = self.threads.submit(self._apply, task)
-        self.futures.add(future)
-        future.add_done_callback(self.futures.discard)
-        return future
+        with _signals_blocked():            # an exception while a thread starts would be printed
+            return self.threads.submit(self._apply, task)
 
     def _apply(self, task: Any) -> Any:
-        process, pipe = self.idle.get()
+        stream = self.idle.get()
         try:
-            parts = _pickled(task)
-            try:
-                _send(pipe, parts)
-                result, failed = _receive(pipe)
-            except (EOFError, ConnectionError):
-                raise _died(process) from None
+            _send(stream, task)
+            result, error, trace = pickle.load(stream)
+        except (EOFError, ConnectionError, pickle.UnpicklingError):
+            raise ChildProcessError(KILLED) from None
         finally:
-            self.idle.put((process, pipe))
-        if failed:
-            error, where = failed
-            raise error from RuntimeError(f'in a worker process:\n{where}')
+            self.idle.put(stream)
+        if error:
+            raise error from RuntimeError(f'in a worker process:\n{trace}')
         return result
 
     def close(self) -> None:
-        """End the processes; tasks that run may finish, others are given up."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
-        wait(list(self.futures), timeout=GRACE)
-        self.kill()
-        self.threads.shutdown()
+        """End the processes; tasks that run have GRACE seconds to finish, the others are cancelled."""
+        timer = Timer(GRACE, self.kill)
+        with _signals_blocked():
+            timer.start()
+        try:
+            self.threads.shutdown(cancel_futures=True)
+        finally:
+            timer.cancel()
+            self.kill()
+            atexit.unregister(self.kill)
+
+    def kill(self) -> None:
+        """End the processes at once."""
+        for process in self.processes:
+            process.kill()
+            process.join()
 
 
-def init_worker(parent: int) -> None:
-    """What a worker does first: start no threads, as the processes share the cores, and end when its parent does."""
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, CAUGHT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _serve(connection: socket.socket, function: Callable, parent: int) -> None:
+    """Body of a worker: applies the function to each task. It starts no threads, as the processes share the cores."""
+    end_with_parent(signal.SIGKILL, parent)
     cv2.setNumThreads(0)
     if 'torch' in sys.modules:
         sys.modules['torch'].set_num_threads(1)
-    if sys.platform == 'linux':         # elsewhere the end of the socket tells, after the running task
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:          # died meanwhile
-        os._exit(1)
+    stream = connection.makefile('rwb')
+    while True:
+        try:
+            task = pickle.load(stream)
+        except EOFError:        # the parent has ended
+            os._exit(1)
+        try:
+            answer = function(task), None, ''
+        except BaseException as error:
+            answer = None, error, traceback.format_exc()
+        _send(stream, answer)
 
 
-def _serve(pipe: socket.socket, function: Callable, parent: int) -> None:
-    """Body of a worker. It ends without a word: what it has to say, it sends."""
-    try:
-        init_worker(parent)
-        while True:
-            task = _receive(pipe)
-            try:
-                answer = _pickled((function(task), None))
-            except BaseException as error:
-                answer = _pickled((None, (_sendable(error), traceback.format_exc())))
-            _send(pipe, answer)
-    finally:
-        os._exit(1)
-
-
-def _call(task: tuple[Callable, tuple]) -> None:
-    function, arguments = task
-    function(*arguments)
+def _send(stream: BinaryIO, content: Any) -> None:
+    pickle.dump(content, stream, pickle.HIGHEST_PROTOCOL)
+    stream.flush()
 
 
 def _call_each(function: Callable, items: list) -> list:
     return [function(item) for item in items]
-
-
-def _sendable(error: BaseException) -> BaseException:
-    """The error, or one that says the same where it cannot be pickled."""
-    try:
-        return pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f'{type(error).__name__}: {error}')
-
-
-def _died(process: multiprocessing.Process) -> ChildProcessError:
-    process.join(5)
-    code = process.exitcode
-    how = f'was killed by {signal.Signals(-code).name}' if code and code < 0 else f'ended with status {code}'
-    return ChildProcessError(f'a worker process {how}, probably because memory ran out; free memory or use fewer '
-                             'processes (--workers), then run the same command again: it resumes')
-
-
-def _kill(processes: list) -> None:
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
-
-
-class _Pickler(pickle.Pickler):
-    """Sends tensors as arrays: torch itself would pass them through shared memory, which containers have little of."""
-
-    def reducer_override(self, value: Any) -> Any:
-        torch = sys.modules.get('torch')
-        if torch is not None and type(value) is torch.Tensor:
-            return torch.from_numpy, (value.numpy(),)
-        return NotImplemented
-
-
-class _Writer(list):
-    write = list.append
-
-
-def _pickled(content: Any) -> list[memoryview]:
-    """A message: the pickle, and the memory of each array in it, which is not copied."""
-    text, buffers = _Writer(), []
-    _Pickler(text, 5, buffer_callback=buffers.append).dump(content)
-    return [memoryview(b''.join(text)), *(buffer.raw() for buffer in buffers)]
-
-
-def _send(pipe: socket.socket, parts: list[memoryview]) -> None:
-    pipe.sendall(struct.pack(f'<{len(parts) + 1}Q', len(parts), *(part.nbytes for part in parts)))
-    for part in parts:
-        pipe.sendall(part)
-
-
-def _receive(pipe: socket.socket) -> Any:
-    count, = struct.unpack('<Q', _read(pipe, 8))
-    sizes = struct.unpack(f'<{count}Q', _read(pipe, 8 * count))
-    text, *buffers = [_read(pipe, size) for size in sizes]
-    return pickle.loads(text, buffers=buffers)
-
-
-def _read(pipe: socket.socket, size: int) -> memoryview:
-    """So many bytes; each array gets memory of its own, which may be written to."""
-    content = memoryview(np.empty(size, np.uint8))
-    place = 0
-    while place < size:
-        if not (count := pipe.recv_into(content[place:])):
-            raise EOFError
-        place += count
-    return content

@@ -1,8 +1,5 @@
-"""Choice of device and mixed precision, and how a network is distributed over devices and processes."""
+"""Choice of device and mixed precision, and how a training step calls a network."""
 import contextlib
-import importlib.util
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -13,10 +10,10 @@ from lib.process.batchpart import in_last_pass
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a --device value means; of several processes on a machine, each has its own GPU.
+    """The device that a --device value means; each process of a machine gets a GPU of its own.
 
     Raises:
-        ValueError: if it is not here.
+        ValueError: if there is no such device.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -26,28 +23,29 @@ def pick_device(name: str) -> torch.device:
         device = None
     if device is None or device.type not in ('cpu', 'cuda'):
         raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
-    if device.type == 'cuda':
-        count, here = torch.cuda.device_count(), ranks.place()
-        if here.world > 1:
-            if device.index is not None:
-                raise ValueError(f'--device {name} is one GPU, and each of {here.world} processes takes its own; use '
-                                 '--device cuda, and choose GPUs with CUDA_VISIBLE_DEVICES')
-            # A task of srun may see its own GPUs alone (--gpus-per-task), numbered from 0 in each.
-            local = here.local % max(count, 1) if ranks.from_srun() else here.local
-            if local >= count:
-                raise ValueError(f'process {here.local} of this machine finds {count} GPUs; start as many processes as '
-                                 'there are GPUs, or use --device cpu')
-            return torch.device('cuda', local)
+    if device.type == 'cpu':
+        return device
+    count, (_, world, local) = torch.cuda.device_count(), ranks.place()
+    if world == 1:
         if (device.index or 0) >= count:
             raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu, or check '
                              'CUDA_VISIBLE_DEVICES')
-    return device
+        return device
+    if device.index is not None:
+        raise ValueError(f'--device {name} is one GPU, but each of {world} processes needs its own; use --device cuda, '
+                         'and choose GPUs with CUDA_VISIBLE_DEVICES')
+    if ranks.from_srun() and count:
+        local %= count          # srun may show each task its own GPUs alone (--gpus-per-task), numbered from 0
+    if local >= count:
+        raise ValueError(f'process {local} of this machine sees {count} GPUs; start as many processes as there are '
+                         'GPUs, or use --device cpu')
+    return torch.device('cuda', local)
 
 
 def resolve_amp(name: str, device: torch.device) -> str:
     """What an --amp value means on this device: 'none', 'bf16' or 'fp16'.
 
-    `auto` is bf16 where the hardware multiplies in it; elsewhere it would be emulated, slower than float32.
+    `auto` is bf16 where the hardware supports it; elsewhere it would be emulated, slower than float32.
 
     Raises:
         ValueError: if the device cannot do it.
@@ -74,21 +72,18 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, amp: torch.dtype | None) -> contextlib.AbstractContextManager:
-    """Context in which the network runs."""
+    """Context in which a network runs."""
     return torch.autocast(device.type, amp) if amp else contextlib.nullcontext()
 
 
 def place(network: nn.Module, device: torch.device, amp: torch.dtype | None) -> nn.Module:
-    """The network on the device, in the memory format that suits the number format.
-
-    channels_last is used with autocast and on GPUs, where it is the faster one.
-    """
+    """The network on the device; with autocast and on GPUs in channels_last, which is faster there."""
     network = network.to(device)
     return network.to(memory_format=torch.channels_last) if amp or device.type == 'cuda' else network
 
 
 class Autocast(nn.Module):
-    """A network under autocast. DataParallel calls it in threads of its own, which enter autocast without its dtype."""
+    """A network under autocast."""
 
     def __init__(self, network: nn.Module, device: torch.device, amp: torch.dtype):
         super().__init__()
@@ -100,14 +95,14 @@ class Autocast(nn.Module):
 
 
 class SharedGradients(nn.parallel.DistributedDataParallel):
-    """Averages the gradients over the processes once per batch: in the last pass of gradient accumulation."""
+    """Averages the gradients over the processes once per batch: in its last gradient accumulation step."""
 
     def forward(self, images: torch.Tensor):
         with contextlib.nullcontext() if in_last_pass() else self.no_sync():
             return super().forward(images)
 
 
-def parallel(network: nn.Module, device: torch.device, *, amp: torch.dtype | None = None, compiled: bool = False,
+def parallel(network: nn.Module, device: torch.device, *, amp: torch.dtype | None = None,
              whole_batch: bool = False) -> nn.Module:
     """The network as a training step calls it: under autocast, and over the processes of a run or the GPUs of one.
 
@@ -115,48 +110,18 @@ def parallel(network: nn.Module, device: torch.device, *, amp: torch.dtype | Non
         network: on the device.
         device: of this process.
         amp: autocast dtype; None for full float32.
-        compiled: compile it.
         whole_batch: the network needs statistics of the whole batch, which GPUs of one process do not share.
-
-    Raises:
-        ValueError: if several GPUs are to share a compiled network, or there is no compiler.
     """
-    processes = ranks.place().world
-    gpus = torch.cuda.device_count() if device.type == 'cuda' and device.index is None and processes == 1 else 1
+    world = ranks.place().world
+    gpus = torch.cuda.device_count() if device.type == 'cuda' and device.index is None and world == 1 else 1
     if whole_batch and gpus > 1:
         print(f'note: one GPU of {gpus} is used, as batch norm needs the whole batch; torchrun uses all of them')
         gpus = 1
-    if compiled:
-        if processes > 1:
-            raise ValueError('--compile works in one process; leave it out')
-        if gpus > 1:
-            raise ValueError(f'--compile works on one device, {gpus} GPUs would share the batch; leave it '
-                             'out, or make one GPU visible with CUDA_VISIBLE_DEVICES=0')
-        network = compile_network(network, device)
     if amp:
         network = Autocast(network, device, amp)
-    if processes > 1:
+    if world > 1:
         ranks.connect(device)
         network = SharedGradients(network, [device] if device.type == 'cuda' else None)
         network.broadcast_buffers = False           # not by its argument, which torch 2.14 warns of
         return network
     return nn.DataParallel(network, list(range(gpus))) if gpus > 1 else network
-
-
-def compile_network(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network, compiled on its first steps."""
-    check_compiler(device)
-    # Sizes as they come: the two views of the CAM stage make two programs, each for its own size.
-    return torch.compile(network, dynamic=False)
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raise ValueError unless torch.compile finds what it needs for the device."""
-    names = [os.environ.get('CXX'), 'g++', 'c++', 'clang++'] if device.type == 'cpu' else [
-        os.environ.get('CC'), 'gcc', 'cc', 'clang']
-    missing = [] if any(shutil.which(name) for name in names if name) else ['a C++ compiler']
-    if device.type == 'cuda' and importlib.util.find_spec('triton') is None:
-        missing.append('the package triton')
-    if missing:
-        raise ValueError(f'--compile needs {" and ".join(missing)}, which this machine lacks; install it, or leave '
-                         '--compile out')

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lib.process.ending import run_script as run_script
-from lib.process.ranges import COUNT, LARGEST_SEED, integer, number
+from lib.process.ranges import COUNT, LARGEST_SEED, Parser, integer, number
 from lib.run.settings import COMMON, SETTINGS, row_of
 
 # A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:
@@ -16,34 +15,26 @@ from lib.run.settings import COMMON, SETTINGS, row_of
 NOTHING = ()
 
 
-def base_parser(doc: str) -> argparse.ArgumentParser:
+def base_parser(doc: str) -> Parser:
     """Parser with the flags of every stage; `doc` is the script's docstring, shown by --help."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=HelpFormatter, allow_abbrev=False)
-    group = parser.add_argument_group('data and place')
-    group.add_argument('--dataset', default='voc12',
-                       help='voc12, coco, toy, or the path of a dataset.json').affects = NOTHING
-    group.add_argument('--data-root', '--voc12-root', '--coco-root', type=Path, metavar='DIR',
-                       help='folder that holds the images; the default is the data set\'s own '
-                       'place under data/').affects = NOTHING
-    group.add_argument('--lists', type=Path, metavar='DIR',
-                       help='folder with <split>.txt and labels.txt; the default is the data '
-                       'set\'s own').affects = NOTHING
-    group.add_argument('--exp', type=Path, default=Path('exp'), metavar='DIR',
-                       help='folder of all runs').affects = NOTHING
-    group.add_argument('--run', metavar='NAME',
-                       help='name of the run, a folder in --exp; the default is the data set\'s name').affects = NOTHING
-    group.add_argument('--limit', type=integer(1, COUNT), metavar='N',
-                       help='use only the first N images of the split').affects = NOTHING
-    group.add_argument('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
-                       help='worker processes that read images, run the CRF and the like; 0 '
-                       'does all in the main process').affects = NOTHING
-    group.add_argument('--on-corrupt', choices=('error', 'skip'), default='error',
-                       help='what to do about an image or mask that cannot be decoded: stop, or leave it out in every '
-                       'stage and say so; one that is missing stays an error').affects = NOTHING
-    group.add_argument('--damaged', dest='on_corrupt', type={'stop': 'error', 'skip': 'skip'}.get, metavar='stop|skip',
-                       choices=('error', 'skip'), default=argparse.SUPPRESS, help=argparse.SUPPRESS).affects = NOTHING
-    group.add_argument('--dry-run', action='store_true',
-                       help='check all inputs, print the settings, and stop').affects = NOTHING
+    parser = Parser(doc)
+    add = _adder(parser.add_argument_group('data and output'))
+    add('--dataset', default='voc12', help='voc12, coco, toy, or the path of a dataset.json')
+    add('--data-root', '--voc12-root', '--coco-root', type=Path, metavar='DIR',
+        help='folder of the images; the default is the data set\'s folder in data/')
+    add('--lists', type=Path, metavar='DIR',
+        help='folder with <split>.txt and labels.txt; the default is the data set\'s own')
+    add('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
+    add('--run', metavar='NAME', help='name of the run, a folder in --exp; the default is the data set\'s name')
+    add('--limit', type=integer(1, COUNT), metavar='N', help='use only the first N images of the split')
+    add('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
+        help='worker processes that read images, run the CRF and the like; 0 does everything in the main process')
+    add('--on-corrupt', choices=('error', 'skip'), default='error',
+        help='on an image or mask that cannot be decoded: stop, or leave it out in every stage and say so; a missing '
+        'file is always an error')
+    add('--damaged', dest='on_corrupt', type={'stop': 'error', 'skip': 'skip'}.get, metavar='stop|skip',
+        choices=('error', 'skip'), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add('--dry-run', action='store_true', help='check all inputs, print the settings, and stop')
     return parser
 
 
@@ -52,9 +43,9 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
     affects = None if backbone else NOTHING             # a trained network's file says it; a published one does not
     group = parser.add_argument_group('network and device')
     group.add_argument('--device', default='auto',
-                       help='auto (a GPU where there is one), cpu, cuda or cuda:N').affects = NOTHING
+                       help='auto (a GPU if there is one), cpu, cuda or cuda:N').affects = NOTHING
     group.add_argument('--amp', choices=('none', 'bf16', 'fp16', 'auto'), default='none',
-                       help='number format of the convolutions; auto is bf16 where the hardware computes with it')
+                       help='mixed precision (autocast dtype); auto is bf16 where the hardware supports it')
     group.add_argument('--width', type=number(0.01, 4), default=1.0, help='width multiplier of resnet38d' if backbone
                        else argparse.SUPPRESS).affects = affects
     group.add_argument('--backbone', default=backbone, metavar='NAME', help='resnet38d, or timm:NAME for a '
@@ -64,72 +55,74 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
     """Flags of the training stages; the defaults given are the published ones of the stage on VOC."""
     group = add_loop_flags(parser, batch_size=batch_size, lr=lr,
-                           lr_help='learning rate of pretrained weights at step 0; biases take twice as much')
-    group.add_argument('--head-lr', type=number(0, 1000, above=True), default=10.0, metavar='TIMES',
-                       help='learning rate of new layers over that of pretrained ones')
+                           lr_help='learning rate of pretrained weights at step 0; twice that for biases')
+    group.add_argument('--head-lr', type=number(0, 1000, above=True), default=10.0, metavar='FACTOR',
+                       help='learning rate of new layers, as a multiple of --lr')
     group.add_argument('--output-stride', type=int, choices=(8, 16), default=8,
-                       help='pixels of the image per position of the features; resnet38d has 8')
+                       help='output stride of the backbone; resnet38d has 8')
     group.add_argument('--momentum', type=number(0, 1, below=True), default=momentum, help='momentum of SGD')
-    group.add_argument('--weight-decay', type=number(0, 1), default=5e-4,
-                       help='decay of weights; biases have none')
-    group.add_argument('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
-                       help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights; for '
-                       'a timm backbone .pth, .safetensors, timm (fetched), efficientnet-lite0 '
-                       '(its package), or none').affects = NOTHING
+    group.add_argument('--weight-decay', type=number(0, 1), default=5e-4, help='weight decay; biases have none')
     group.add_argument('--max-steps', type=integer(1, COUNT), metavar='N',
                        help='stop after N steps; the learning rate still falls to zero at the last of them')
     group.add_argument('--poly-power', type=number(0, 100, above=True), default=0.9,
                        help='the learning rate falls as (1 - step / steps) to this power')
-    group.add_argument('--picture-every', type=integer(0, COUNT), default=500, metavar='N',
-                       help='steps between pictures in TensorBoard; 0 for none').affects = NOTHING
-    group.add_argument('--accumulate', type=integer(1, 1024), default=1, metavar='N',
-                       help='gradient accumulation steps: less memory; results differ by rounding').affects = NOTHING
-    group.add_argument('--compile', action='store_true',
-                       help='compile the network on its first steps; one device; results '
-                       'differ by rounding').affects = NOTHING
+    add = _adder(group)
+    add('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
+        help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights; for a timm backbone '
+        '.pth, .safetensors, timm (downloaded), efficientnet-lite0 (from its package), or none')
+    add('--picture-every', type=integer(0, COUNT), default=500, metavar='N',
+        help='steps between visualisations in TensorBoard; 0 for none')
+    add('--accumulate', type=integer(1, 1024), default=1, metavar='N',
+        help='gradient accumulation steps per batch: less memory; results differ by rounding')
 
 
 def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float,
                    lr_help: str) -> argparse._ArgumentGroup:
-    """The part of them that everything trained by lib/run/loop.py has; returns the group."""
+    """Those of everything that lib/run/loop.py trains; returns the group."""
     group = parser.add_argument_group('training')
-    group.add_argument('--batch-size', type=integer(1, 65536), default=batch_size, help='images a step, over all GPUs')
+    group.add_argument('--batch-size', type=integer(1, 65536), default=batch_size,
+                       help='images per step, over all GPUs')
     group.add_argument('--lr', type=number(0, 1000, above=True), default=lr, help=lr_help)
     group.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1, help='seed of initial weights, data order, '
                        'augmentation, dropout and pixel sampling')
-    group.add_argument('--log-every', type=integer(1, COUNT), default=25, metavar='N',
-                       help='steps between records').affects = NOTHING
-    group.add_argument('--save-minutes', type=number(0, COUNT), default=10, metavar='M',
-                       help='minutes between checkpoints; there is one at SIGTERM, SIGINT and '
-                       'SIGUSR1 too').affects = NOTHING
-    group.add_argument('--save-every', type=integer(0, COUNT), default=0, metavar='N',
-                       help='steps between further checkpoints; 0 for none').affects = NOTHING
+    add = _adder(group)
+    add('--log-every', type=integer(1, COUNT), default=25, metavar='N', help='steps between log entries')
+    add('--save-minutes', type=number(0, COUNT), default=10, metavar='M',
+        help='minutes between checkpoints; one is saved at SIGTERM, SIGINT and SIGUSR1 too')
+    add('--save-every', type=integer(0, COUNT), default=0, metavar='N',
+        help='steps between additional checkpoints; 0 for none')
     add_fresh_flag(group)
     return group
 
 
 def add_fresh_flag(group: argparse._ActionsContainer) -> None:
-    """The flag of all that resumes."""
-    group.add_argument('--fresh', action='store_true',
-                       help='start over, removing what an earlier run left').affects = NOTHING
+    """The flag of everything that resumes."""
+    _adder(group)('--fresh', action='store_true', help='start over, removing the output of an earlier run')
+
+
+def _adder(group: argparse._ActionsContainer) -> Callable:
+    """group.add_argument, for flags that change no numbers."""
+    def add(*names: str, **settings) -> None:
+        group.add_argument(*names, **settings).affects = NOTHING
+    return add
 
 
 def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str, get_spec: Callable,
             known: Mapping | None = None) -> tuple:
-    """Settings of a script and the data set they name.
+    """Settings of a script and its data set.
 
     Args:
         parser: the script's flags.
         argv: words of the command line; None reads sys.argv.
         stage: its column in the table of settings (lib/run/settings.py); '' for a script without one.
         get_spec: (dataset, data_root, lists) -> DatasetSpec.
-        known: further settings that beat the table, as those that a network's file knows.
+        known: further settings that beat the table, such as those stored with a network.
 
     Returns:
         (args, spec); args.run is filled in, args.folder is <exp>/<run>.
 
     Raises:
-        ValueError: if the data set asks for a preset that the script has not.
+        ValueError: if a flag is wrong, or the data set has a preset that the script lacks.
     """
     words = [plain_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parser.parse_args(words)
@@ -169,13 +162,3 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
     return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
             for key, value in vars(args).items()
             if key not in ('folder', 'affects') and (affects.get(key) is None or kind in affects[key])}
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows what numbers a flag takes, defaults where they say something, and the docstring as it is written."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        facts = [action.type.expected] if hasattr(action.type, 'expected') else []
-        if action.default not in (None, argparse.SUPPRESS) and action.default is not False and action.option_strings:
-            facts.append('default: %(default)s')
-        return f'{action.help} ({"; ".join(facts)})' if facts else action.help

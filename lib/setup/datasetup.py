@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json, write_json
-from lib.process.ranges import integer
+from lib.process.ranges import Parser, integer
 from lib.setup.download import fetch
 from lib.setup.unpack import unpack
 from lib.setup.verify import check_samples, count_files, print_lists
@@ -111,8 +111,7 @@ def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
 
 def base_parser(doc: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:
     """Flags of preparing a data set, a part of its set-up; old_flags are further names of --data-root."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Parser(doc)
     parser.add_argument('--data-root', *old_flags, '--data_root', type=Path, default=root, metavar='DIR',
                         help=f'folder of the data set ({root})')
     parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help=f'folder of the lists ({lists}/)')
