@@ -3,7 +3,6 @@
     ./run_demo.sh
     python -m benchmarks.figure --images 3 8 21 40 --out docs/demo.png
 """
-import argparse
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lib.data.labelio import read_maps
 from lib.data.registry import get_spec
 from lib.files.imageio import IGNORED, read_image, read_mask
+from lib.process.ranges import Parser, integer
 from tool.camutils import cam_label
 
 COLUMNS = ('image', 'CAM', 'CAM label', 'random walk', 'segmentation', 'ground truth')
@@ -53,14 +53,14 @@ def row_of(name, spec, run, threshold):
             for cell in cells], set(np.unique(labels[-1]).tolist()) - {0}
 
 
-def main():
+def main(argv=None):
     """Draw it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument('--dataset', default='data/toy-0/dataset.json')
     parser.add_argument('--run', type=Path, default=Path('exp/toy-0'))
-    parser.add_argument('--images', type=int, nargs='+', required=True, help='numbers of validation images, landscape')
+    parser.add_argument('--images', type=integer(0, 10 ** 6), nargs='+', required=True, help='numbers of validation images, landscape')
     parser.add_argument('--out', type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     spec = get_spec(args.dataset, None, None)
     threshold = next(result['threshold'] for record in json.loads((args.run / 'scores.json').read_text())
                      if (record['what'], record['split']) == ('cam', 'val')

@@ -4,7 +4,7 @@ import contextlib
 import pytest
 import torch
 from torch import nn
-from torch.nn.parallel import parallel_apply
+from torch.nn.parallel.parallel_apply import parallel_apply
 
 from lib.net.weights import load_network, save_network, unwrapped
 from lib.run import device as devices
