@@ -6,7 +6,7 @@ from pathlib import Path
 import ijson
 from tqdm import tqdm
 
-from lib.process.progress import bar_style
+from lib.process.cli import bar_style
 
 
 def read_sizes(path: Path) -> dict[int, tuple[int, int]]:

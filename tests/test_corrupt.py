@@ -17,12 +17,13 @@ import train_cam_voc
 import train_seg
 from lib import panel
 from lib.data import corrupt
-from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, SegTrainSet
+from lib.data.affinity import AffTrainSet
+from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet
 from lib.data.files import FileSet
-from lib.data.folder import read_spec
 from lib.data.labelio import read_seeds, write_seeds
 from lib.data.loading import training_batches
 from lib.data.pairs import label_pairs
+from lib.data.registry import read_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_image
 from lib.process.ending import run_script

@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, SegTrainSet, batch_keys
+from lib.data.affinity import AffTrainSet
+from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet, batch_keys
 from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
 from lib.data.loading import training_batches

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.data.folder import read_spec
-from lib.data.registry import get_spec
+from lib.data.registry import get_spec, read_spec
 from lib.files.dataspec import DatasetSpec
 
 

@@ -16,7 +16,7 @@ import eval as evaluation
 import infer_aff
 import infer_cam
 import train_aff
-from lib.data.datasets import AffTrainSet
+from lib.data.affinity import AffTrainSet
 from lib.data.labelio import VALUES, read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import (
     label_source,

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from lib.net.backbones import make_backbone
+from lib.net.backbone import make_backbone
 from lib.net.timm_weights import PACKAGE, backbone_names, weights_path
 from lib.net.weights import load_imagenet, save_network
 

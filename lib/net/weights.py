@@ -14,7 +14,6 @@ from torch import nn
 from lib.files.dataspec import MOST_CLASSES
 from lib.files.jsonfile import misfit
 from lib.files.torchfile import read_torch, unsound, write_torch
-from lib.net.mxnet import resnet38d_tensors
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
 REMEDY = 'fetch it again, or finish the stage that trains this network'
@@ -51,7 +50,8 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
             'github.com/itijyou/ademxapp) are linked from the README pages of AffinityNet (github.com/jiwoon-ahn/psa) '
             'and SEAM (github.com/YudeWang/SEAM); put the file into pretrained/, or train from scratch: --weights none')
     else:
-        state = resnet38d_tensors(path) if path.suffix == '.params' else read_network(path)[0]
+        is_mxnet = path.suffix == '.params'     # imported by name: hardly any run needs it
+        state = import_module('lib.net.mxnet').resnet38d_tensors(path) if is_mxnet else read_network(path)[0]
     _load_strictly(backbone, state, path)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lib.process import ranks
-from lib.process.batchpart import in_last_pass
+from lib.process.ranks import in_last_pass
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,9 +15,8 @@ from lib.files.dataspec import and_more
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
 from lib.process.ending import Signals
-from lib.run.digests import Digests
 from lib.run.lock import Lock
-from lib.run.origin import NEW_OR_BOTH, OWN, difference
+from lib.run.origin import NEW_OR_BOTH, OWN, Digests, difference
 from lib.run.record import write_made_by
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lib.files.dataspec import DatasetSpec, Sample, list_sha256
 from lib.files.imageio import read_image, read_mask, read_size
-from lib.process.progress import progress
+from lib.process.cli import progress
 from lib.process.workers import map_in_workers
 
 
