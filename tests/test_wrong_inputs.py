@@ -65,7 +65,7 @@ def spoil_value(path):
 
 @pytest.mark.parametrize('spoil, problem, remedy', [
     (spoil_missing, 'train lists images that are not there', 'check --data-root, or correct the list'),
-    (spoil_cut, 'is not a readable image', 'restore it'), (spoil_empty, 'is not a readable picture', 'restore it'),
+    (spoil_cut, 'is not a readable image', 'restore it'), (spoil_empty, 'is not a readable image', 'restore it'),
     (spoil_text, 'is not a readable image', 'restore it')], ids=['missing', 'truncated', 'empty', 'text'])
 def test_a_picture_that_cannot_be_read_is_named_before_training(data, tmp_path, capsys, spoil, problem, remedy):
     spoil(data / 'images/train_00007.jpg')
@@ -257,7 +257,7 @@ def test_labels_of_another_size(run_folder, data, tmp_path, capsys):
     common = (*place(data / 'dataset.json', tmp_path / 'exp'), *LOADED_HERE)
     refused(tmp_path, capsys, train_seg.main, (*common, *TRAINING, *NONE, '--labels', labels),
             r'train_00004\.png is 50x60 pixels', r'train_00004\.jpg is \d+x\d+', 'infer_aff.py')
-    with pytest.raises(ValueError, match=r'train_00004: prediction is 50x60, truth \d+x\d+; predict at the size'):
+    with pytest.raises(ValueError, match=r'prediction is 50x60, ground truth \d+x\d+; predict at the size'):
         evaluation.main([*common, '--what', 'walk', '--split', 'train', '--labels', str(labels)])
 
 

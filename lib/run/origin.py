@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
@@ -89,8 +89,11 @@ def _key(path: str | Path) -> str | None:
 def _read_all(paths: Sequence[str | Path]) -> list[str]:
     if not paths:
         return []
-    with ThreadPool(THREADS) as pool:       # hashing lets other threads run
-        return list(tqdm(pool.imap(_read, paths, CHUNK), 'reading inputs', len(paths), delay=10, leave=False))
+    chunks = [paths[first:first + CHUNK] for first in range(0, len(paths), CHUNK)]
+    with ThreadPoolExecutor(THREADS) as pool:       # hashing lets other threads run
+        read = pool.map(lambda chunk: [*map(_read, chunk)], chunks)
+        return [digest for digests in tqdm(read, 'reading inputs', len(chunks), delay=10, leave=False)
+                for digest in digests]
 
 
 def _read(path: str | Path) -> str:
