@@ -26,13 +26,11 @@ from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_mask
+from lib.process.cli import bar_style, number
 from lib.process.ending import run_script
-from lib.process.progress import bar_style
-from lib.process.ranges import number
 from lib.process.workers import map_chunks
-from lib.run.digests import Digests, text_digest
 from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
-from lib.run.origin import check_labels, stage_origin
+from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label

@@ -24,11 +24,10 @@ from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_par
 from lib.net.aff import AffinityNet
 from lib.net.backbone import Backbone
 from lib.process import ranks
+from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.process.ranges import integer, number
-from lib.run.digests import Digests
 from lib.run.options import NOTHING, resolve
-from lib.run.origin import check_labels, stage_origin
+from lib.run.origin import Digests, check_labels, stage_origin
 from lib.run.outputs import Output
 from tool.affutils import pair_affinity, pool_cams, random_walk, walk_label
 from tool.imutils import normalise, pad_to_multiple, resize_bicubic, resize_linear, resize_nearest, scaled_size

@@ -26,11 +26,10 @@ from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.seam import Seam
 from lib.process import ranks
+from lib.process.cli import LowHigh, number
 from lib.process.ending import run_script
-from lib.process.ranges import LowHigh, number
-from lib.run.digests import Digests
 from lib.run.options import NOTHING, resolve
-from lib.run.origin import stage_origin
+from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output
 from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores

@@ -32,11 +32,10 @@ from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.deeplab import DeepLab
 from lib.process import ranks
+from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.process.ranges import integer, number
-from lib.run.digests import Digests
 from lib.run.options import NOTHING, resolve
-from lib.run.origin import stage_origin
+from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output, refuse_unknown
 from tool.crfutils import FINAL_CRF, dense_crf
 from tool.drawing import blend, legend, stacked

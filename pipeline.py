@@ -15,9 +15,9 @@ from typing import NamedTuple
 from lib.data.registry import get_spec
 from lib.data.toy_draw import CLASSES
 from lib.files.dataspec import DatasetSpec
+from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
 from lib.process.launch import Runner
-from lib.process.ranges import LARGEST_SEED, Parser, integer
 from lib.routing import Command, Flag, Tool, give, read_flags
 from lib.run.options import base_parser, plain_flag
 

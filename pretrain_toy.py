@@ -21,23 +21,22 @@ from lib.data.datasets import CamTrainSet
 from lib.data.loading import steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.data.toy_draw import close_ups
-from lib.net.backbones import make_backbone
+from lib.net.backbone import make_backbone
 from lib.net.syncnorm import share_batch_norm
 from lib.net.weights import save_network
 from lib.process import ranks
+from lib.process.cli import integer
 from lib.process.ending import run_script
-from lib.process.ranges import integer
 from lib.run import device as devices
 from lib.run.checkpoint import is_trained, remove_training
-from lib.run.digests import Digests
 from lib.run.loop import Run, train
 from lib.run.options import add_device_flags, add_loop_flags, base_parser, resolve
-from lib.run.origin import training_origin
+from lib.run.origin import Digests, training_origin
 from tool.imutils import Norm, normalise
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags; there is no published setting, the defaults are what was seen to work."""
+    """Flags; without a published setting, the defaults are values that work."""
     parser = base_parser(__doc__)
     parser.set_defaults(dataset='toy')
     add_device_flags(parser, backbone='resnet38d')

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.data.datasets import AffTrainSet
+from lib.data.affinity import AffTrainSet
 from lib.data.loading import steps_of
 from lib.data.npyio import label_source
 from lib.data.registry import get_spec
@@ -22,8 +22,8 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import voc_palette
 from lib.net.aff import AffinityNet
 from lib.net.freeze import FREEZE, set_train_mode
+from lib.process.cli import integer
 from lib.process.ending import run_script
-from lib.process.ranges import integer
 from lib.run import device as devices
 from lib.run.labelled import Labelled
 from lib.run.loop import train

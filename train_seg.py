@@ -26,8 +26,8 @@ from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
 from lib.net.syncnorm import share_batch_norm
 from lib.process import ranks
+from lib.process.cli import LowHigh, integer, number
 from lib.process.ending import run_script
-from lib.process.ranges import LowHigh, integer, number
 from lib.run import device as devices
 from lib.run.labelled import Labelled
 from lib.run.loop import train

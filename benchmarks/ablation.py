@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 
+from lib.process.cli import Parser
 from lib.process.ending import run_script
-from lib.process.ranges import Parser
 from lib.run.record import read_scores
 
 NAMES = {'seam': 'SEAM', 'isl': 'SEAM + ISL', 'fsl': 'SEAM + FSL', 'both': 'SEAM + ISL + FSL'}

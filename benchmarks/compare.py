@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     device = pick_device(args.device)
     if args.json and args.json.exists() and '"agreement"' not in args.json.read_text(errors='replace'):
-        print(f'error: {args.json} exists and is no report of this command; name another file', file=sys.stderr)
+        print(f'error: {args.json} exists and is not a report of this command; choose another file', file=sys.stderr)
         return 2
     reports = {}
     for part in args.parts or (*PARTS, *(('cam_step_large',) if device == 'cuda' else ())):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lib.data.labelio import read_maps
 from lib.data.registry import get_spec
 from lib.files.imageio import IGNORED, read_image, read_mask
-from lib.process.ranges import Parser, integer
+from lib.process.cli import Parser, integer
 from tool.camutils import cam_label
 
 COLUMNS = ('image', 'CAM', 'CAM label', 'random walk', 'segmentation', 'ground truth')
@@ -59,7 +59,7 @@ def main(argv=None):
     parser.add_argument('--dataset', default='data/toy-0/dataset.json')
     parser.add_argument('--run', type=Path, default=Path('exp/toy-0'))
     parser.add_argument('--images', type=integer(0, 10 ** 6), nargs='+', required=True,
-                        help='indices of landscape validation images')
+                        help='indices of validation images, landscape')
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args(argv)
     spec = get_spec(args.dataset, None, None)

@@ -20,8 +20,8 @@ from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import read_image, read_mask, read_size, write_label_png
 from lib.files.jsonfile import write_json
+from lib.process.cli import COUNT, Parser, integer
 from lib.process.ending import run_script
-from lib.process.ranges import COUNT, Parser, integer
 from tool.imutils import IGNORED
 
 SPLITS = ('train', 'train_aug', 'val')

@@ -6,7 +6,7 @@ from pathlib import Path
 import ijson
 from tqdm import tqdm
 
-from lib.process.progress import bar_style
+from lib.process.cli import bar_style
 
 
 def read_sizes(path: Path) -> dict[int, tuple[int, int]]:
@@ -31,7 +31,7 @@ def read_entries(path: Path, key: str, **fields: type) -> Iterator[dict]:
     """The entries of one array of the file, one at a time. All have these fields with values of these types.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         ValueError: if it is not valid JSON to its end, has no entry, or one without a field.
     """
     if not path.is_file():

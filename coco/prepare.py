@@ -26,8 +26,8 @@ from lib.files.fileio import remove_leftovers
 from lib.files.imageio import read_mask, write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import check_lists, write_lists
+from lib.process.cli import progress
 from lib.process.ending import run_script
-from lib.process.progress import progress
 from lib.process.workers import map_in_workers
 from lib.setup.datasetup import base_parser
 from lib.setup.verify import print_lists

@@ -20,8 +20,8 @@ from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.loading import training_batches
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
+from lib.process.cli import COUNT, LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
-from lib.process.ranges import COUNT, LARGEST_SEED, Parser, integer
 from tool.camutils import fuse_scales
 from tool.evalutils import Curve
 from tool.imutils import IMAGENET_NORM, normalise

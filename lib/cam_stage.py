@@ -14,8 +14,8 @@ from lib.files.imageio import voc_palette
 from lib.net.freeze import FREEZE, set_train_mode
 from lib.net.seam import Seam
 from lib.process import ranks
-from lib.process.batchpart import batch_rows
-from lib.process.ranges import LowHigh, integer, number
+from lib.process.cli import LowHigh, integer, number
+from lib.process.ranks import batch_rows
 from lib.run import device as devices
 from lib.run.loop import train
 from lib.run.options import resolve

@@ -15,14 +15,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Dataset, Subset
 
 from lib.data.loading import single_images
-from lib.net.backbone import Backbone
-from lib.net.backbones import check_network, trained_backbone
+from lib.net.backbone import Backbone, check_network, trained_backbone
 from lib.net.weights import load_network
-from lib.process.progress import progress
+from lib.process.cli import progress
 from lib.process.workers import Background
 from lib.run import device as devices
-from lib.run.digests import Digests
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
+from lib.run.origin import Digests
 from lib.run.outputs import Output, unfinished
 
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.

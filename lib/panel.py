@@ -20,8 +20,8 @@ from lib.data.registry import get_spec
 from lib.files.fileio import replacing
 from lib.files.imageio import IGNORED, voc_palette
 from lib.files.outpaths import image_mark, refuse_foreign
+from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.process.ranges import integer, number
 from lib.report.rows import COLUMNS, best_threshold, draw_row, evenly_spaced, read_outputs
 from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores

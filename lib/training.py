@@ -10,17 +10,15 @@ from torch import nn
 from lib.data.datasets import InferSet
 from lib.data.loading import training_batches
 from lib.files.dataspec import DatasetSpec, Sample
-from lib.net.backbone import Backbone
-from lib.net.backbones import make_backbone
+from lib.net.backbone import Backbone, make_backbone
 from lib.net.freeze import make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.process import ranks
-from lib.process.ranges import COUNT, integer
+from lib.process.cli import COUNT, integer
 from lib.run import device as devices
-from lib.run.digests import Digests
 from lib.run.loop import Run
 from lib.run.options import add_device_flags, add_training_flags, base_parser
-from lib.run.origin import check_labels, training_origin, weights_digest
+from lib.run.origin import Digests, check_labels, training_origin, weights_digest
 from tool.drawing import side_by_side, stacked
 
 TITLES = {'cam': 'CAM network', 'aff': 'AffinityNet', 'seg': 'DeepLab'}     # by folder in the run

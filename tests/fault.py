@@ -23,7 +23,7 @@ from tests.test_config_voc import write_archives as write_voc
 
 ROOT = Path(__file__).parent.parent
 COMPARED = ('model.pth', 'metrics.jsonl', '*.npz', '*.png')     # the other files of a run tell times and versions
-ORPHAN = 5              # seconds that a worker has to notice that the process that started it is no more
+ORPHAN = 5              # seconds that a worker has to notice that its parent process has ended
 
 
 def commands(data: Path, steps: int) -> list[list[str]]:

@@ -92,7 +92,7 @@ def serve() -> None:
                    'eval', LAUNCHER, 'torch.utils.tensorboard', 'torch.distributed.elastic.multiprocessing'):
         importlib.import_module(script)
     _warm_up()
-    importlib.import_module('lib.run.digests').RECENT = 0.1     # else a history would hardly come to remember a digest
+    importlib.import_module('lib.run.origin').RECENT = 0.1     # else a history would hardly come to remember a digest
     gc.freeze()         # collecting garbage in a child would copy all pages
     for line in sys.stdin:
         request = json.loads(line)

@@ -16,7 +16,7 @@ from lib.net.freeze import freeze_norm_affine, make_optimizer, set_train_mode
 from lib.net.resnet38d import ResNet38d
 from lib.net.syncnorm import share_batch_norm
 from lib.process import ranks
-from lib.process.batchpart import batch_part
+from lib.process.ranks import batch_part
 from lib.run import device as devices
 
 CPU = torch.device('cpu')

@@ -28,7 +28,7 @@ def test_a_data_set_that_will_not_do_is_refused_before_training(toy, tmp_path, c
     bare, entries = tmp_path / 'bare.json', json.loads(toy.read_text())
     places = {'root': str(toy.parent), 'lists': str(toy.parent / 'lists'), 'masks': ['none/{}.png']}
     bare.write_text(json.dumps(entries | places))
-    for data, problem in ((tmp_path / 'absent.json', 'absent.json is not there'), (bare, 'images without a mask')):
+    for data, problem in ((tmp_path / 'absent.json', 'absent.json does not exist'), (bare, 'images without a mask')):
         with pytest.raises(SystemExit) as stop:
             run_script(lambda data=data: add_on.main(['--data', str(data)]))
         line, = capsys.readouterr().err.splitlines()

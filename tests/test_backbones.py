@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from lib.net.backbones import check_network, make_backbone, trained_backbone
+from lib.net.backbone import check_network, make_backbone, trained_backbone
 from lib.net.resnet38d import ResNet38d
 from lib.net.weights import save_network
 from tool.imutils import fitting_size

@@ -17,12 +17,13 @@ import train_cam_voc
 import train_seg
 from lib import panel
 from lib.data import corrupt
-from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, SegTrainSet
+from lib.data.affinity import AffTrainSet
+from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet
 from lib.data.files import FileSet
-from lib.data.folder import read_spec
 from lib.data.labelio import read_seeds, write_seeds
 from lib.data.loading import training_batches
 from lib.data.pairs import label_pairs
+from lib.data.registry import read_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_image
 from lib.process.ending import run_script
@@ -155,7 +156,7 @@ def test_a_missing_image_or_mask_is_not_a_corrupt_one(finished, spoilt, tmp_path
     (tmp_path / f'data/images/{CUT}.jpg').unlink()
     words = (*words, *NETWORK, '--split', 'val', '--checkpoint', str(finished / 'toy/cam/model.pth'))
     line = error_line(infer_cam.main, (*words, '--exp', str(tmp_path / 'exp')), capsys)
-    assert f'{CUT}.jpg' in line and 'not there' in line
+    assert f'{CUT}.jpg' in line and 'not exist' in line
 
 
 @pytest.mark.parametrize('spoil', [cut_off, spoil_inside])

@@ -29,7 +29,7 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.run import device as devices
 from lib.run.loop import part_of, to_device
-from lib.run.terms import Terms
+from lib.run.record import Terms
 
 CPU, CUDA, META = (torch.device(name) for name in ('cpu', 'cuda:0', 'meta'))
 AMPS = (None, torch.bfloat16)

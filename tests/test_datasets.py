@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lib.data.datasets import AffTrainSet, CamTrainSet, InferSet, SegTrainSet, batch_keys
+from lib.data.affinity import AffTrainSet
+from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet, batch_keys
 from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
 from lib.data.loading import training_batches
@@ -99,7 +100,7 @@ def test_affinity_label_stays_on_its_image(spec, flipped, monkeypatch):
     monkeypatch.setattr('lib.data.augment.random_flip', lambda rng: slice(None, None, -1 if flipped else 1))
     monkeypatch.setattr('lib.data.augment.colour_jitter', lambda image, rng: image)
     monkeypatch.setattr('lib.data.datasets.read_image', lambda path, **_: two_halves((128, 128, 3)))
-    monkeypatch.setattr('lib.data.datasets.read_seeds', lambda path, num_fg: (np.array([3]), two_seeds(128)))
+    monkeypatch.setattr('lib.data.affinity.read_seeds', lambda path, num_fg: (np.array([3]), two_seeds(128)))
     sample = aff_set(spec, crop=160)[0, 0]
     cells = sample['image'][0].reshape(20, 8, 20, 8).permute(0, 2, 1, 3).flatten(2)
     white, black = normalise(np.array([[[255] * 3, [0] * 3]], np.uint8))[0, 0].tolist()

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.data.folder import read_spec
-from lib.data.registry import get_spec
+from lib.data.registry import get_spec, read_spec
 from lib.files.dataspec import DatasetSpec
 
 
@@ -55,7 +54,7 @@ def test_faulty_lists_are_named_with_the_line(spec, content, message):
 
 
 def test_missing_list_names_the_command_and_the_lists_there(spec):
-    with pytest.raises(FileNotFoundError, match='val.txt is not there; make it with make lists; lists here: train'):
+    with pytest.raises(FileNotFoundError, match='val.txt does not exist; make it with make lists; lists here: train'):
         spec.samples('val')
 
 
@@ -98,7 +97,7 @@ def test_check_names_the_first_missing_file_and_counts(spec):
     with pytest.raises(FileNotFoundError, match='without a mask: .*b.png; '):
         spec.check('train', need_masks=True)
     (spec.lists / 'train.txt').write_text('a\nx\ny\n')
-    with pytest.raises(FileNotFoundError, match=r'not there: .*x.jpg \(and 1 more\); check --data-root'):
+    with pytest.raises(FileNotFoundError, match=r'do not exist: .*x.jpg \(and 1 more\); check --data-root'):
         spec.check('train')
 
 
@@ -151,7 +150,7 @@ def test_faulty_folder_files_are_explained(tmp_path, change, message):
 
 def test_folder_file_that_is_absent_or_no_json_is_explained(tmp_path):
     path = tmp_path / 'dataset.json'
-    with pytest.raises(FileNotFoundError, match='dataset.json is not there'):
+    with pytest.raises(FileNotFoundError, match='dataset.json does not exist'):
         read_spec(path)
     path.write_text('{')
     with pytest.raises(ValueError, match='is not valid JSON'):

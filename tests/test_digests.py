@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from lib.run import digests as module
-from lib.run.digests import Digests, text_digest
+from lib.run import origin as module
+from lib.run.origin import Digests, text_digest
 
 PAST = 1_700_000_000
 

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that breaks off, is busy, sends something else, or is not there."""
+"""Downloads from a server on this machine that breaks off, is busy, sends something else, or is missing."""
 import hashlib
 import io
 import zipfile

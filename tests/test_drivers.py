@@ -166,7 +166,7 @@ def test_wrong_flags_are_refused_in_one_line_before_anything_runs(refused, words
 
 
 def test_the_demo_without_its_drawing_needs_the_set(refused):
-    assert 'data/toy-987654/dataset.json is not there' in refused('demo', '--seed', '987654', '--stages', 'train_cam')
+    assert 'data/toy-987654/dataset.json does not exist' in refused('demo', '--seed', '987654', '--stages', 'train_cam')
 
 
 @pytest.mark.parametrize('words', [('--seed',), ('--seed', 'x'), ('--seed', '--fresh'), ('--seed', '-1')])

@@ -55,7 +55,7 @@ def test_unreadable_pictures_are_named(picture, tmp_path):
             read_image(tmp_path / name)
         assert '\n' not in str(caught.value)
     assert read_size(tmp_path / 'cut.jpg') == (24 * 8, 32 * 8)
-    with pytest.raises(FileNotFoundError, match='absent.jpg is not there'):
+    with pytest.raises(FileNotFoundError, match='absent.jpg does not exist'):
         read_image(tmp_path / 'absent.jpg')
 
 
@@ -75,7 +75,7 @@ def test_mask_errors_name_the_file_and_the_value(picture, tmp_path):
     save(picture, tmp_path / 'rgb.png', 'RGB')
     with pytest.raises(ValueError, match=r'rgb\.png is an image of mode RGB'):
         read_mask(tmp_path / 'rgb.png', 7)
-    with pytest.raises(FileNotFoundError, match='b.png is not there'):
+    with pytest.raises(FileNotFoundError, match='b.png does not exist'):
         read_mask(tmp_path / 'b.png', 7)
 
 

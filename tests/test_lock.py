@@ -21,7 +21,7 @@ def rank(number, world=2):
 def test_the_folder_is_made_and_the_lock_file_goes(tmp_path):
     with Lock(tmp_path / 'new/stage'):
         assert [path.name for path in (tmp_path / 'new/stage').iterdir()] == ['.lock-0']
-    assert not list((tmp_path / 'new/stage').iterdir())
+    assert not (tmp_path / 'new').exists()
 
 
 def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_nothing(tmp_path):

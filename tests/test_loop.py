@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from lib.files.torchfile import write_torch
-from lib.net.dropout import BatchDropout
+from lib.net.freeze import BatchDropout
 from lib.process.ending import Stopped
 from lib.run import loop
 from lib.run.lock import Lock
 from lib.run.loop import Run, due, step_seed, train
-from lib.run.terms import Terms
+from lib.run.record import Terms
 from tests.running import another_run, no_signal_gets_out
 
 STEPS = 10

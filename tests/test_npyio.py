@@ -16,7 +16,7 @@ import eval as evaluation
 import infer_aff
 import infer_cam
 import train_aff
-from lib.data.datasets import AffTrainSet
+from lib.data.affinity import AffTrainSet
 from lib.data.labelio import VALUES, read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import (
     label_source,
@@ -268,9 +268,9 @@ def test_export_holds_what_our_files_hold(tmp_path):
     cam = np.random.default_rng(4).random((2, 12, 10)).astype(np.float32)
     paths = ['ours/cam/a.npz', 'ours/seeds/a.npz', 'theirs/cam/a.npy', 'theirs/crf/alpha_1.0/a.npy',
              'theirs/crf/alpha_24.0/a.npy']
-    infer_cam.write_labels([(tmp_path / path, '{"made": "here"}') for path in paths], image, np.array([0, 4]), cam,
+    infer_cam.write_labels([(tmp_path / path, '{"classes": ["here"]}') for path in paths], image, np.array([0, 4]), cam,
                            (1.0, 24.0), export=True)
-    assert {str(read_origin(tmp_path / path)) for path in paths} == {"{'made': 'here'}"}
+    assert {str(read_origin(tmp_path / path)) for path in paths} == {"{'classes': ['here']}"}
     keys, exported = read_npy_maps(tmp_path / 'theirs/cam/a.npy', (12, 10), 20)
     assert keys.tolist() == [0, 4] and np.array_equal(exported, cam)
     np.testing.assert_allclose(exported, read_maps(tmp_path / 'ours/cam/a.npz')[1], atol=0.005)

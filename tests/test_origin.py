@@ -15,9 +15,8 @@ from lib.files.imageio import read_mask, write_label_png
 from lib.files.origin import origin_text, read_origin, read_state
 from lib.net.weights import read_meta, save_network
 from lib.run.checkpoint import trained_origin
-from lib.run.digests import Digests
 from lib.run.options import resolve
-from lib.run.origin import check_labels, difference, stage_origin, training_origin, weights_digest
+from lib.run.origin import Digests, check_labels, difference, stage_origin, training_origin, weights_digest
 from tests.running import NETWORK, place
 
 ORIGIN = {'settings': {'scales': [0.5, 1.0], 'amp': 'none', 'alpha': 6.0}, 'classes': ['Katze (ä)', '犬', 'a "b"'],

@@ -11,7 +11,7 @@ import voc12.prepare
 from benchmarks import compare
 from lib import panel
 from lib.data import own, toy
-from lib.data.folder import read_spec
+from lib.data.registry import read_spec
 from lib.files.outpaths import image_mark, refuse_foreign, refuse_inputs, write_lists
 from lib.process.ending import run_script
 from lib.report import __main__ as report

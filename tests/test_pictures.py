@@ -8,9 +8,9 @@ import torch
 import train_aff
 import train_seg
 from lib import cam_stage
-from lib.data.datasets import AffTrainSet
-from lib.data.folder import read_spec
+from lib.data.affinity import AffTrainSet
 from lib.data.labelio import write_seeds
+from lib.data.registry import read_spec
 from lib.data.toy import write_set
 from lib.files.imageio import read_size
 from lib.training import make_pictures, validation_samples

@@ -62,7 +62,7 @@ def difference(one, other):
 def test_four_processes_train_the_same_network_as_one(run_folder, toy, tmp_path):
     script, words = stages(run_folder, toy, tmp_path)['cam']
     printed = output(torchrun(4, script, words))
-    assert difference(*(tensors(folder / 'cam/model.pth') for folder in (run_folder, tmp_path / 'toy'))) < 1e-5
+    assert difference(*(tensors(folder / 'cam/model.pth') for folder in (run_folder, tmp_path / 'toy'))) < 5e-5
     assert printed.count(' steps of 4 images (') == 1            # said once, not by every process
 
 
@@ -74,7 +74,7 @@ def test_segmentation_in_two_processes_has_the_same_losses_as_in_one(run_folder,
                     for folder in (tmp_path / 'toy', run_folder))
     assert rows[0] == pytest.approx(others[0], rel=1e-4)
     for row, other in zip(rows, others, strict=True):
-        assert row == pytest.approx(other, rel=0.05)
+        assert row == pytest.approx(other, rel=0.1)
 
 
 def test_batch_norm_over_several_processes_is_that_of_the_whole_batch():
@@ -113,7 +113,7 @@ def test_a_batch_in_several_passes_trains_the_same_network(run_folder, toy, tmp_
     script, words = stages(run_folder, toy, tmp_path)[stage]
     __import__(script).main([*words, '--accumulate', '2'])
     other = tensors(tmp_path / 'toy' / stage / 'model.pth')
-    assert difference(tensors(run_folder / stage / 'model.pth'), other) < 1e-5
+    assert difference(tensors(run_folder / stage / 'model.pth'), other) < 5e-5
 
 
 @pytest.mark.parametrize('script, words, folder, launch', [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from lib.process.ranges import LowHigh, Parser, integer, number
+from lib.process.cli import LowHigh, Parser, integer, number
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted('.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')
@@ -59,7 +59,7 @@ def needed(parser, but):
 def test_every_number_of_every_command_is_in_range_or_refused_in_one_line(module, monkeypatch):
     parser = parser_of(module, monkeypatch)
     for action in parser._actions:
-        assert action.type not in (int, float) or action.choices, f'{module} {action.dest}: see lib/process/ranges.py'
+        assert action.type not in (int, float) or action.choices, f'{module} {action.dest}: see lib/process/cli.py'
         if not (hasattr(action.type, 'expected') or action.dest == 'fsl_sigma'):
             continue
         flag, given = action.option_strings[0], needed(parser, action)

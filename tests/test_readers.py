@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from coco.instances import read_annotations, read_sizes
-from lib.data.folder import read_spec
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import read_npy_maps, read_npy_seeds, write_npy_maps, write_npy_scores
 from lib.data.own_table import read_table
+from lib.data.registry import read_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import misfit, parse_json, read_json, read_json_lines, write_json
 from lib.files.torchfile import read_torch
-from lib.net.backbones import trained_backbone
+from lib.net.backbone import trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.mxnet import resnet38d_from_mxnet
 from lib.net.resnet38d import ResNet38d

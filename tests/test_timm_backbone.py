@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lib.net.aff import AffinityNet
-from lib.net.backbones import make_backbone
+from lib.net.backbone import make_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.depthwise import SplitDepthwise, with_fast_depthwise
 from lib.net.freeze import FREEZE, freeze_norm_affine, make_optimizer, norm_layers, set_train_mode

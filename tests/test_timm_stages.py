@@ -10,7 +10,8 @@ import infer_seg
 import train_aff
 import train_cam_voc
 import train_seg
-from lib.data.datasets import AffTrainSet, InferSet
+from lib.data.affinity import AffTrainSet
+from lib.data.datasets import InferSet
 from lib.data.registry import get_spec
 from lib.net.timm_backbone import TimmBackbone
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place, tensors

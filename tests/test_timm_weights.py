@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from lib.net.backbones import make_backbone
+from lib.net.backbone import make_backbone
 from lib.net.timm_weights import PACKAGE, backbone_names, weights_path
 from lib.net.weights import load_imagenet, save_network
 
@@ -63,7 +63,7 @@ def test_a_wrong_source_is_explained(tmp_path, source, kind, message):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_a_damaged_file_is_explained(tmp_path, suffix):
+def test_a_corrupt_file_is_explained(tmp_path, suffix):
     path = tmp_path / f'weights{suffix}'
     path.write_bytes(b'no weights')
     with pytest.raises(ValueError, match='is corrupt'):

@@ -29,7 +29,7 @@ def test_each_file_is_counted_once(spec):
 @pytest.mark.parametrize('change, message', [
     (lambda root: write_label_png(root / 'masks/b.png', np.full((10, 12), 3, np.uint8)), 'holds the value 3'),
     (lambda root: write_label_png(root / 'masks/b.png', np.zeros((9, 12), np.uint8)), 'has 9x12 pixels, its image'),
-    (lambda root: (root / 'images/b.jpg').unlink(), 'b.jpg is not there'),
+    (lambda root: (root / 'images/b.jpg').unlink(), 'b.jpg does not exist'),
     (lambda root: (root / 'images/b.jpg').write_bytes(b''), 'b.jpg is not a readable image'),
 ])
 def test_a_faulty_file_is_named_with_the_remedy(spec, change, message):

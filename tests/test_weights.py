@@ -110,7 +110,7 @@ def test_file_cut_anywhere_is_refused(tmp_path):
         one_line(error)
 
 
-def test_damaged_mxnet_files_are_refused_by_name(tmp_path):
+def test_corrupt_mxnet_files_are_refused_by_name(tmp_path):
     one = {'arg:a': np.ones((2, 3), np.float32)}
     huge = struct.pack('<QQQ', 0x112, 0, 1) + struct.pack('<III', 2, 2**31, 2**31) + struct.pack('<iii', 1, 0, 0)
     negative = struct.pack('<QQQ', 0x112, 0, 1) + struct.pack('<IIqq', V1, 2, -1, 3) + struct.pack('<iii', 1, 0, 0)
@@ -272,7 +272,7 @@ def test_file_of_another_network_is_explained(tmp_path):
 
 
 @pytest.mark.parametrize('zipped', [True, False])
-def test_damaged_file_is_explained(tmp_path, zipped):
+def test_corrupt_file_is_explained(tmp_path, zipped):
     torch.save(seam().state_dict(), tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
     whole = (tmp_path / 'a.pth').read_bytes()
     for content in (b'', b'no network', whole[:100], whole[:len(whole) // 2], whole[:-10]):

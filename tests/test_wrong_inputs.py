@@ -64,8 +64,8 @@ def spoil_value(path):
 
 
 @pytest.mark.parametrize('spoil, problem, remedy', [
-    (spoil_missing, 'train lists images that are not there', 'check --data-root, or correct the list'),
-    (spoil_cut, 'is not a readable image', 'restore it'), (spoil_empty, 'is not a readable picture', 'restore it'),
+    (spoil_missing, 'train lists images that do not exist', 'check --data-root, or correct the list'),
+    (spoil_cut, 'is not a readable image', 'restore it'), (spoil_empty, 'is not a readable image', 'restore it'),
     (spoil_text, 'is not a readable image', 'restore it')], ids=['missing', 'truncated', 'empty', 'text'])
 def test_a_picture_that_cannot_be_read_is_named_before_training(data, tmp_path, capsys, spoil, problem, remedy):
     spoil(data / 'images/train_00007.jpg')
@@ -139,13 +139,13 @@ def test_a_batch_larger_than_the_set(run_folder, data, tmp_path, capsys, stage):
 @pytest.mark.parametrize('main, default', [(train_cam_voc.main, 'voc12'), (train_cam_coco.main, 'coco')])
 def test_a_data_set_that_was_not_prepared(tmp_path, capsys, monkeypatch, main, default):
     monkeypatch.chdir(tmp_path)
-    refused(tmp_path, capsys, main, (*NETWORK, *NONE), rf'{default}/train\S*\.txt is not there')
+    refused(tmp_path, capsys, main, (*NETWORK, *NONE), rf'{default}/train\S*\.txt does not exist')
 
 
 def test_an_unknown_data_set(tmp_path, capsys):
     refused(tmp_path, capsys, train_cam_voc.main, ('--dataset', 'pascal'), '--dataset pascal is unknown',
             'use voc12, coco, toy or the path')
-    refused(tmp_path, capsys, train_cam_voc.main, ('--dataset', str(tmp_path / 'no.json')), r'no\.json is not there')
+    refused(tmp_path, capsys, train_cam_voc.main, ('--dataset', str(tmp_path / 'no.json')), r'no\.json does not exist')
 
 
 @pytest.mark.parametrize('text, problem', [
@@ -169,7 +169,7 @@ def test_an_unknown_preset(data, tmp_path, capsys):
 def test_an_unknown_split(run_folder, data, tmp_path, capsys, main):
     network = ('--checkpoint', run_folder / 'seg/model.pth') if main is infer_seg.main else ()
     refused(tmp_path, capsys, main, (*place(data / 'dataset.json', tmp_path / 'exp'), '--split', 'test', *network),
-            r'lists/test\.txt is not there', 'lists here: train, val')
+            r'lists/test\.txt does not exist', 'lists here: train, val')
 
 
 def test_an_unknown_device(data, tmp_path, capsys):
@@ -257,7 +257,7 @@ def test_labels_of_another_size(run_folder, data, tmp_path, capsys):
     common = (*place(data / 'dataset.json', tmp_path / 'exp'), *LOADED_HERE)
     refused(tmp_path, capsys, train_seg.main, (*common, *TRAINING, *NONE, '--labels', labels),
             r'train_00004\.png is 50x60 pixels', r'train_00004\.jpg is \d+x\d+', 'infer_aff.py')
-    with pytest.raises(ValueError, match=r'train_00004: prediction is 50x60, truth \d+x\d+; predict at the size'):
+    with pytest.raises(ValueError, match=r'prediction is 50x60, ground truth \d+x\d+; predict at the size'):
         evaluation.main([*common, '--what', 'walk', '--split', 'train', '--labels', str(labels)])
 
 

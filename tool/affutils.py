@@ -55,9 +55,9 @@ def shifted(maps, radius: int, dy: int = 0, dx: int = 0):
 
 
 def pair_affinity(features: Tensor, radius: int = 5) -> Tensor:
-    """Affinity exp(-mean over channels |f_i - f_j|) of all pairs within the radius, which small maps reduce.
+    """Affinity exp(-mean over channels |f_i - f_j|) of all pairs within the radius, which is smaller on small maps.
 
-    Takes features [N, c, h, w]; returns [N, offsets, positions] in (0, 1], in float32 at least, and without any offset
+    Takes features [N, c, h, w]; returns [N, offsets, positions] in (0, 1], in at least float32, and without offsets
     if the short side is below 5.
     """
     return _PairAffinity.apply(full_precision(features), fit_radius(radius, features.shape[-2:]))
@@ -99,7 +99,7 @@ def mean_pool(maps: np.ndarray, stride: int = STRIDE) -> np.ndarray:
 
 
 def affinity_label(low: np.ndarray, high: np.ndarray, stride: int = STRIDE) -> np.ndarray:
-    """Label map of a crop from its two CRF seeds: sure objects, sure background, and the rest ignored.
+    """Label map of a crop from its two CRF seeds: certain objects, certain background, and the rest ignored.
 
     Args:
         low: scores [1 + k, H, W] of the seeds with much background (alpha 1), background first, padding 0;
@@ -140,11 +140,11 @@ def affinity_loss(affinity: Tensor, pairs: Pairs, counts: Tensor | None = None) 
     Args:
         affinity: [N, offsets, positions] in (0, 1].
         pairs: of the same shape, from pair_labels.
-        counts: [3], by default pair_counts(pairs): a process that has a part of the batch then sees its share only.
+        counts: [3], by default pair_counts(pairs): a process with part of the batch then counts only that part.
             With the mean of all processes' counts, the mean of their losses is the loss of the whole batch.
 
     Returns:
-        {'bg', 'fg', 'neg'}, scalars; 0 if there is no such pair.
+        {'bg', 'fg', 'neg'}, scalars; 0 for a kind without pairs.
     """
     counts = (pair_counts(pairs) if counts is None else counts) + EPS
     attract, repel = -torch.log(affinity + EPS), -torch.log(1 + EPS - affinity)
@@ -167,8 +167,8 @@ def affinity_matrix(affinity: np.ndarray, size: tuple[int, int], radius: int = 5
     shifted(planes, radius)[:] = (affinity ** beta).reshape(-1, rows, columns)
     forward = planes.reshape(len(steps), size[0] * size[1])
     distance = [dy * size[1] + dx for dy, dx in steps]
-    # Storage by column: entry (i, i + d) is at i + d, its mirror image (i + d, i) at i. Sources keep clear of the
-    # margins, so what np.roll carries around the end is 0.
+    # Storage by column: entry (i, i + d) is at i + d, its mirror image (i + d, i) at i. Sources stay off the
+    # margins, so the values that np.roll wraps around are 0.
     backward = [np.roll(row, d) for row, d in zip(forward, distance)]
     data = np.stack([np.ones(size[0] * size[1], np.float32), *backward, *forward])
     return dia_array((data, [0, *distance, *(-d for d in distance)]), shape=(data.shape[1],) * 2)
@@ -208,7 +208,7 @@ def mean_affinity(affinity: np.ndarray, size: tuple[int, int], radius: int = 5) 
 
 
 def pool_cams(cam: np.ndarray, alpha: float = 6, stride: int = STRIDE) -> np.ndarray:
-    """What enters the walk: background and CAMs [k, H, W], zero-padded and mean-pooled to [1 + k, h, w]."""
+    """Input of the walk: background and CAMs [k, H, W], zero-padded and mean-pooled to [1 + k, h, w]."""
     return mean_pool(with_background(cam, alpha), stride)
 
 

@@ -34,7 +34,7 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
         norm: mean and standard deviation per channel that images1 were normalised with.
         isl_weight: weight of the importance-sampling loss against the mean score in the classification of view 1, in
             [0, 1]; 0 skips it.
-        isl_samples: pixels drawn per image and class.
+        isl_samples: pixels sampled per image and class.
         isl_indices: pixels to use instead of drawing [N,K,S].
         fsl_weight: weight of the feature-similarity loss; 0 or None skips it.
         fsl_mu, fsl_sigma: see fsl_loss.
@@ -45,7 +45,7 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
         'er', 'ecr1', 'ecr2', 'fsl' (before its weight), 'cls' (the first five together) and 'loss'. Skipped terms
         are absent.
     """
-    # Classification of both views; in view 1 of randomly drawn pixels too (ISL).
+    # Classification of both views; in view 1 also of sampled pixels (ISL).
     terms = {'cls1': classification_loss(view1.cam, image_labels), 'cls2': classification_loss(view2.cam, image_labels)}
     if isl_weight:
         terms['isl'] = isl_loss(view1.logits[:, 1:], image_labels, isl_samples, isl_indices, generator, batch_rows)
@@ -73,7 +73,7 @@ def cam_fsl(logits: Tensor, images: Tensor, image_labels: Tensor, norm: tuple[Ch
 
     Foreground is stretched to [0, 1], absent classes become 0, and background 1 - strongest foreground.
     """
-    # fsl_maps of the foreground logits, but for the last digit of gradients: background is left out later.
+    # fsl_maps of the foreground logits, up to the last digit of gradients: background is dropped later.
     cam = add_background(max_norm(logits)[:, 1:] * image_labels[:, :, None, None])
     return fsl_loss(cam, fsl_images(images, cam.shape[2:], *norm), mu, sigma)
 
@@ -93,7 +93,7 @@ def classification_loss(cam: Tensor, image_labels: Tensor) -> Tensor:
 
 
 def adaptive_min_pooling(foreground: Tensor) -> Tensor:
-    """Mean of the quarter of pixels where even the strongest class is weak: pulls background pixels to 0.
+    """Mean of the quarter of pixels whose strongest class is weakest: pulls background pixels to 0.
 
     Args:
         foreground: maps [N,K,H,W] of the classes present, the others 0.

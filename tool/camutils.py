@@ -8,8 +8,8 @@ from tool.probutils import EPS
 def fuse_scales(maps: torch.Tensor) -> torch.Tensor:
     """Fuse the maps of all scales and flips of one image into CAMs: their sum, each class stretched to [0, 1].
 
-    Differs from the original: its lowest pixels are a little below 0; here they are 0, which means the same and can be
-    stored in few bits.
+    Differs from the original, whose lowest pixels are slightly below 0; here they are 0, which means the same and takes
+    fewer bits.
 
     Args:
         maps: [S, k, H, W] of any range, flipped back and resized to the image.
@@ -31,7 +31,7 @@ def with_background(cam: np.ndarray, power: float) -> np.ndarray:
     """Stack background, (1 - strongest class) ** power, as channel 0 before the maps.
 
     Args:
-        cam: foreground maps [k, H, W] in [0, 1]; k may be 0. Values below 0, which the reference's have, count as 0.
+        cam: foreground maps [k, H, W] in [0, 1]; k may be 0. Values below 0, as in the reference's maps, count as 0.
         power: larger gives less background; 1 and 24 are used for seeds, 6 before the walk.
 
     Returns:
@@ -45,7 +45,7 @@ def with_background(cam: np.ndarray, power: float) -> np.ndarray:
     strongest = cam.max(0, initial=0).astype(np.float32)
     top = strongest.max(initial=0)
     if not top <= 1 + EPS:
-        raise ValueError(f'CAM values must lie in [0, 1], found {top}; normalise them with fuse_scales')
+        raise ValueError(f'CAM values must be in [0, 1], found {top}; normalise them with fuse_scales')
     background = np.power(1 - np.minimum(strongest, 1), np.float32(power))
     return np.concatenate([background[None], cam.astype(np.float32)])
 

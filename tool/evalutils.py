@@ -1,10 +1,10 @@
 """Scores of label maps: IoU, IoU over background thresholds, and the contour measure.
 
-Scores and Curve take one image at a time and hold sums only; those of several processes can be merged. Two protocols:
+Scores and Curve take one image at a time and hold only sums; those of several processes can be merged. Two protocols:
 
 reference   as the published numbers were made: ignored pixels count as background for contours, and a class absent
             from the ground truth stays in the mean (with IoU 0, and with F 1 or 0).
-strict      ignored pixels count nowhere: before contours are drawn they take the prediction's label, so a contour
+strict      ignored pixels count nowhere: for contours they take the prediction's label, so a contour
             anywhere inside the ignored rim of an object is right. Classes absent from the ground truth are left out
             of both means.
 """
@@ -34,10 +34,10 @@ def mask_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> MaskCo
 
     Args:
         truth: ground truth uint8 [H, W], 0..C-1, 255 ignored.
-        pred: uint8 [H, W], 0..C-1; a predicted 255 is no class and so always wrong.
+        pred: uint8 [H, W], 0..C-1; a predicted 255 is always wrong.
 
     Raises:
-        ValueError: if the sizes differ or a label is no class.
+        ValueError: if the sizes differ or a label is not a class.
     """
     expected = check_truth(truth, pred.shape, num_classes)
     predicted = _histogram(pred[truth != IGNORED], num_classes, 'prediction')
@@ -63,7 +63,7 @@ def _histogram(labels, num_classes, what):
 
 
 def iou(counts: MaskCounts, protocol: str = 'reference') -> np.ndarray:
-    """IoU float64 [..., C] in [0, 1] of summed counts [..., C]; NaN under 'strict' if a class is not in the truth."""
+    """IoU float64 [..., C] in [0, 1] of summed counts [..., C]; under 'strict' NaN for classes absent from it."""
     hit, truth, pred = counts
     value = hit / (truth + pred - hit + 1e-10)
     return np.where(truth > 0, value, np.nan) if protocol == 'strict' else value
@@ -81,8 +81,8 @@ def boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def boundary_matches(truth: np.ndarray, pred: np.ndarray, radius: int) -> np.ndarray:
-    """int64 [4] for two bool masks [H, W]: the prediction's boundary pixels within radius of the truth's boundary, all
-    of the prediction's boundary pixels, and the same two for the truth.
+    """int64 [4] for two bool masks [H, W]: predicted boundary pixels within radius of the true boundary, all predicted
+    boundary pixels, and the same two for the ground truth.
     """
     y, x = np.ogrid[-radius:radius + 1, -radius:radius + 1]
     disk = (x * x + y * y <= radius * radius).astype(np.uint8)
@@ -99,7 +99,7 @@ def contour_matches(truth: np.ndarray, pred: np.ndarray, num_classes: int, proto
     present = np.bincount(filled.ravel(), minlength=IGNORED + 1) + np.bincount(pred.ravel(), minlength=IGNORED + 1)
     for label in np.flatnonzero(present[1:num_classes]) + 1:
         masks = filled == label, pred == label
-        # All boundaries lie in the bounding box of the class, one pixel wider.
+        # All boundaries are in the bounding box of the class, one pixel wider.
         rows, columns = (np.flatnonzero((masks[0] | masks[1]).any(axis)) for axis in (1, 0))
         box = tuple(slice(max(span[0] - 1, 0), span[-1] + 2) for span in (rows, columns))
         result[label - 1] = boundary_matches(masks[0][box], masks[1][box], radius)
@@ -109,7 +109,7 @@ def contour_matches(truth: np.ndarray, pred: np.ndarray, num_classes: int, proto
 def f_score(matches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Contour F, precision and recall, each float64 [K] in [0, 1], from summed matches [K, 4] of boundary_matches."""
     hit_pred, pred, hit_truth, truth = matches.T
-    # Where the truth has no boundary nothing was matched either, so precision is 0 by itself if something is drawn.
+    # Without a true boundary nothing was matched, so precision is 0 already if anything is predicted.
     precision = np.where(pred > 0, hit_pred / np.maximum(pred, 1), 1.0)
     recall = np.where(truth > 0, hit_truth / np.maximum(truth, 1), 1.0)
     total = precision + recall
@@ -124,12 +124,12 @@ def known_mean(values: np.ndarray) -> np.ndarray:
 
 
 def percents(values: np.ndarray) -> list[float | None]:
-    """A list of percentages that JSON can hold: None for NaN."""
+    """Percentages for JSON: None for NaN."""
     return [None if np.isnan(value) else 100 * float(value) for value in np.atleast_1d(values)]
 
 
 class Sums:
-    """What Scores and Curve share: named sums over images, which merge."""
+    """Common to Scores and Curve: named sums over images that can be merged."""
 
     def __init__(self, num_classes: int, protocol: str, **sums: np.ndarray):
         if protocol not in PROTOCOLS:
@@ -138,7 +138,7 @@ class Sums:
         self.images, self.sums = 0, sums
 
     def merge(self, other: Self) -> None:
-        """Add the images of another object of the same kind."""
+        """Add the sums of another instance."""
         self.images += other.images
         self.sums = {name: value + other.sums[name] for name, value in self.sums.items()}
 
@@ -174,7 +174,7 @@ class Scores(Sums):
 def thresholds_below(value: np.ndarray) -> np.ndarray:
     """How many THRESHOLDS are smaller than each value, uint8; compared in float32, as the reference's argmax does."""
     thresholds = THRESHOLDS.astype(np.float32)
-    # The thresholds are evenly spaced, so a product says which one is nearest from below, or just above by rounding.
+    # The thresholds are evenly spaced, so a product gives the nearest one below, or just above by rounding.
     nearest = np.clip(value / np.float32(THRESHOLDS[1]) + np.float32(1e-3), 0, len(THRESHOLDS) - 1).astype(np.uint8)
     return nearest + (thresholds[nearest] < value)
 
@@ -182,12 +182,12 @@ def thresholds_below(value: np.ndarray) -> np.ndarray:
 class Curve(Sums):
     """Sums over images behind the mIoU of CAMs at every background threshold, from one pass over the data.
 
-    A pixel is foreground at exactly those thresholds that lie below its strongest CAM. So one histogram over the number
-    of such thresholds, per class, holds the counts at all of them: they are its sums from one end.
+    A pixel is foreground at exactly the thresholds below its strongest CAM. So one histogram per class over the number
+    of such thresholds yields the counts at all of them, as cumulative sums.
     """
 
     def __init__(self, num_classes: int, protocol: str = 'reference'):
-        # Correct and predicted pixels by class and bin; row 0: pixels of true background, and all pixels.
+        # Correct and predicted pixels by class and bin; row 0: true background pixels, and all pixels.
         self.bins = len(THRESHOLDS) + 1
         hit, pred = (np.zeros((num_classes, self.bins), np.int64) for _ in range(2))
         super().__init__(num_classes, protocol, hit=hit, pred=pred, truth=np.zeros(num_classes, np.int64))

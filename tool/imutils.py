@@ -16,7 +16,7 @@ class Norm(NamedTuple):
     std: tuple[float, float, float]
 
 
-IGNORED = 255       # value in label maps of pixels that count nowhere
+IGNORED = 255       # label of ignored pixels
 IMAGENET_NORM = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -84,7 +84,7 @@ def enlarged_label(scores: np.ndarray, height: int, width: int) -> np.ndarray:
     """Strongest of the scores float32 [C, h, w] at each pixel of a larger size: uint8 [height, width].
 
     Scores are resized bilinearly, one class at a time: the result is smoother than a resized label map, and a large
-    image needs the memory of two classes only.
+    image needs memory for only two classes.
     """
     best = np.full((height, width), -np.inf, np.float32)
     label = np.zeros((height, width), np.uint8)

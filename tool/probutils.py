@@ -1,14 +1,14 @@
 """The paper's two losses: importance sampling (ISL) and feature similarity (FSL), for class maps of any network.
 
-This file needs PyTorch alone: copy it into your project. With class maps `logits` [N,K,h,w] of foreground classes,
+This file needs only PyTorch: copy it into your project. With class maps `logits` [N,K,h,w] of foreground classes,
 image-level labels [N,K] and input images [N,3,H,W] that were normalised with mean and std:
 
     isl = isl_loss(logits, image_labels)
     fsl = fsl_loss(fsl_maps(logits, image_labels), fsl_images(images, logits.shape[2:], mean, std))
     loss = 0.8 * your_classification_loss + 0.2 * isl + 1.0 * fsl
 
-Each loss stands here twice. The plain form is the equation, with all pairs of pixels as a matrix: read it. The form
-without `_plain` computes the same in a fraction of the time and memory: use it. A test holds the two equal.
+Each loss is given twice. The plain form is the equation, with the matrix of all pixel pairs: read that. The form
+without `_plain` computes the same in a fraction of the time and memory: use that. A test checks that they agree.
 
 Source: Jonnarth, Zhang, Felsberg, High-fidelity Pseudo-labels for Boosting Weakly-Supervised Segmentation, WACV 2024.
 """
@@ -26,7 +26,7 @@ TILE_COLUMNS = 64
 
 def isl_loss_plain(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indices: Tensor | None = None,
                    generator: torch.Generator | None = None) -> Tensor:
-    """Importance-sampling loss: classify each image by pixels drawn where the class is believed to be.
+    """Importance-sampling loss: classify each image by pixels sampled in proportion to the class probability.
 
         q = sigmoid(logits);   i_1 .. i_S drawn with replacement, p(i) proportional to q_i + EPS
         loss = -mean over images, classes and draws of  y ln q_i + (1 - y) ln(1 - q_i)
@@ -77,7 +77,7 @@ def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indice
         indices = draw_pixels(logits.sigmoid(), num_samples, generator, batch_rows)
     drawn = logits.flatten(2).gather(2, indices)
     loss = F.binary_cross_entropy_with_logits(drawn, image_labels.to(logits.dtype)[:, :, None].expand_as(drawn))
-    # Pixels that are not finite are never drawn; the loss must reveal them all the same.
+    # Non-finite pixels are never sampled; the loss must reveal them anyway.
     return torch.where(logits.detach().isfinite().all(), loss, math.nan)
 
 
@@ -91,7 +91,7 @@ def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator
         num_samples: pixels S drawn per map.
         generator: source of randomness on the device of probs; the global one by default.
         batch_rows: if several processes share a batch and a random state: the number of samples in the whole batch,
-            and which of them these N are. Each process draws for all, so the draw is that of one process.
+            and which of them these N are. Each process draws for all, so the result is that of one process.
 
     Returns:
         Pixel numbers y * w + x, int64 [N,K,S].
@@ -112,9 +112,9 @@ def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None =
         cam: maps [N,C,h,w] in [0, 1] with background, see fsl_maps.
         images: [N,3,h,w] of the same size, in [0, 1] (clamped here), see fsl_images; no gradient.
         mu: larger makes more pairs count as different; 2.5 in the paper.
-        sigma: width of the neighbourhood in pixels of cam, or None: all pairs count alike.
-        cut: pairs more than cut * sigma rows or columns apart are left out; at 5 the relative error is below 1e-5.
-            None leaves out none.
+        sigma: width of the neighbourhood in pixels of cam, or None to weight all pairs equally.
+        cut: pairs more than cut * sigma rows or columns apart are omitted; at 5 the relative error is below 1e-5.
+            None keeps all.
 
     Returns:
         Scalar, in float32 at least; negative where maps follow the image's edges.
@@ -141,7 +141,7 @@ def fsl_images(images: Tensor, size: tuple[int, int], mean: tuple[float, ...], s
     with torch.no_grad():
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         small = F.interpolate(images, size=tuple(size), mode='bilinear', align_corners=True)
-        # Channel by channel with plain numbers: tensors of them would have to be copied to the device.
+        # Channel by channel with plain numbers: tensors would have to be copied to the device.
         return torch.stack([x * s + m for x, m, s in zip(small.unbind(1), mean, std, strict=True)], 1).clamp(0, 1)
 
 
@@ -189,7 +189,7 @@ def _apply_form(cam: Tensor, images: Tensor, mu: float, sigma: float | None, cut
     line, area = torch.ones_like(square), height * width
     if sigma is not None:       # the factor of g along one axis
         line, area = torch.exp(square / (-2 * sigma ** 2)) / (math.sqrt(2 * math.pi) * sigma), 1
-    # A channel of ones makes R come with the same products as W cam. Channels last, for matrix products.
+    # A channel of ones yields R in the same products as W cam. Channels last, for matrix products.
     maps = F.pad(cam, (0, 0, 0, 0, 0, 1), value=1.0).permute(0, 2, 3, 1).contiguous()
     total, colours = torch.zeros_like(maps), images / images.shape[1]
     budget = TILE_PAIRS.get(cam.device.type, TILE_PAIRS['cpu'])
@@ -214,7 +214,7 @@ def _pair_weight(first: Tensor, second: Tensor, near: Tensor, mu: float) -> Tens
     """W = near * s [n,P,Q] between two rectangles of P and Q pixels: near [P,Q], colours / channels [n,c,...].
 
     tanh(mu + ln(a / b)) = 1 - 2 / (1 + r^2) with r = e^mu a / b: no transcendental function per pair. In place,
-    because the passes over memory are the whole cost.
+    because memory passes dominate the cost.
     """
     first, second = first.flatten(2)[:, :, :, None], second.flatten(2)[:, :, None]
     delta = (first[:, 0] - second[:, 0]).abs_()
@@ -235,7 +235,7 @@ def _rectangles(height: int, width: int, reach: int, budget: int) -> Iterator:
     """
     columns = min(width, TILE_COLUMNS)
     widest = columns * min(width, columns + 2 * reach) * min(height, reach)
-    # Many rows would waste work: those of one source are paired in both orders.
+    # More rows would waste work: pairs within one source are visited in both orders.
     rows = max(1, min(budget // widest, reach // 4))
     for top in range(0, height, rows):
         bottom = min(height, top + rows)

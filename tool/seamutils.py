@@ -18,7 +18,7 @@ BLOCK = 512
 
 
 class SeamOutput(NamedTuple):
-    """What the network returns for one view of N images; H x W is the view, h x w its eighth.
+    """Network output for one view of N images; H x W is the view's size, h x w an eighth of it.
 
     cam: class maps [N,C,H,W] of any range, channel 0 background: the logits upsampled.
     refined: maps [N,C,H,W] after pixel correlation, in [0, 1].
@@ -79,15 +79,15 @@ def pixel_correlation_plain(features: Tensor, seed: Tensor) -> Tensor:
 
 
 def pixel_correlation(features: Tensor, seed: Tensor) -> Tensor:
-    """The same as pixel_correlation_plain without its matrix of all pairs, in float32 at least.
+    """The same as pixel_correlation_plain without its matrix of all pairs, in at least float32.
 
-    The similarities exist only BLOCK rows at a time and are computed again in the backward pass.
+    The similarities exist only BLOCK rows at a time and are recomputed in the backward pass.
     """
     features = full_precision(features).flatten(2)
     seed = seed.detach().to(features.dtype)
     with torch.autocast(features.device.type, enabled=False):
         unit = features / (features.norm(dim=1, keepdim=True) + EPS)
-        # A row of ones makes the sum of every column of similarities come with the same product.
+        # A row of ones yields every column sum of the similarities in the same product.
         rows = F.pad(seed.flatten(2), (0, 0, 0, 1), value=1.0)
         sums = _Correlation.apply(unit, rows)
     return (sums[:, :-1] / (sums[:, -1:] + EPS)).view_as(seed)
@@ -104,7 +104,7 @@ class _Correlation(torch.autograd.Function):
             block, later = slice(start, start + BLOCK), slice(start + BLOCK, None)
             similarity = (unit[:, :, block].transpose(1, 2) @ unit[:, :, start:]).relu_()
             sums[:, :, start:] += rows[:, :, block] @ similarity
-            # Similarity is symmetric: what the block is to later pixels, they are to it.
+            # Similarity is symmetric: the block's similarities to later pixels are also theirs to it.
             sums[:, :, block] += rows[:, :, later] @ similarity[:, :, BLOCK:].transpose(1, 2)
         return sums
 
@@ -118,7 +118,7 @@ class _Correlation(torch.autograd.Function):
                 block = slice(start, start + BLOCK)
                 similarity = unit.transpose(1, 2) @ unit[:, :, block]
                 grad_similarity = (rows.transpose(1, 2) @ grad[:, :, block]).masked_fill_(similarity <= 0, 0)
-                # A pixel takes part as a row and as a column.
+                # Each pixel contributes as a row and as a column.
                 grad_unit += unit[:, :, block] @ grad_similarity.transpose(1, 2)
                 grad_unit[:, :, block] += unit @ grad_similarity
         return grad_unit, None

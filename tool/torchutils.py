@@ -12,7 +12,7 @@ def full_precision(tensor: Tensor) -> Tensor:
 
 def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tuple[str, nn.Parameter]],
               lr: float, weight_decay: float, new_factor: float = 10) -> list[dict]:
-    """Split named parameters into the four groups that all stages train with.
+    """Split named parameters into the four groups used by all stages.
 
     Biases learn twice as fast as weights, without weight decay. Frozen parameters are left out, and so are the scale
     and shift of every batch norm, which the published training optimises in no stage.

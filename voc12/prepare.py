@@ -60,7 +60,7 @@ def classes_of(path: Path) -> list[str]:
     """Classes of the objects in an annotation, difficult ones too, in label order.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         ValueError: if it is not valid XML or names an unknown class.
     """
     try:

@@ -8,7 +8,7 @@ from scipy.io import loadmat
 
 from lib.files.fileio import remove_leftovers, replacing
 from lib.files.imageio import write_label_png
-from lib.process.progress import progress
+from lib.process.cli import progress
 from lib.process.workers import map_in_workers
 from voc12.dataset import VOC_CLASSES
 

@@ -21,7 +21,7 @@ GPUS_PER_NODE=${GPUS_PER_NODE:-1}
 
 export PYTHON=${PYTHON:-$(./setup_env.sh)}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 port=$((20000 + SLURM_JOB_ID % 20000))
 # torchrun on each node; a killed worker is restarted up to three times, and training resumes from its last checkpoint.
 launcher="srun --kill-on-bad-exit=1 $PYTHON -m lib.process.launch --nnodes=$SLURM_NNODES --nproc-per-node=$GPUS_PER_NODE

@@ -55,7 +55,7 @@ def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> se
     Raises:
         FileNotFoundError, Corrupt: if one is missing or corrupt; if all are corrupt, even where such are left out.
     """
-    check_files([sample.image for sample in samples], f'{split} lists images that are not there',
+    check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
                 'check --data-root, or correct the list')
     corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, _is_intact, sample.image)}
     if len(corrupt) == len(samples):

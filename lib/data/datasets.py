@@ -1,4 +1,4 @@
-"""The samples of every stage, over any DatasetSpec: for training CAM, affinity and segmentation, and for inference.
+"""Samples over any DatasetSpec, for CAM training, segmentation training and inference (affinity.py: AffinityNet).
 
 Where the data set says so (on_corrupt), a corrupt image is not an error, and neither is the absence of what would have
 been made from it.
@@ -16,15 +16,12 @@ from torch.utils.data import Dataset
 
 from lib.data import augment
 from lib.data.corrupt import check_images, check_made, first_readable, unless_corrupt
-from lib.data.labelio import read_seeds
-from lib.data.npyio import read_npy_seeds, seed_folders
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED, read_image, read_mask, read_size
-from tool.affutils import affinity_label
 from tool.imutils import IMAGENET_NORM, Norm, normalise
 
 
-class _TrainSet(Dataset):
+class TrainSet(Dataset):
     """What the training sets have in common. A key is (epoch, index)."""
 
     LABELS = 'labels'                       # what messages call the label files
@@ -79,7 +76,7 @@ class _TrainSet(Dataset):
                              f'{image_size[0]}x{image_size[1]}; {self.remedy()}')
 
 
-class CamTrainSet(_TrainSet):
+class CamTrainSet(TrainSet):
     """{'image': float32 [3, crop, crop], 'image_labels': float32 [K], 'name'}; long_side in pixels, both included."""
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
@@ -89,70 +86,13 @@ class CamTrainSet(_TrainSet):
         self.labels = spec.image_labels([sample.name for sample in self.samples])
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
-        image = augment.resize_long_side(_read(self.spec, self.samples[index]), rng, *self.long_side)
+        image = augment.resize_long_side(read_sample(self.spec, self.samples[index]), rng, *self.long_side)
         image = augment.colour_jitter(image[:, augment.random_flip(rng)], rng)
         crop = augment.random_crop(rng, *image.shape[:2], self.crop)
         return {'image': self._crop_image(image, crop), 'image_labels': torch.from_numpy(self.labels[index]).float()}
 
 
-class AffTrainSet(_TrainSet):
-    """{'image': float32 [3, crop, crop], 'label': uint8 [crop / stride, crop / stride], 'name'}; 255 is ignored.
-
-    Of the two seeds of an image, the one of the lower alpha is trusted for objects, the other for background.
-
-    Args:
-        seeds_dir: folder of seed files; with `unpickle`, of two folders alpha_<strength> of the reference's .npy files.
-        stride: of the network's features, in pixels.
-    """
-
-    LABELS = 'seeds'
-
-    def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
-                 seeds_dir: Path = Path('seeds'), seed: int = 1, limit: int | None = None, unpickle: bool = False,
-                 stride: int = 8):
-        super().__init__(spec, split, norm, crop, seed, limit)
-        if crop % stride:
-            raise ValueError(f'the crop of {crop} pixels must be a multiple of {stride}; '
-                             f'use {crop - crop % stride or stride}')
-        self.stride, self.seeds_dir = stride, Path(seeds_dir)
-        self.folders = seed_folders(self.seeds_dir) if unpickle else None
-
-    def draw(self, index: int, rng: np.random.Generator) -> dict:
-        sample = self.samples[index]
-        image = augment.colour_jitter(_read(self.spec, sample), rng)
-        keys, low, high = self._read_seeds(sample, image.shape[:2])
-        crop = augment.random_crop(rng, *image.shape[:2], self.crop)
-        flip = augment.random_flip(rng)
-        low, high = (crop.paste(scores[..., *crop.source], 0)[..., flip] for scores in (low, high))
-        channel = affinity_label(low, high, self.stride)
-        value_of = np.full(256, IGNORED, np.uint8)              # channel of the seeds -> mask value
-        value_of[:len(keys) + 1] = [0, *(keys + 1)]
-        image = self._crop_image(image, crop)
-        return {'image': image.flip(-1) if flip.step < 0 else image, 'label': torch.from_numpy(value_of[channel])}
-
-    def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        paths = self.labels_of(sample)
-        keys, seeds = (read_npy_seeds(dict(zip(self.folders, paths)), size, self.spec.num_fg) if self.folders else
-                       read_seeds(paths[0], self.spec.num_fg))
-        if len(seeds) != 2:
-            raise ValueError(f'{paths[0]} has seeds for {len(seeds)} background strengths, not for 2; {self.remedy()}')
-        low, high = (seeds[alpha] for alpha in sorted(seeds))
-        self._check_size(sample, size, paths[0], low.shape[-2:])
-        return keys, low, high
-
-    def labels_of(self, sample: Sample) -> list[Path]:
-        """The seed files of a sample: one of ours holds both strengths."""
-        if self.folders:
-            return [folder / f'{sample.name}.npy' for folder in self.folders.values()]
-        return [self.seeds_dir / f'{sample.name}.npz']
-
-    def remedy(self) -> str:
-        """How to make the seeds."""
-        return (f'make them with python infer_cam.py --dataset {_flag(self.spec)} --split {self.split}'
-                f'{" --export-npy" if self.folders else ""}')
-
-
-class SegTrainSet(_TrainSet):
+class SegTrainSet(TrainSet):
     """{'image': float32 [3, crop, crop], 'mask': int64 [crop, crop] (padding 255), 'name'}; labels from PNGs."""
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
@@ -163,7 +103,7 @@ class SegTrainSet(_TrainSet):
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample, (path,) = self.samples[index], self.labels_of(self.samples[index])
-        image, mask = _read(self.spec, sample), read_mask(path, self.spec.num_classes)
+        image, mask = read_sample(self.spec, sample), read_mask(path, self.spec.num_classes)
         self._check_size(sample, image.shape[:2], path, mask.shape)
         flip = augment.random_flip(rng)
         image = augment.hsv_shift(image, rng)[:, flip]
@@ -187,7 +127,7 @@ class SegTrainSet(_TrainSet):
 
     def remedy(self) -> str:
         """How to make the labels."""
-        return f'make them with python infer_aff.py --dataset {_flag(self.spec)} --split {self.split}'
+        return f'make them with python infer_aff.py --dataset {dataset_flag(self.spec)} --split {self.split}'
 
 
 class InferSet(Dataset):
@@ -202,7 +142,7 @@ class InferSet(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict:
-        sample = {'image': _read(self.spec, self.samples[index]), 'name': self.samples[index].name}
+        sample = {'image': read_sample(self.spec, self.samples[index]), 'name': self.samples[index].name}
         return sample if self.labels is None else sample | {'image_labels': self.labels[index]}
 
     def check(self) -> None:
@@ -231,9 +171,9 @@ def batch_keys(num_samples: int, batch: int, epochs: int, seed: int, start_step:
             yield [(epoch, index) for index in order[start:start + size]]
 
 
-def _read(spec: DatasetSpec, sample: Sample) -> np.ndarray:
+def read_sample(spec: DatasetSpec, sample: Sample) -> np.ndarray:
     return read_image(sample.image, **spec.reading)
 
 
-def _flag(spec: DatasetSpec) -> str:
+def dataset_flag(spec: DatasetSpec) -> str:
     return quote(spec.flag or spec.name)

@@ -65,7 +65,7 @@ class FileSet(Dataset):
         Raises:
             FileNotFoundError, ValueError: naming the files.
         """
-        check_files(self.paths, 'some images are not there', 'check the names after --images')
+        check_files(self.paths, 'some images do not exist', 'check the names after --images')
         corrupt, seen = [], {}
         for path in self.paths:
             try:

@@ -20,16 +20,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.data.folder import LARGEST_SIDE, read_spec
 from lib.data.own_checks import MASK_SUFFIXES, check_masks, find_classes, match_images
 from lib.data.own_table import SPLITS, Report, Row, read_table
+from lib.data.registry import LARGEST_SIDE, read_spec
 from lib.files.dataspec import check_classes
 from lib.files.fileio import remove_leftovers, replacing
 from lib.files.imageio import read_size
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign, refuse_inputs
+from lib.process.cli import Parser, integer, number
 from lib.process.ending import run_script
-from lib.process.ranges import Parser, integer, number
 
 MAKER = 'lib.data.own'
 

@@ -38,7 +38,7 @@ def read_table(path: Path, separator: str, report: Report) -> list[Row]:
         report: called for every row with a problem; such rows are left out.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such file, or nothing of it can be read.
+        FileNotFoundError, ValueError: if the file is missing, or nothing of it can be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{path} is not a file; expected the table of the images, CSV or JSON')

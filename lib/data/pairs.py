@@ -22,7 +22,7 @@ def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '
     With masked_only, images without ground truth are left out.
 
     Returns:
-        The pairs, and the names of corrupt images that are left out, as there is no prediction for them.
+        The pairs, and the names of corrupt images that are left out, as they have no prediction.
 
     Raises:
         FileNotFoundError: if a mask or a prediction is missing, naming the first and how many.

@@ -2,7 +2,7 @@
 
     python -m lib.data.toy --out data/toy --seed 0
 
-Writes images/, masks/ (VOC palette), lists/, dataset.json (read by lib/data/folder.py like any user's own set) and
+Writes images/, masks/ (VOC palette), lists/, dataset.json (read by lib/data/registry.py like any user's own set) and
 made_by.json. What the images show is in toy_draw.py, what the classes look like in toy_shapes.py.
 """
 import argparse
@@ -17,8 +17,8 @@ from lib.files.fileio import remove_leftovers, replacing
 from lib.files.imageio import write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign
+from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
-from lib.process.ranges import LARGEST_SEED, Parser, integer
 
 VERSION = 1                             # of the drawing code: raise it whenever an image changes
 MAKER = 'lib.data.toy'

@@ -95,7 +95,7 @@ class DatasetSpec:
     def samples(self, split: str) -> list[Sample]:
         """The samples of a split in list order; no image is opened.
 
-        Raises FileNotFoundError if there is no such list, ValueError if it is empty, repeats an image or is malformed.
+        Raises FileNotFoundError if the list is missing, ValueError if it is empty, repeats an image or is malformed.
         """
         path = self.lists / f'{split}.txt'
         others = ', '.join(sorted(other.stem for other in self.lists.glob('*.txt') if other.stem != 'labels')) or 'none'
@@ -145,7 +145,7 @@ class DatasetSpec:
     def check(self, split: str, need_masks: bool = False) -> None:
         """Make sure that every image of a split, and with need_masks every mask, exists; else FileNotFoundError."""
         samples = self.samples(split)
-        check_files([sample.image for sample in samples], f'{split} lists images that are not there',
+        check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
                     'check --data-root, or correct the list')
         if need_masks:
             template = (self.mask_templates or ('{}.png (the data set names no folder of masks)',))[0]
@@ -200,7 +200,7 @@ def _read_lines(path: Path, remedy: str) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding='utf-8-sig')
     except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is not there{remedy}') from None
+        raise FileNotFoundError(f'{path} does not exist{remedy}') from None
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not a text file ({error.reason}){remedy}') from None
     return [(number, line.strip(' \r')) for number, line in enumerate(text.split('\n'), 1) if line.strip()]

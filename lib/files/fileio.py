@@ -45,7 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
         if not concerned or getattr(cause, 'errno', None) not in EXPLAINED:
             raise
         raise CannotWrite(f'{path} cannot be written ({os.strerror(cause.errno)}); free disk space, fix the '
-                          'permissions, or choose another folder (--exp or --out)') from error
+                          'permissions, or choose another folder (--exp or --out), then run the same command again') \
+            from error
     finally:
         with suppress(OSError):         # a read-only folder
             temporary.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
         max_side: reduce it to this long side in pixels if it is larger.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         Corrupt: if it cannot be decoded to its end, naming the file.
     """
     with _opened(path, 'image') as file, warnings.catch_warnings():
@@ -82,7 +82,7 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
     Reduced as read_image does, without mixing labels.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         ValueError: if it is corrupt, in colour, or holds a value that no class has.
     """
     with _opened(path, 'mask') as file:
@@ -123,7 +123,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
         with Image.open(path) as file:
             yield file
     except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is not there; restore the {kind}, or correct the list that names it') from None
+        raise FileNotFoundError(f'{path} does not exist; restore the {kind}, or fix the list that names it') from None
     except Image.DecompressionBombError as error:
         raise ValueError(f'{path} is too large ({error}); shrink it, or cut it into tiles') from error
     except UNREADABLE as error:

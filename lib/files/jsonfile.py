@@ -13,13 +13,13 @@ def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
     """The value in a JSON file in UTF-8 (or UTF-16), which must have a shape as described at misfit().
 
     Raises:
-        FileNotFoundError: if there is no such file; ends with the remedy.
+        FileNotFoundError: if the file is missing; ends with the remedy.
         ValueError: if it is not valid JSON or not of this shape; names the file and what is wrong.
     """
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is not there; {remedy}') from None
+        raise FileNotFoundError(f'{path} does not exist; {remedy}') from None
     return _checked(content, shape, str(path), remedy)
 
 

@@ -24,7 +24,7 @@ def read_torch(path: Path, remedy: str, tensors: bool = True) -> Any:
         tensors: False leaves the tensors on disk, which is quick: only the rest of the content may be used then.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         ValueError: if it is corrupt, or holds Python objects, which could run code when read.
     """
     path = Path(path)

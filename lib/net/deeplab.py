@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.net.backbone import Backbone
-from lib.net.dropout import BatchDropout
-from lib.net.freeze import norm_layers
+from lib.net.freeze import BatchDropout, norm_layers
 from tool.torchutils import full_precision
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lib.process.ranks import batch_rows
 from tool.torchutils import lr_groups
 
 
@@ -77,3 +78,25 @@ def make_optimizer(network: nn.Module, lr: float, momentum: float, weight_decay:
                        lr, weight_decay, head_lr)
     # Not fused=True: on CPUs it mixes up weights and gradients that lie differently in memory (torch 2.14).
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+
+
+class BatchDropout(nn.Dropout):
+    """nn.Dropout."""
+
+    def shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        """Shape of the factors of one sample."""
+        return tuple(x.shape[1:])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.p:
+            return x
+        count, mine = batch_rows(len(x))
+        kept = x.new_empty(count, *self.shape(x)).bernoulli_(1 - self.p)[mine]
+        return x * kept.div_(1 - self.p)
+
+
+class BatchDropout2d(BatchDropout):
+    """nn.Dropout2d: drops whole maps of [N, C, H, W]."""
+
+    def shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        return x.shape[1], 1, 1

@@ -42,7 +42,7 @@ def read_mxnet_params(path: Path) -> dict[str, np.ndarray]:
     Reads the layouts v3, v2, v1 and the one before them, which has no version.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         ValueError: if it is not such a file, is cut off, or holds what this reader does not know.
     """
     try:

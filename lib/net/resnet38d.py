@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lib.net.dropout import BatchDropout2d
+from lib.net.freeze import BatchDropout2d
 from tool.imutils import IMAGENET_NORM
 
 STEM = 64

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lib.net.backbone import Backbone, hide_backbone_prefix
-from lib.net.dropout import BatchDropout2d
+from lib.net.freeze import BatchDropout2d
 from tool.seamutils import SeamOutput, class_seed, pixel_correlation, resize
 from tool.torchutils import full_precision
 

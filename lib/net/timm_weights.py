@@ -23,7 +23,7 @@ def imagenet_tensors(backbone: TimmBackbone, source: str) -> Tensors:
         source: 'timm', 'efficientnet-lite0' (its package), or a .pth or .safetensors file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         ImportError: if it is in a package that is not installed.
         ValueError: if the source is corrupt, cannot be fetched, or is of another backbone.
     """

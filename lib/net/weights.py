@@ -14,7 +14,6 @@ from torch import nn
 from lib.files.dataspec import MOST_CLASSES
 from lib.files.jsonfile import misfit
 from lib.files.torchfile import read_torch, unsound, write_torch
-from lib.net.mxnet import resnet38d_tensors
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
 REMEDY = 'fetch it again, or finish the stage that trains this network'
@@ -35,7 +34,7 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
             For a timm backbone see lib/net/timm_weights.py.
 
     Raises:
-        FileNotFoundError: if there is no such file; says where it comes from.
+        FileNotFoundError: if the file is missing; says where it comes from.
         ValueError: if the file is corrupt, or belongs to another network or width.
     """
     path = Path(source)
@@ -51,7 +50,8 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
             'github.com/itijyou/ademxapp) are linked from the README pages of AffinityNet (github.com/jiwoon-ahn/psa) '
             'and SEAM (github.com/YudeWang/SEAM); put the file into pretrained/, or train from scratch: --weights none')
     else:
-        state = resnet38d_tensors(path) if path.suffix == '.params' else read_network(path)[0]
+        is_mxnet = path.suffix == '.params'     # imported by name: hardly any run needs it
+        state = import_module('lib.net.mxnet').resnet38d_tensors(path) if is_mxnet else read_network(path)[0]
     _load_strictly(backbone, state, path)
 
 
@@ -79,7 +79,7 @@ def load_network(net: nn.Module, path: Path, classes: Sequence[str] | None = Non
         The file's meta; {} for a published file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file is missing.
         ValueError: if the file is corrupt, holds pickled objects or NaN, or fits another network or other classes;
             net is then unchanged.
     """

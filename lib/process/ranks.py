@@ -4,7 +4,8 @@ torchrun starts the processes of a training run and says in the environment whic
 is enough for inference, where each process takes every n-th image and needs nothing from the others.
 """
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -147,3 +148,30 @@ def by_the_first(function: Callable[[], None]) -> None:
                 raise
     if problems := texts_of_all(problem):
         raise ValueError(problems[0])
+
+
+_here = [(0, 1, True)]
+
+
+@contextmanager
+def batch_part(index: int, parts: int, last_pass: bool = True) -> Iterator[None]:
+    """While the context lasts, a batch is part `index` of `parts` equal ones.
+
+    `last_pass`: it completes this process's gradients.
+    """
+    _here.append((index, parts, last_pass))
+    try:
+        yield
+    finally:
+        _here.pop()
+
+
+def batch_rows(count: int) -> tuple[int, slice]:
+    """For a part of `count` samples: the number of samples in the whole batch, and which of them these are."""
+    index, parts, _ = _here[-1]
+    return count * parts, slice(index * count, (index + 1) * count)
+
+
+def in_last_pass() -> bool:
+    """Whether the gradients of the batch are complete after this pass."""
+    return _here[-1][2]

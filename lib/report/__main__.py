@@ -18,8 +18,8 @@ from lib.data.registry import get_spec
 from lib.files.fileio import replacing
 from lib.files.imageio import voc_palette
 from lib.files.outpaths import refuse_foreign
+from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.process.ranges import integer, number
 from lib.report.examples import image_groups
 from lib.report.gather import Stage, read_stages, score_tables
 from lib.report.plots import loss_plot, threshold_plot

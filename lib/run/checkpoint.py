@@ -63,7 +63,7 @@ def is_trained(path: Path, origin: Mapping) -> bool:
 
 
 def trained_origin(path: Path) -> dict | None:
-    """The origin of a trained network's file, None if there is no file; ValueError if it is corrupt or has none."""
+    """The origin of a trained network's file, None if there is none; ValueError if it is corrupt or has no origin."""
     if not path.exists():
         return None
     content = read_torch(path, REMEDY, tensors=False)

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from lib.process import ranks
-from lib.process.batchpart import in_last_pass
+from lib.process.ranks import in_last_pass
 
 
 def pick_device(name: str) -> torch.device:
     """The device that a --device value means; each process of a machine gets a GPU of its own.
 
     Raises:
-        ValueError: if there is no such device.
+        ValueError: if the device does not exist.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -1,4 +1,5 @@
 """One run at a time in a folder, on one machine or on several that share a file system."""
+import contextlib
 import fcntl
 import os
 import socket
@@ -23,6 +24,7 @@ class Lock:
 
     def __init__(self, folder: Path, name: str = '.lock', patience: float = 2):
         self.path, self.patience = Path(folder) / f'{name}-{ranks.place().rank}', patience
+        self.made = [path for path in self.path.parents if not path.exists()]
 
     def __enter__(self) -> 'Lock':
         folder, until = self.path.parent, time.monotonic() + self.patience
@@ -43,6 +45,9 @@ class Lock:
     def __exit__(self, *_) -> None:
         self.path.unlink(missing_ok=True)
         self.file.close()
+        with contextlib.suppress(OSError):      # a refused run leaves no empty folders
+            for path in self.made:
+                path.rmdir()
 
     def _try(self) -> str:
         """Try to lock the file; '' on success, else who holds it."""

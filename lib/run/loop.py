@@ -11,13 +11,12 @@ from torch import nn
 from tqdm import tqdm
 
 from lib.process import ranks
-from lib.process.batchpart import batch_part
+from lib.process.cli import bar_style
 from lib.process.ending import Signals, Stopped
-from lib.process.progress import bar_style
+from lib.process.ranks import batch_part
 from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, previous, remove_training, save_checkpoint
 from lib.run.lock import Lock
-from lib.run.record import Record
-from lib.run.terms import Terms
+from lib.run.record import Record, Terms
 from tool.torchutils import set_lr
 
 Step = Callable[[Mapping], Mapping[str, torch.Tensor]]

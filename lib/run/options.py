@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lib.process.ranges import COUNT, LARGEST_SEED, Parser, integer, number
+from lib.process.cli import COUNT, LARGEST_SEED, Parser, integer, number
 from lib.run.settings import COMMON, SETTINGS, row_of
 
 # A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:

@@ -15,9 +15,8 @@ from lib.files.dataspec import and_more
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
 from lib.process.ending import Signals
-from lib.run.digests import Digests
 from lib.run.lock import Lock
-from lib.run.origin import NEW_OR_BOTH, OWN, difference
+from lib.run.origin import NEW_OR_BOTH, OWN, Digests, difference
 from lib.run.record import write_made_by
 
 
@@ -98,10 +97,11 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
         part = 'all' if world == 1 else f'process {rank} of {world}: its'
         print(f'{part} {len(mine)} images, {len(mine) - len(todo)} of them finished ({outputs[0].folder})' if todo else
               f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again', flush=True)
-        if not args.dry_run:
+        if not (todo or args.dry_run):
             digests.save()
 
         def begin() -> None:
+            digests.save()      # not before: a refused run leaves nothing
             if fresh:
                 _remove(outputs, [names[index] for index in todo])
             for output in outputs if ranks.is_first() else ():

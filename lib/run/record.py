@@ -1,12 +1,13 @@
-"""What a run writes about itself: settings, environment, log, metrics, TensorBoard, scores."""
+"""What a run writes about itself: settings, environment, log, loss terms, TensorBoard, scores."""
 import argparse
 import json
+import math
 import platform
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,48 @@ def _plain(value):
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value if isinstance(value, int | float | str | bool | None) else str(value)
+
+
+class Terms:
+    """Sums of the loss terms since the last record, and their values since the last check."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.names, self.sums, self.count = [], None, 0
+        self.unchecked = []             # (step, values, names of the samples)
+
+    def add(self, step: int, terms: Mapping[str, torch.Tensor], samples: Sequence[str]) -> None:
+        """Add the terms of one step, counted from 1."""
+        values = torch.stack([value.detach().float() for value in terms.values()])
+        self.names = list(terms)
+        self.sums = values + (torch.zeros_like(values) if self.sums is None else self.sums)
+        self.count += 1
+        self.unchecked.append((step, values, list(samples)))
+
+    def problem(self) -> str:
+        """Which term stopped being finite, when and on which samples; '' if none did. Waits for the device."""
+        unchecked, self.unchecked = self.unchecked, []
+        finite = torch.stack([values for _, values, _ in unchecked]).isfinite().tolist() if unchecked else []
+        for (step, _, samples), flags in zip(unchecked, finite):
+            if not all(flags):
+                names = ', '.join(name for name, flag in zip(self.names, flags) if not flag)
+                return f'loss term {names} is not finite at step {step} (samples {", ".join(samples)})'
+        return ''
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call, over all processes."""
+        values = ranks.mean(self.sums / self.count).tolist()
+        means = dict(zip(self.names, values))
+        self.sums, self.count = None, 0
+        return means
+
+    def state(self) -> dict:
+        """What a checkpoint needs for the next means to be those of an uninterrupted run."""
+        sums = [] if self.sums is None else ranks.mean(self.sums).tolist()
+        return {'names': list(self.names), 'sums': sums, 'count': self.count}
+
+    def load(self, state: Mapping) -> None:
+        """Put a state back."""
+        self.names, self.count = list(state['names']), state['count']
+        self.sums = torch.tensor(state['sums'], device=self.device) if state['sums'] else None
+        assert all(math.isfinite(value) for value in state['sums'])

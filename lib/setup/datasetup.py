@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json, write_json
-from lib.process.ranges import Parser, integer
+from lib.process.cli import Parser, integer
 from lib.setup.download import fetch
 from lib.setup.unpack import unpack
 from lib.setup.verify import check_samples, count_files, print_lists

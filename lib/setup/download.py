@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.process.progress import bar_style
+from lib.process.cli import bar_style
 
 BLOCK = 1024 * 1024
 TIMEOUT = 60            # seconds without a byte

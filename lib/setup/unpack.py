@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lib.files.fileio import remove_leftovers, replacing
-from lib.process.progress import progress
+from lib.process.cli import progress
 
 CORRUPT = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
            NotImplementedError)

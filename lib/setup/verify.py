@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lib.files.dataspec import DatasetSpec, Sample, list_sha256
 from lib.files.imageio import read_image, read_mask, read_size
-from lib.process.progress import progress
+from lib.process.cli import progress
 from lib.process.workers import map_in_workers
 
 
@@ -61,5 +61,5 @@ def find_fault(sample: Sample, num_classes: int, decode: bool) -> str | None:
 
 
 def count_files(folder: Path) -> int:
-    """Number of files in a folder, without hidden ones; 0 if there is no such folder."""
+    """Number of files in a folder, without hidden ones; 0 if it does not exist."""
     return sum(path.is_file() and not path.name.startswith('.') for path in folder.iterdir()) if folder.is_dir() else 0

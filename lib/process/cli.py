@@ -1,8 +1,12 @@
-"""Command lines: errors in one line, and numbers that are finite and in range."""
+"""What every command line has in common: its parser, ranges of numbers, progress bars."""
 import argparse
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import NoReturn
+
+from tqdm import tqdm
 
 WHOLE = re.compile(r'[+-]?[0-9]+')
 DECIMAL = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
@@ -65,3 +69,16 @@ def _number(kind: type, form: re.Pattern, fits: Callable, expected: str) -> Call
         return value
     convert.expected = expected
     return convert
+
+
+def bar_style(title: str, unit: str = 'image') -> dict:
+    """Settings of every tqdm bar. In a file, one line every half minute is enough."""
+    terminal = sys.stderr.isatty()
+    return {'desc': title, 'unit': unit, 'dynamic_ncols': terminal, 'mininterval': 0.5 if terminal else 30,
+            'maxinterval': 1 if terminal else 60}
+
+
+def progress(items: Iterable, title: str, unit: str = 'image', total: int | None = None) -> tqdm:
+    """A bar over items: how many per second, and the time left. Of several processes, rank 0 shows it."""
+    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
+    return tqdm(items, total=total, disable=rank != '0', **bar_style(title, unit))
