@@ -63,7 +63,7 @@ def _histogram(labels, num_classes, what):
 
 
 def iou(counts: MaskCounts, protocol: str = 'reference') -> np.ndarray:
-    """IoU float64 [..., C] in [0, 1] of summed counts [..., C]; under 'strict' NaN for classes absent from it."""
+    """IoU float64 [..., C] in [0, 1] of summed counts [..., C]; NaN for absent classes under 'strict'."""
     hit, truth, pred = counts
     value = hit / (truth + pred - hit + 1e-10)
     return np.where(truth > 0, value, np.nan) if protocol == 'strict' else value
