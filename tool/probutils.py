@@ -77,7 +77,7 @@ def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indice
         indices = draw_pixels(logits.sigmoid(), num_samples, generator, batch_rows)
     drawn = logits.flatten(2).gather(2, indices)
     loss = F.binary_cross_entropy_with_logits(drawn, image_labels.to(logits.dtype)[:, :, None].expand_as(drawn))
-    # Non-finite pixels are never sampled; the loss must reveal them anyway.
+    # Non-finite pixels are almost never sampled; the loss must reveal them anyway.
     return torch.where(logits.detach().isfinite().all(), loss, math.nan)
 
 
