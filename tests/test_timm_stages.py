@@ -67,7 +67,7 @@ def test_another_backbone_than_the_file_says_is_refused(run, toy, capsys, main, 
 @pytest.mark.parametrize('words, message', [
     (('--backbone', 'timm:nothing'), 'timm has no network'),
     (('--backbone', 'timm:test_vit'), 'gives features at strides 16, not at 8'),
-    (('--backbone', 'timm:test_efficientnet', '--weights', 'pretrained/a.params'), 'is of resnet38d, the backbone is'),
+    (('--backbone', 'timm:test_efficientnet', '--weights', 'pretrained/a.params'), 'is for resnet38d, the backbone is'),
     (('--backbone', 'vgg16'), 'use resnet38d or timm:NAME')])
 @pytest.mark.parametrize('main, flags', [(train_cam_voc.main, CAM_TRAINING), (train_aff.main, TRAINING),
                                          (train_seg.main, TRAINING)])

@@ -52,7 +52,7 @@ def test_a_file_of_another_network_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize('source, kind, message', [
-    ('a.params', ValueError, r'is of resnet38d, the backbone is timm:test_efficientnet; use a \.pth'),
+    ('a.params', ValueError, r'is for resnet38d, the backbone is timm:test_efficientnet; use a \.pth'),
     ('a.txt', ValueError, r'is not a weights file, .*; use a \.pth or \.safetensors file'),
     ('a.pth', FileNotFoundError, r'a\.pth is missing: name a \.pth'),
     ('efficientnet-lite0', ValueError, r'fits --backbone timm:tf_efficientnet_lite0 alone')])

