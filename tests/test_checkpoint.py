@@ -120,7 +120,7 @@ def test_a_save_that_fails_keeps_the_former_checkpoint(last, monkeypatch):
 def test_a_checkpoint_of_another_training_is_refused_with_the_difference(last):
     save(last, 1)
     with pytest.raises(ValueError, match=r'last\.pth belongs to a run with other settings or inputs \(--lr was 0.1, is '
-                                         r'0.2\); give --fresh to make it again, or --run NAME to keep both'):
+                                         r'0.2\); use --fresh to regenerate it, or --run NAME to keep both'):
         load_checkpoint(last, OTHER)
     with pytest.raises(ValueError, match='the classes were a b, are b a'):
         load_checkpoint(last, {**ORIGIN, 'classes': ['b', 'a']})

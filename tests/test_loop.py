@@ -180,7 +180,7 @@ def test_changed_settings_or_inputs_are_refused_with_the_difference_and_nothing_
         (tmp_path / removed).unlink()
     before = contents(tmp_path)
     for changes, words in OTHER:
-        with pytest.raises(ValueError, match=rf'settings or inputs \({words}\); give --fresh to make it again, or '
+        with pytest.raises(ValueError, match=rf'settings or inputs \({words}\); use --fresh to regenerate it, or '
                                              '--run NAME to keep both'):
             Task(tmp_path, **changes).run()
     assert contents(tmp_path) == before
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     Task(tmp_path).run(save=False)
     other = Task(tmp_path)
     other.network[2] = nn.Linear(8, 2)
-    with pytest.raises(ValueError, match=r'last\.pth belongs to a different network; give --fresh'):
+    with pytest.raises(ValueError, match=r'last\.pth belongs to a different network; use --fresh'):
         other.run()
 
 

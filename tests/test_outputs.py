@@ -176,7 +176,7 @@ def test_changed_settings_are_refused_with_the_difference_and_fresh_redoes_the_n
     folder, stages = again
     before, stamps, (words, difference) = files(folder), times(folder), OTHER[stage]
     assert f'6 of 6 files in {folder}' in (line := refused(stages[stage], capsys, *words)) and difference in line
-    assert 'give --fresh to make these again, or --run NAME to keep both' in line
+    assert 'use --fresh to regenerate these, or --run NAME to keep both' in line
     assert difference in refused(stages[stage], capsys, *words, '--dry-run') and times(folder) == stamps
     run(stages[stage], *words, '--fresh', '--limit', '2')
     assert rewritten(stamps, folder) == ['val_00000', 'val_00001'] and files(folder).keys() == before.keys()
@@ -261,7 +261,7 @@ def test_training_on_a_replaced_image_is_refused_and_other_spellings_of_its_inpu
     before = (folder / 'cam/model.pth').read_bytes()
     for missing in ('', 'last.pth'):
         (folder / 'cam/last.pth').unlink() if missing else None
-        assert 'trained with other settings or inputs (other images); give --fresh' in refused(stage, capsys)
+        assert 'trained with other settings or inputs (other images); use --fresh' in refused(stage, capsys)
     assert (folder / 'cam/model.pth').read_bytes() == before
     (tmp_path / 'data/images/train_00001.jpg').write_bytes(former)
     run(stage)

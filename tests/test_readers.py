@@ -280,7 +280,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, protocol):
     for name in ('zip.pth', 'bare.pth'):
         for tensors in (True, False):
             with pytest.raises(ValueError, match=rf'{name} (holds pickled|is corrupt)'):
-                read_torch(tmp_path / name, 'fetch it again', tensors)
+                read_torch(tmp_path / name, 'download it again', tensors)
 
 
 @pytest.mark.parametrize('found, expected, problem', [
@@ -311,7 +311,7 @@ def test_cam_files_with_impossible_keys_or_values_are_refused(tmp_path, arrays, 
     np.savez(tmp_path / 'a.npz', **whole)
     assert read_maps(tmp_path / 'a.npz', 4)[0].tolist() == [1, 3]
     np.savez(tmp_path / 'a.npz', **{**whole, **{key: np.array(value) for key, value in arrays.items()}})
-    with pytest.raises(ValueError, match=f'a.npz .*{problem}.*make it again'):
+    with pytest.raises(ValueError, match=f'a.npz .*{problem}.*regenerate it'):
         read_maps(tmp_path / 'a.npz', 4)
 
 

@@ -181,7 +181,7 @@ def test_imagenet_file_of_another_width_or_network_is_refused(tmp_path):
     write_params(tmp_path / 'c.params', arrays)
     torch.save({'fc.weight': torch.ones(1)}, tmp_path / 'a.pth')
     (tmp_path / 'a.txt').write_text('')
-    cases = [('a.params', 1 / 16, r'another width.*conv1a.weight is \(2, 3, 3, 3\), here \(4, 3, 3, 3\)'),
+    cases = [('a.params', 1 / 16, r'different width.*conv1a.weight is \(2, 3, 3, 3\), here \(4, 3, 3, 3\)'),
              ('b.params', NARROW, 'not an array of ResNet-38d'),
              ('c.params', NARROW, r'1 tensors missing \(first: bn7.running_var\)'),
              ('a.pth', NARROW, r'1 tensors unexpected \(first: fc.weight\)'),
@@ -258,7 +258,7 @@ def test_file_of_another_class_count_is_explained(tmp_path):
 def test_file_of_another_width_is_explained(tmp_path):
     save_network(tmp_path / 'a.pth', seam(width=1 / 16), {})
     refused(tmp_path / 'a.pth', seam(),
-            r'another width: \d+ tensors .*conv1a.weight is \(4, 3, 3, 3\), here \(2, 3, 3, 3\)')
+            r'different width: \d+ tensors .*conv1a.weight is \(4, 3, 3, 3\), here \(2, 3, 3, 3\)')
 
 
 def test_file_of_another_network_is_explained(tmp_path):

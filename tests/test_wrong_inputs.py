@@ -190,7 +190,7 @@ def test_missing_imagenet_weights(data, tmp_path, capsys):
 def test_weights_of_another_width_or_network(run_folder, data, tmp_path, capsys):
     weights = run_folder / 'backbone/model.pth'
     refused(tmp_path, capsys, train_cam_voc.main, cam_words(data, tmp_path, '--weights', weights, '--width', '0.0625'),
-            r'backbone/model\.pth is of another width', 'give the --width')
+            r'backbone/model\.pth has a different width', 'give the --width')
     refused(tmp_path, capsys, train_cam_voc.main,
             cam_words(data, tmp_path, '--weights', run_folder / 'aff/model.pth'),
             r'aff/model\.pth belongs to a different network', 'name the file')
@@ -222,7 +222,7 @@ def test_a_network_of_another_stage_width_or_none(run_folder, data, tmp_path, ca
     published = tmp_path / 'published.pth'      # does not say its width
     torch.save(tensors(run_folder / stage / 'model.pth'), published)
     words = infer_words(data, run_folder, tmp_path, stage, published, '--width', '0.0625')
-    refused(tmp_path, capsys, main, words, r'published\.pth is of another width', 'give the --width')
+    refused(tmp_path, capsys, main, words, r'published\.pth has a different width', 'give the --width')
 
 
 @pytest.mark.parametrize('stage', ['cam', 'seg'])

@@ -166,4 +166,4 @@ def _read(path: Path, kind: str, num_fg: int | None, version_key: str, *names: s
 
 def _require(condition: bool, path: Path, problem: str) -> None:
     if not condition:
-        raise ValueError(f'{path} {problem}; delete it and make it again with {REMEDY}')
+        raise ValueError(f'{path} {problem}; delete it and regenerate it with {REMEDY}')

@@ -43,7 +43,7 @@ def read_mxnet_params(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it is not such a file, is cut off, or holds what this reader does not know.
+        ValueError: if it is not such a file, is truncated, or holds what this reader does not know.
     """
     try:
         return _read_file(_Reader(Path(path).read_bytes()))
@@ -92,7 +92,7 @@ class _Reader:
         """The next numbers as an array [count]."""
         size, left = np.dtype(dtype).itemsize * count, len(self.content) - self.start
         if size > left:
-            raise ValueError(f'corrupt or cut off: {size} bytes are announced where {left} are left')
+            raise ValueError(f'corrupt or truncated: {size} bytes are announced where {left} are left')
         self.start += size
         return np.frombuffer(self.content, dtype, count, self.start - size)
 

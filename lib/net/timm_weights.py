@@ -76,7 +76,7 @@ def read_safetensors(path: Path) -> Tensors:
     try:
         return load_file(path)
     except Exception as error:      # a corrupt header can end in more than SafetensorError
-        raise ValueError(f'{path} is corrupt or not a .safetensors file; fetch it again') from error
+        raise ValueError(f'{path} is corrupt or not a .safetensors file; download it again') from error
 
 
 def backbone_names(state: Tensors, backbone: TimmBackbone) -> Tensors:

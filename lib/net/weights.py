@@ -16,7 +16,7 @@ from lib.files.jsonfile import misfit
 from lib.files.torchfile import read_torch, unsound, write_torch
 
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
-REMEDY = 'fetch it again, or finish the stage that trains this network'
+REMEDY = 'download it again, or finish the stage that trains this network'
 CHANNELS = [float]
 META = {'network?': str, 'backbone?': str, 'width?': float, 'output_stride?': (8, 16), 'classes?': [str],
         'fov_channels?': int, 'dilation?': int, 'dataset?': str, 'preset?': str, 'max_side?': (int, None),
@@ -171,7 +171,7 @@ def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
                          'the file trained on this data set')
     if other:
         shapes = f'{other[0]} is {tuple(state[other[0]].shape)}, here {tuple(ours[other[0]].shape)}'
-        raise ValueError(f'{path} is of another width: {len(other)} tensors differ in shape (first: {shapes}); give '
+        raise ValueError(f'{path} has a different width: {len(other)} tensors differ in shape (first: {shapes}); give '
                          'the --width it was made with')
     for name, tensor in state.items():
         if problem := unsound(tensor):

@@ -62,6 +62,6 @@ def draw_row(sample: Sample, image: np.ndarray, outputs: Mapping[str, np.ndarray
     for column, values in outputs.items():
         if values.shape != image.shape[:2]:
             raise ValueError(f'{column} of {sample.name} is {values.shape[0]}x{values.shape[1]}, the image '
-                             f'{image.shape[0]}x{image.shape[1]}; make it again from this image')
+                             f'{image.shape[0]}x{image.shape[1]}; regenerate it from this image')
         row[column] = blend(image, values, voc_palette()) if values.dtype == np.uint8 else heat(image, values)
     return row

@@ -22,7 +22,7 @@ from lib.files.fileio import CannotWrite, replacing
 from lib.files.origin import origin_text, read_origin
 from lib.run.options import settings
 
-NEW_OR_BOTH = 'give --fresh to make {} again, or --run NAME to keep both'
+NEW_OR_BOTH = 'use --fresh to regenerate {}, or --run NAME to keep both'
 OWN = 'inputs'
 LENGTH = 16             # hexadecimal digits that are kept
 RECENT = 2.0            # seconds in which a file may change again without getting another time
@@ -157,7 +157,7 @@ def check_labels(paths: Sequence[Path], spec: DatasetSpec, images: Sequence[str]
     Args:
         paths: existing label files.
         images: digests of their images, in order; if empty, they are not compared.
-        remedy: how to make the files again, for the ValueError.
+        remedy: how to regenerate the files, for the ValueError.
     """
     stale, classes = [], list(spec.classes)
     for number, path in enumerate(paths):

@@ -96,7 +96,7 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
         todo = [index for index in mine if fresh or names[index] in outdated]
         part = 'all' if world == 1 else f'process {rank} of {world}: its'
         print(f'{part} {len(mine)} images, {len(mine) - len(todo)} of them finished ({outputs[0].folder})' if todo else
-              f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh makes them again', flush=True)
+              f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh regenerates them', flush=True)
         if not (todo or args.dry_run):
             digests.save()
 
@@ -145,7 +145,7 @@ def _outdated(output: Output, inputs: Mapping[str, Mapping], fresh: bool) -> set
         raise ValueError(f'{len(other)} of {len(inputs)} files in {output.folder} were made with other settings '
                          f'({other[0]}); {NEW_OR_BOTH.format("these")}')
     if changed and not fresh:
-        print(f'{changed} files in {output.folder} are out of date and are made again', flush=True)
+        print(f'{changed} files in {output.folder} are out of date and will be regenerated', flush=True)
     return outdated
 
 
