@@ -160,7 +160,7 @@ def chain(job: Job) -> list[Command]:
         add('draw', 'draw', '--out', str(Path(job.dataset).parent), '--seed', str(job.args.seed))
         add('backbone', 'backbone', '--seed', str(job.args.seed + 1))
     add('train_cam', 'train_cam')
-    infer('infer_cam', 'cam', spec.train_split, '--no-seeds')
+    infer('infer_cam', 'cam', spec.train_split, '--no-crf-seeds')
     add('train_aff', 'train_aff')
     infer('infer_aff', 'walk', spec.train_split)
     add('train_seg', 'train_seg')

@@ -42,7 +42,7 @@ one_run() {         # VARIANT SEED: train, infer, score; ablation.txt, the comma
     local place=(--dataset "$DATASET" "${PLACE[@]}" --exp "$EXP" --run "$run")
     # shellcheck disable=SC2206     # both are lists of words
     local train=(train_cam_voc.py "${place[@]}" --seed "$2" $variant "${EXTRA[@]}")
-    local infer=(infer_cam.py "${place[@]}" --split "$SPLIT" --no-seeds $INFER)
+    local infer=(infer_cam.py "${place[@]}" --split "$SPLIT" --no-crf-seeds $INFER)
     local score=(eval.py --what cam "${place[@]}" --split "$SPLIT")
     done_file=$EXP/$run/ablation.txt
     commands=$(for words in train infer score; do declare -n command=$words; echo "python ${command[*]}"; done)

@@ -44,7 +44,7 @@ def test_every_variant_of_every_seed_is_trained_inferred_and_scored(python):
         for variant, flags in PLAIN.items():
             place = f'--dataset d.json --exp {exp} --run ablation-{variant}-{seed}'
             expected += [' '.join(f'train_cam_voc.py {place} --seed {seed} {flags} --max-steps 9'.split()),
-                         f'infer_cam.py {place} --split val --no-seeds --scales 1',
+                         f'infer_cam.py {place} --split val --no-crf-seeds --scales 1',
                          f'eval.py --what cam {place} --split val']
     assert code == 0 and calls == [*expected, f'-m benchmarks.ablation --exp {exp} --name ablation --split val']
 

@@ -61,7 +61,7 @@ def chain(cam_script, train, val, score):
     commands = [cam_script]
     for what, script in (('cam', 'infer_cam.py'), ('walk', 'infer_aff.py')):
         for split, scored in ((val, val), (train, score)):
-            seeds = ' --no-seeds' if (what, split) == ('cam', val) else ''
+            seeds = ' --no-crf-seeds' if (what, split) == ('cam', val) else ''
             commands += [f'{script} --split {split}{seeds}', f'eval.py --what {what} --split {scored}']
         commands += ['train_aff.py' if what == 'cam' else 'train_seg.py']
     for split in (val, score):
