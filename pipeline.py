@@ -192,16 +192,13 @@ def launch_words(command: Command, job: Job) -> list[str]:
     return [*start, *command.tool.words, *command.flag_words]
 
 
-def show_settings(commands: Sequence[Command], settings: Sequence[argparse.Namespace], job: Job) -> None:
-    """Print the settings of each tool, and have the first stage check its inputs."""
+def show_settings(commands: Sequence[Command], settings: Sequence[argparse.Namespace]) -> None:
+    """Print the settings of each tool."""
     for tool, args in {command.tool.name: (command.tool, args) for command, args in zip(commands, settings)}.values():
         names = dict.fromkeys(action.dest for action in tool.flags.values() if hasattr(args, action.dest))
         shown = ', '.join(f'{name.replace("_", "-")} {_plain(getattr(args, name))}' for name in names)
         print(f'\n{tool.name}: {" ".join(tool.words)}')
         print(textwrap.fill(shown, 118, initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False))
-    print(flush=True)
-    if job.drawn and commands[0].tool.network:
-        importlib.import_module(commands[0].tool.module).main([*commands[0].flag_words, '--dry-run'])
 
 
 def _plain(value: object) -> str:
@@ -224,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     give(job.flags, commands, caller)
     settings = [command.resolve(job.spec, job.args.gpus or 1) for command in commands]
     if job.args.dry_run:
-        show_settings(commands, settings, job)
+        show_settings(commands, settings)
 
     # Run it.
     runner, stage = Runner(), None
@@ -241,6 +238,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = 0 if job.args.dry_run else runner.run(line, stage)
         if status:
             return status
+
+    # A dry run ends with the first stage's check of its inputs.
+    if job.args.dry_run and job.drawn and commands[0].tool.network:
+        importlib.import_module(commands[0].tool.module).main([*commands[0].flag_words, '--dry-run'])
     return 0
 
 

@@ -42,8 +42,8 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
 
     Returns:
         Scalars by name: 'cls1' (with the importance-sampling loss mixed in), 'cls2', 'isl', 'rvmin1', 'rvmin2',
-        'er', 'ecr1', 'ecr2', 'fsl' (before its weight), 'cls' (the first five together) and 'loss'. Skipped terms
-        are absent.
+        'er', 'ecr1', 'ecr2', 'fsl' (before its weight), 'cls' ((cls1 + cls2) / 2 + (rvmin1 + rvmin2) / 2) and
+        'loss'. Skipped terms are absent.
     """
     # Classification of both views; in view 1 also of sampled pixels (ISL).
     terms = {'cls1': classification_loss(view1.cam, image_labels), 'cls2': classification_loss(view2.cam, image_labels)}

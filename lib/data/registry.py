@@ -67,7 +67,8 @@ def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -
         FileNotFoundError, ValueError: if the file is missing, or it lacks an entry or has an unknown or wrong one.
     """
     path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
-    entries = read_json(path, ENTRIES, 'it describes a data set, see lib/data/registry.py')
+    entries = read_json(path, ENTRIES, 'python -m lib.data.own makes one from photos, python -m lib.data.toy a '
+                        'synthetic set')
     if problem := _problem(entries):
         raise ValueError(f'{path}: {problem}')
     plain = {key: value for key, value in entries.items() if f'{key}?' in PLAIN}
