@@ -127,7 +127,7 @@ def test_affinity_loss_normalises_over_the_batch_and_says_so():
     alone = [affinity_loss(affinity[i:i + 1], Pairs(chosen[i:i + 1], none[:1], none[:1]))['bg'] for i in (0, 1)]
     assert loss.item() == pytest.approx((3 * alone[0] + alone[1]).item() / 4, rel=1e-4)
     assert loss.item() != pytest.approx(sum(alone).item() / 2, rel=0.1)
-    assert 'its share only' in ' '.join(affinity_loss.__doc__.split())
+    assert 'of the whole batch' in ' '.join(affinity_loss.__doc__.split())
 
 
 def test_defaults_are_the_published_settings_on_voc():
