@@ -206,7 +206,8 @@ def known_flags():
     parsers += [pipeline.make_parser(driver) for driver in ('voc12', 'own', 'demo')]
     parsers.append(importlib.import_module('lib.setup.datasetup').make_parser('', Path(), Path()))
     flags = {flag for parser in parsers for flag in parser._option_string_actions}
-    others = ('benchmarks/ablation.sh', 'coco/prepare.py', *JOBS, 'tests/fault.py', 'tests/history.py')
+    others = ('benchmarks/ablation.sh', 'coco/prepare.py', *JOBS, 'tests/fault.py', 'tests/history.py',
+              'benchmarks/photo_set.py')
     spelled = re.findall(r'--[a-z][a-z0-9-]+', ''.join((ROOT / path).read_text() for path in others))
     return flags | set(spelled) | {'--logdir', '--nv', '--bind', '--fakeroot', '--help'}
 
