@@ -55,11 +55,11 @@ def make_parser(driver: str = 'voc12') -> Parser:
                         help='one process per GPU, by torchrun: N share each batch in training and the images in '
                         'inference, with the results of one; with --device cpu N processes on the CPU')
     parser.add_argument('--launcher', metavar='WORDS',
-                        help='put these words before each script that runs a network, in place of --gpus: torchrun on '
-                        'several nodes, see examples/slurm/run_voc_nodes.sh')
+                        help='prefix of every command that runs a network, in place of --gpus, such as torchrun on '
+                        'several nodes: see examples/slurm/run_voc_nodes.sh')
     parser.add_argument('--smoke', action='store_true',
-                        help=f'every stage in its shortest form, {SMOKE_IMAGES} images, 3 steps, one scale, as the run '
-                        'NAME-smoke: to see that everything works')
+                        help=f'every stage in its shortest form, {SMOKE_IMAGES} images, 3 steps, one scale, in the run '
+                        'NAME-smoke, to check that everything works')
     parser.add_argument('--dry-run', action='store_true',
                         help='print the settings of each stage and the commands, check the inputs of the first stage, '
                         'and run nothing')

@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = training_parser(__doc__, batch_size=10, lr=0.001, momentum=0.9, freeze=tuple(FREEZE_SEG))
     group = parser.add_argument_group('segmentation')
     group.add_argument('--scale', type=number(0.05, 8), action=LowHigh, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
-                       help='range from which the scale of a training image is drawn')
+                       help='range of the random scale of training images')
     group.add_argument('--labels', type=Path, metavar='DIR',
                        help='label PNGs to learn from; the default is '
                        'exp/<run>/labels/<train split>/walk').affects = NOTHING

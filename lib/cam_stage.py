@@ -47,7 +47,7 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
                        help='what to do about a class that no training image shows')
     group.add_argument('--long-side', type=integer(8, 8192), action=LowHigh, default=(448, 768),
                        metavar=('LOW', 'HIGH'),
-                       help='range from which the long side of a training image is drawn, pixels')
+                       help='range of the random long side of training images, pixels')
     group.add_argument('--view2-scale', type=number(0.05, 2), default=0.3,
                        help='size of the second view relative to the first')
     group.add_argument('--isl-weight', type=number(0, 1), default=0.2, metavar='LAMBDA',

@@ -39,11 +39,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
     parser.add_argument('photos', type=Path, help='folder of the images')
     parser.add_argument('table', type=Path, help='CSV or JSON file with their labels')
-    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name names '
-                        'the set and its runs, as data/my.json')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name is '
+                        'that of the data set and its runs, for example data/my.json')
     parser.add_argument('--masks', type=Path, metavar='DIR', help='folder of ground-truth masks, for scores only')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='all classes, in the order of the values in the '
-                        'masks; any other label is a problem')
+                        'masks; any other label is an error')
     parser.add_argument('--separator', default=';', help='between the labels of an image in CSV (default: %(default)s)')
     parser.add_argument('--val', type=number(0, 1, above=True, below=True), default=0.2, metavar='FRACTION',
                         help='fraction of the images held out for validation, where the table has no column split '

@@ -103,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
                         help='another seed gives another set of the same kind')
     parser.add_argument('--train', type=integer(1, 1_000_000), default=256, help='number of training images')
     parser.add_argument('--val', type=integer(1, 1_000_000), default=64, help='number of validation images')
-    parser.add_argument('--fresh', action='store_true', help='replace a toy set drawn with other settings')
+    parser.add_argument('--fresh', action='store_true', help='replace a toy set made with other settings')
     return parser
 
 

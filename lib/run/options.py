@@ -30,7 +30,7 @@ def base_parser(doc: str) -> Parser:
     add('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
         help='worker processes that read images, run the CRF and the like; 0 does everything in the main process')
     add('--on-corrupt', choices=('error', 'skip'), default='error',
-        help='on an image or mask that cannot be decoded: stop, or leave it out in every stage and say so; a missing '
+        help='on an image or mask that cannot be decoded: stop, or skip it in every stage and report it; a missing '
         'file is always an error')
     add('--damaged', dest='on_corrupt', type={'stop': 'error', 'skip': 'skip'}.get, metavar='stop|skip',
         choices=('error', 'skip'), default=argparse.SUPPRESS, help=argparse.SUPPRESS)

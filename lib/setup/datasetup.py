@@ -116,7 +116,7 @@ def base_parser(doc: str, root: Path, lists: Path, *old_flags: str) -> argparse.
                         help=f'folder of the data set ({root})')
     parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help=f'folder of the lists ({lists}/)')
     parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
-                        help='worker processes; 0 does all in this one')
+                        help='worker processes; 0 does everything in the main process')
     return parser
 
 
