@@ -125,7 +125,8 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; restore the {kind}, or fix the list that names it') from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f'{path} is too large ({error}); shrink it, or cut it into tiles') from error
+        raise ValueError(f'{path} has more than the {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels that are read; '
+                         'shrink it, or cut it into tiles') from error
     except UNREADABLE as error:
         if getattr(error, 'errno', None):       # an error of the system, not of the content
             raise OSError(f'{path} cannot be read ({error.strerror}); check the permissions, the disk and the memory') \
