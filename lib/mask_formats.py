@@ -1,0 +1,167 @@
+"""Predicted labels in the formats of other tools: COCO JSON, YOLO polygons, Label Studio predictions, cut-outs."""
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as run_length
+
+from lib.files.fileio import replacing
+from lib.files.imageio import IGNORED, read_image, read_mask
+from lib.files.jsonfile import write_json
+from lib.files.outpaths import image_mark, refuse_foreign
+from tool.polygons import polygons
+
+MAKER = 'infer_seg'
+MODEL = {'made_by': MAKER}
+
+
+class Labelled(NamedTuple):
+    """An image and its label PNG, both of the same size."""
+
+    name: str               # of the image among all, without suffix
+    image: Path
+    label: Path
+
+    @property
+    def file_name(self) -> str:
+        """How other tools find the image: its name with its suffix."""
+        return self.name + self.image.suffix
+
+    def masks(self, classes: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """Label and mask, bool [H, W], of each class in the image."""
+        label = read_mask(self.label, len(classes) + 1)
+        for value in np.unique(label[label != IGNORED]).tolist():
+            if value:
+                yield value, label == value
+
+
+def write_coco(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
+    """COCO JSON, twice: rle.json has one annotation per image and class, exact to the pixel; polygons.json one per
+    connected region."""
+    images, rle, outlines = [], [], []
+    for number, item in enumerate(items, 1):
+        with Image.open(item.label) as file:
+            images.append({'id': number, 'file_name': item.file_name, 'width': file.width, 'height': file.height})
+        for value, mask in item.masks(classes):
+            encoded = run_length.encode(np.asfortranarray(mask, np.uint8))
+            fields = {'image_id': number, 'category_id': value, 'iscrowd': 0}
+            rle.append({**fields, 'id': len(rle) + 1, 'area': int(mask.sum()),
+                        'bbox': run_length.toBbox(encoded).tolist(),
+                        'segmentation': {'size': encoded['size'], 'counts': encoded['counts'].decode()}})
+            for region in polygons(mask):
+                low, high = region.min(0), region.max(0)
+                outlines.append({**fields, 'id': len(outlines) + 1, 'area': _area(region),
+                                 'bbox': [*low.tolist(), *(high - low).tolist()],
+                                 'segmentation': [region.ravel().tolist()]})
+    categories = [{'id': value, 'name': name, 'supercategory': ''} for value, name in enumerate(classes, 1)]
+    for file, annotations in (('rle', rle), ('polygons', outlines)):
+        write_json(folder / f'{file}.json', {'info': MODEL, 'licenses': [], 'images': images,
+                                             'categories': categories, 'annotations': annotations})
+
+
+def write_yolo(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
+    """YOLO's segmentation labels: labels/<name>.txt has a line per connected region, its class from 0 and the outline's
+    x and y as fractions of width and height; data.yaml names the classes."""
+    names = ''.join(f'  {index}: {json.dumps(name, ensure_ascii=False)}\n' for index, name in enumerate(classes))
+    _write_text(folder / 'data.yaml', f'# made_by {MAKER}; put the images into images/\npath: .\ntrain: images\n'
+                                      f'val: images\nnames:\n{names}')
+    for item in items:
+        lines = []
+        for value, mask in item.masks(classes):
+            for region in polygons(mask):
+                numbers = ' '.join(f'{number:.6g}' for number in (region / mask.shape[::-1]).ravel())
+                lines.append(f'{value - 1} {numbers}\n')
+        _write_text(folder / 'labels' / f'{item.name}.txt', ''.join(lines))
+
+
+def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
+    """Label Studio's tasks with predictions as polygons, tasks.json, and its labelling configuration, config.xml.
+
+    Images are named as in Label Studio's local storage.
+    """
+    tasks = []
+    for item in items:
+        results = []
+        for value, mask in item.masks(classes):
+            height, width = mask.shape
+            results += [{'id': f'{len(results) + index}', 'from_name': 'label', 'to_name': 'image',
+                         'type': 'polygonlabels', 'original_width': width, 'original_height': height,
+                         'image_rotation': 0, 'value': {'points': (region / (width, height) * 100).tolist(),
+                                                        'closed': True, 'polygonlabels': [classes[value - 1]]}}
+                        for index, region in enumerate(polygons(mask))]
+        tasks.append({'data': {'image': f'/data/local-files/?d={item.file_name}'}, 'meta': MODEL,
+                      'predictions': [{'model_version': MAKER, 'result': results}]})
+    write_json(folder / 'tasks.json', tasks)
+    labels = ''.join(f'    <Label value={quoteattr(name)}/>\n' for name in classes)
+    _write_text(folder / 'config.xml', f'<View>\n  <Image name="image" value="$image"/>\n  <PolygonLabels name="label" '
+                                       f'toName="image">\n{labels}  </PolygonLabels>\n</View>\n')
+
+
+def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
+    """<class>/<name>.png: the image where it shows the class, transparent elsewhere."""
+    for item in items:
+        image = read_image(item.image, upright=True)
+        for value, mask in item.masks(classes):
+            path = folder / _folder_name(classes[value - 1]) / f'{item.name}.png'
+            with replacing(path) as temporary:
+                Image.fromarray(np.dstack([image, mask.astype(np.uint8) * 255])).save(
+                    temporary, format='PNG', pnginfo=image_mark(MAKER)['pnginfo'])
+
+
+class Format(NamedTuple):
+    """How labels are written; `mark` is the file that tells whether an existing folder is ours."""
+
+    write: Callable[[Path, Iterable[Labelled], Sequence[str]], None]
+    mark: str
+
+
+FORMATS: Mapping[str, Format] = {
+    'coco': Format(write_coco, 'rle.json'), 'yolo': Format(write_yolo, 'data.yaml'),
+    'labelstudio': Format(write_labelstudio, 'tasks.json'), 'cutouts': Format(write_cutouts, 'made_by.txt')}
+
+
+def check_export(folder: Path, names: Iterable[str]) -> None:
+    """Make sure that the folders of these formats are absent or were written by this code; else raise ValueError."""
+    for name in names:
+        path = folder / name / FORMATS[name].mark
+        if path.exists():
+            refuse_foreign(path, MAKER)
+        elif path.parent.is_dir() and any(path.parent.iterdir()):
+            raise ValueError(f'{path.parent} exists and was not written by this code; choose another --out, or move '
+                             'the folder away')
+
+
+def export(folder: Path, names: Iterable[str], items: Sequence[Labelled], classes: Sequence[str]) -> None:
+    """Write the labels to <folder>/<format> for each format.
+
+    Args:
+        folder: of the label PNGs.
+        names: of FORMATS.
+        items: all images; those without a label PNG are left out.
+        classes: foreground names in label order.
+    """
+    items = [item for item in items if item.label.exists()]
+    for name in names:
+        if name == 'cutouts':
+            _write_text(folder / name / FORMATS[name].mark, f'made_by {MAKER}\n')
+        FORMATS[name].write(folder / name, items, classes)
+
+
+def _area(region: np.ndarray) -> float:
+    """Area of a polygon [n, 2]."""
+    x, y = region.T
+    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+
+
+def _folder_name(name: str) -> str:
+    """A class name as the name of a folder."""
+    return ''.join(letter if letter.isalnum() or letter in ' -_.' else '_' for letter in name).strip(' .') or '_'
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
