@@ -1,0 +1,151 @@
+"""Write a trained segmentation network as a file that runs without this code: ONNX or TorchScript.
+
+    python -m lib.export exp/my/seg/model.pth --onnx my.onnx
+    python -m lib.export exp/my/seg/model.pth --torchscript my.pt --image photo.jpg
+
+Input `image`: RGB uint8 [1, H, W, 3] of any size. Output `probs`: float32 [1, C, H, W], one map per class with
+background first; the label of a pixel is the index of its largest value. The normalisation is part of the file; the
+class names are in its metadata, `classes`, as a JSON list. One scale, no flip, no CRF. The training's long side is in
+the metadata too, `max_side`: reduce larger images to it.
+
+The file is compared with the network before it is kept: labels must agree on 99.9 % of the pixels.
+"""
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lib.files.fileio import replacing
+from lib.files.imageio import read_image
+from lib.files.outpaths import refuse_foreign, refuse_inputs
+from lib.inference import fold_batch_norms
+from lib.predict import load_deeplab
+from lib.process.cli import Parser
+from lib.process.ending import run_script
+from tool.imutils import Norm
+
+MAKER = 'lib.export'
+AGREEMENT = 0.999               # least fraction of pixels
+SIDES = (97, 121), (120, 90)    # height and width of the image that is traced, and of the one that is compared
+NEEDED = 'pip install -r requirements-export.txt'
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = Parser(__doc__, prog='python -m lib.export')
+    parser.add_argument('model', type=Path, help='trained by train_seg.py')
+    parser.add_argument('--onnx', type=Path, metavar='FILE', help='write ONNX')
+    parser.add_argument('--torchscript', type=Path, metavar='FILE', help='write TorchScript')
+    parser.add_argument('--image', type=Path, metavar='FILE', help='photo to compare on; the default is noise')
+    return parser
+
+
+class PhotoToProbs(nn.Module):
+    """A network with its normalisation: RGB uint8 [N, H, W, 3] -> probabilities float32 [N, C, H, W].
+
+    Args:
+        network: normalised images [N, 3, H, W] -> logits [N, C, H, W].
+        norm: of its input.
+        size_step: the backbone's, see lib/net/backbone.py.
+    """
+
+    def __init__(self, network: nn.Module, norm: Norm, size_step: int | None):
+        super().__init__()
+        self.network, self.step = network, size_step
+        for name, values in (('mean', norm.mean), ('std', norm.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        height, width = x.shape[-2:]
+        if self.step:
+            fitting = [(side - 1 + self.step // 2) // self.step * self.step + 1 for side in (height, width)]
+            x = F.interpolate(x, fitting, mode='bilinear', align_corners=True)
+        logits = self.network(x)
+        if self.step:
+            logits = F.interpolate(logits, (height, width), mode='bilinear', align_corners=True)
+        return logits.softmax(1)
+
+
+def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, str]) -> None:
+    """Write ONNX, for images of any size, with the facts in its metadata."""
+    import onnx
+    free = {'image': {1: 'height', 2: 'width'}, 'probs': {2: 'height', 3: 'width'}}
+    # The exporter by tracing: the newer one takes minutes for the same file.
+    torch.onnx.export(module, (image,), str(path), input_names=['image'], output_names=['probs'], dynamic_axes=free,
+                      opset_version=17, dynamo=False)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, dict(facts))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The exported network; None where onnxruntime is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return lambda image: torch.from_numpy(session.run(None, {'image': image.numpy()})[0])
+
+
+def write_torchscript(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, str]) -> None:
+    """Write TorchScript, for images of any size, with the facts as extra files."""
+    torch.jit.save(torch.jit.trace(module, image, check_trace=False), str(path), _extra_files=dict(facts))
+
+
+FORMS = {'onnx': (write_onnx, run_onnx), 'torchscript': (write_torchscript, torch.jit.load)}
+
+
+@torch.inference_mode()
+def agreement(exported: Callable, module: nn.Module, image: torch.Tensor) -> float:
+    """Fraction of pixels [1, H, W, 3] to which both give the same label."""
+    labels, expected = (network(image).argmax(1) for network in (exported, module))
+    return float((labels == expected).double().mean())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the files that are asked for."""
+    args = make_parser().parse_args(argv)
+    targets = {form: path for form in FORMS if (path := getattr(args, form))}
+    if not targets:
+        raise ValueError('give --onnx FILE or --torchscript FILE')
+    refuse_inputs(targets.values(), [args.model, *filter(None, [args.image])])
+    for form, path in targets.items():
+        refuse_foreign(path, MAKER, f'--{form}')
+
+    # The network with its normalisation.
+    trained = load_deeplab(args.model)
+    module = PhotoToProbs(fold_batch_norms(trained.network.eval()), trained.norm, trained.size_step).eval()
+    facts = {'classes': json.dumps(['background', *trained.classes]), 'max_side': json.dumps(trained.max_side),
+             'made_by': MAKER}
+    noise, other = (torch.randint(0, 256, (1, *sides, 3), dtype=torch.uint8) for sides in SIDES)
+    photo = torch.from_numpy(read_image(args.image, True, trained.max_side))[None] if args.image else other
+
+    for form, path in targets.items():
+        write, load = FORMS[form]
+        with replacing(path) as temporary:
+            try:
+                with warnings.catch_warnings(action='ignore'):      # about tracing
+                    write(temporary, module, noise, facts)
+                exported = load(temporary)
+            except ImportError as error:
+                raise ImportError(f'--{form} needs a package that is not installed ({error}); {NEEDED}') from error
+            same = agreement(exported, module, photo) if exported else None
+            if same is not None and same < AGREEMENT:
+                raise ValueError(f'{path} would label only {same:.2%} of the pixels as the network does; use another '
+                                 'form, or another version of torch')
+        checked = 'not compared, as onnxruntime is missing' if same is None else f'{same:.2%} of the pixels labelled ' \
+            'as by the network'
+        print(f'{path}: {len(trained.classes)} classes, {path.stat().st_size / 1e6:.1f} MB, {checked}')
+
+
+if __name__ == '__main__':
+    run_script(main)
