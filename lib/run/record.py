@@ -18,9 +18,10 @@ from lib.run.lock import Lock
 
 METRICS = {'step': int, str: float}         # a line of metrics.jsonl
 PERCENT = (float, None)                     # None: a class left out of the mean
-RESULT = {'miou': PERCENT, 'contour_f': PERCENT, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float, 'best?': bool}
-SCORE = {'what': ('cam', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str, 'split': str,
-         'images': int, 'classes': [str], 'time': str, 'results': [RESULT], 'left_out?': [str],
+RESULT = {'miou': PERCENT, 'contour_f': PERCENT, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float,
+          'alpha?': float, 'best?': bool}
+SCORE = {'what': ('cam', 'cam-crf', 'cam-pred', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str,
+         'split': str, 'images': int, 'classes': [str], 'time': str, 'results': [RESULT], 'left_out?': [str],
          'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # an evaluation in scores.json
 
 
