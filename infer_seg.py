@@ -3,6 +3,7 @@
     python infer_seg.py --split val                       a split of the data set, to exp/<run>/results/<split>/<id>.png
     python infer_seg.py --run my --images photos/ a.tif   any images: files, folders, patterns
     python infer_seg.py --checkpoint model.pth --images photos/ --out masks      with this file alone
+    python infer_seg.py --run my --images photos/ --export coco yolo             in formats of other tools too
 
 Reads exp/<run>/seg/model.pth, which describes its network and classes itself; writes label PNGs with the VOC palette,
 at the size of each image. With --images also overlays/<id>.jpg, the labels over the image with the names of the
@@ -10,13 +11,12 @@ classes; images are rotated by their EXIF tag, and large ones are segmented at a
 """
 import argparse
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from lib.data.datasets import InferSet
@@ -25,23 +25,20 @@ from lib.data.labelio import write_probs
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
-from lib.files.imageio import voc_palette, write_label_png
+from lib.files.imageio import read_image, write_label_png
 from lib.files.outpaths import refuse_inputs
 from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
-from lib.multiscale import multi_scale
+from lib.mask_formats import FORMATS, Labelled, check_export, export
 from lib.net.backbone import Backbone
 from lib.net.deeplab import DeepLab
+from lib.predict import LONG_SIDE, SCALES, finished, infer_probs, overlay
 from lib.process import ranks
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
 from lib.run.options import NOTHING, resolve
 from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output, refuse_unknown
-from tool.crfutils import FINAL_CRF, dense_crf
-from tool.drawing import blend, legend, stacked
-from tool.imutils import Norm, enlarged_label, fitting_size, normalise, rescale, resize_nearest, scaled_size
-
-LONG_SIDE = 500         # pixels; at most, of --images, where neither --max-side nor the network's file says otherwise
+from tool.imutils import Norm
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -58,16 +55,28 @@ def make_parser() -> argparse.ArgumentParser:
                        'probs/<id>.npz').affects = NOTHING
     group.add_argument('--export-voc', type=Path, metavar='DIR', help='write the PNGs a second time as the VOC server '
                        'wants them, to DIR/results/VOC2012/Segmentation/comp6_<split>_cls').affects = NOTHING
+    group.add_argument('--export', nargs='+', choices=FORMATS, default=(), help='write the labels in formats of other '
+                       'tools too, to a folder of that name beside the PNGs').affects = NOTHING
     group.add_argument('--out', type=Path, metavar='DIR',
                        help='folder of the PNGs; the default is exp/<run>/results/<split>, for '
                        '--images results/images').affects = NOTHING
-    group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
-                       help='test-time scales, each with a horizontal flip')
+    group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=SCALES, help='test-time scales')
+    group.add_argument('--flip', action=argparse.BooleanOptionalAction, default=True,
+                       help='add the horizontal flip at each scale')
+    group.add_argument('--fast', action=Fast, nargs=0, dest='scales', default=argparse.SUPPRESS,
+                       help='the same as --scales 1 --no-flip: many times faster, a little less accurate')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='refine with the dense CRF')
     # For a published network, whose file does not say them.
     group.add_argument('--dilation', type=integer(1, 256), default=12, help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help=argparse.SUPPRESS).affects = NOTHING
     return parser
+
+
+class Fast(argparse.Action):
+    """Sets scales and flip."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.scales, namespace.flip = (1.0,), False
 
 
 class Extras(NamedTuple):
@@ -92,50 +101,23 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, netw
     return outputs
 
 
-def make_views(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step: int | None) -> Iterator[np.ndarray]:
-    """Yield an image, normalised, at every scale: float32 [3, h, w] each. `size_step`: see lib/net/backbone.py."""
-    normalised, (height, width) = normalise(image, norm).transpose(1, 2, 0), image.shape[:2]
-    for scale in scales:
-        factors = scale, scale
-        if size_step:
-            fitting = fitting_size(*scaled_size(height, width, scale), size_step)
-            factors = fitting[0] / height, fitting[1] / width
-        yield np.ascontiguousarray(rescale(normalised, factors).transpose(2, 0, 1))
-
-
-def infer_probs(image: np.ndarray, network: Callable, scales: Sequence[float], norm: Norm, size_step: int | None,
-                device: torch.device) -> np.ndarray:
-    """Class probabilities float32 [C, H, W] of one image: the mean of the logits at all scales."""
-    views = make_views(image, scales, norm, size_step)
-    maps = torch.cat(list(multi_scale(views, image.shape[:2], network, device, align_corners=True)))
-    return maps.mean(0).softmax(0).cpu().numpy()
-
-
 def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np.ndarray, crf: bool,
-                 size: tuple[int, int] | None = None, extras: Extras = NO_EXTRAS) -> None:
+                 size: tuple[int, int] | None = None, extras: Extras = NO_EXTRAS, full: Path | None = None) -> None:
     """Write the label PNG of one image [H, W, 3], at `size` if given, from its class probabilities [C, H, W].
 
-    `files` are paths and origins in the order of make_outputs().
+    `files` are paths and origins in the order of make_outputs(); `full` is the file of the image if it may be larger.
     """
     (path, origin), *files = files
-    if crf:
-        probs = dense_crf(image, probs, FINAL_CRF)
-    label = enlarged_label(probs, *(size or image.shape[:2]))
+    probs, label = finished(image, probs, crf, size)
     write_label_png(path, label, origin)
     if extras.overlays:
         (path, origin), *files = files
-        write_overlay(path, image, resize_nearest(label, *image.shape[:2]), extras.classes, origin)
+        sheet = overlay(read_image(full, upright=True) if full else image, label, extras.classes)
+        with replacing(path) as temporary:
+            Image.fromarray(sheet).save(temporary, format='JPEG', quality=92, comment=origin.encode())
     if extras.probs:
         (path, origin), = files
         write_probs(path, probs, extras.classes, origin)
-
-
-def write_overlay(path: Path, image: np.ndarray, label: np.ndarray, classes: Sequence[str], origin: str) -> None:
-    """Write a JPEG of an image below its labels, with a legend of the classes in it."""
-    colours = {classes[value]: voc_palette()[value] for value in np.unique(label).tolist() if value}
-    sheet = stacked([blend(image, label, voc_palette()), legend(colours, image.shape[1])])
-    with replacing(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format='JPEG', quality=92, comment=origin.encode())
 
 
 def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwork, backbone: Backbone) -> ImageTask:
@@ -144,8 +126,8 @@ def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwo
     extras = Extras(spec.class_names, args.overlays, args.probs)
 
     def compute(sample: Mapping, network: Callable) -> tuple:
-        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device)
-        return sample['image'], probs, args.crf, sample.get('size'), extras
+        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device, args.flip)
+        return sample['image'], probs, args.crf, sample.get('size'), extras, sample.get('path')
 
     return ImageTask(compute, write_result)
 
@@ -192,6 +174,7 @@ def main(argv=None):
     refuse_inputs([folder, *(output.path(name) for output in outputs for name in dataset.names), *copies],
                   [trained.path, *dataset.paths, *map(Path, args.images or ())])
     refuse_unknown(copies)
+    check_export(folder, args.export)
     ranks.print_rank0(f'Segmentation of {len(dataset)} images to {folder}')
 
     # Infer what is not up to date.
@@ -201,8 +184,15 @@ def main(argv=None):
     load = partial(trained.load, spec.classes, make_head)
     infer_images(args, dataset, outputs, sources, digests, trained.device, load,
                  make_task=partial(make_task, args, spec, trained))
+    if args.dry_run:
+        return
+
+    # Copies and other formats.
+    labelled = [Labelled(name, path, outputs[0].path(name), upright=bool(args.images) or spec.upright)
+                for name, path in zip(dataset.names, dataset.paths)]
+    export(folder, args.export, labelled, spec.classes)
     for target, path in copies.items():
-        if path.exists() and not args.dry_run:
+        if path.exists():
             with replacing(target) as temporary:
                 shutil.copyfile(path, temporary)
 

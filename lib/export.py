@@ -5,8 +5,8 @@
 
 Input `image`: RGB uint8 [1, H, W, 3] of any size. Output `probs`: float32 [1, C, H, W], one map per class with
 background first; the label of a pixel is the index of its largest value. The normalisation is part of the file; the
-class names are in its metadata, `classes`, as a JSON list. One scale, no flip, no CRF. The training's long side is in
-the metadata too, `max_side`: reduce larger images to it.
+class names are in its metadata (`classes`, JSON; of TorchScript in the extra file facts.json), and so is the long side
+that larger images should be reduced to, `max_side`. One scale, no flip, no CRF.
 
 The file is compared with the network before it is kept: labels must agree on 99.9 % of the pixels.
 """
@@ -15,8 +15,8 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -73,7 +73,7 @@ class PhotoToProbs(nn.Module):
         return logits.softmax(1)
 
 
-def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, str]) -> None:
+def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, Any]) -> None:
     """Write ONNX, for images of any size, with the facts in its metadata."""
     import onnx
     free = {'image': {1: 'height', 2: 'width'}, 'probs': {2: 'height', 3: 'width'}}
@@ -81,7 +81,8 @@ def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mappin
     torch.onnx.export(module, (image,), str(path), input_names=['image'], output_names=['probs'], dynamic_axes=free,
                       opset_version=17, dynamo=False)
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, dict(facts))
+    onnx.helper.set_model_props(model, {key: value if isinstance(value, str) else json.dumps(value)
+                                        for key, value in facts.items()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
@@ -96,9 +97,10 @@ def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor] | None:
     return lambda image: torch.from_numpy(session.run(None, {'image': image.numpy()})[0])
 
 
-def write_torchscript(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, str]) -> None:
-    """Write TorchScript, for images of any size, with the facts as extra files."""
-    torch.jit.save(torch.jit.trace(module, image, check_trace=False), str(path), _extra_files=dict(facts))
+def write_torchscript(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, Any]) -> None:
+    """Write TorchScript, for images of any size, with the facts in its extra file facts.json."""
+    torch.jit.save(torch.jit.trace(module, image, check_trace=False), str(path),
+                   _extra_files={'facts.json': json.dumps(dict(facts))})
 
 
 FORMS = {'onnx': (write_onnx, run_onnx), 'torchscript': (write_torchscript, torch.jit.load)}
@@ -124,8 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     # The network with its normalisation.
     trained = load_deeplab(args.model)
     module = PhotoToProbs(fold_batch_norms(trained.network.eval()), trained.norm, trained.size_step).eval()
-    facts = {'classes': json.dumps(['background', *trained.classes]), 'max_side': json.dumps(trained.max_side),
-             'made_by': MAKER}
+    facts = {'made_by': MAKER, 'classes': ['background', *trained.classes], 'max_side': trained.max_side}
     noise, other = (torch.randint(0, 256, (1, *sides, 3), dtype=torch.uint8) for sides in SIDES)
     photo = torch.from_numpy(read_image(args.image, True, trained.max_side))[None] if args.image else other
 

@@ -10,9 +10,10 @@ from PIL import Image
 from pycocotools import mask as run_length
 
 from lib.files.fileio import replacing
-from lib.files.imageio import IGNORED, read_image, read_mask
+from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from lib.files.jsonfile import write_json
 from lib.files.outpaths import image_mark, refuse_foreign
+from tool.imutils import resize_nearest
 from tool.polygons import polygons
 
 MAKER = 'infer_seg'
@@ -20,20 +21,26 @@ MODEL = {'made_by': MAKER}
 
 
 class Labelled(NamedTuple):
-    """An image and its label PNG, both of the same size."""
+    """An image and its label PNG, which may be smaller."""
 
     name: str               # of the image among all, without suffix
     image: Path
     label: Path
+    upright: bool = True    # the image is rotated as its EXIF tag says
 
     @property
     def file_name(self) -> str:
         """How other tools find the image: its name with its suffix."""
         return self.name + self.image.suffix
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return read_size(self.image, self.upright)
+
     def masks(self, classes: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
-        """Label and mask, bool [H, W], of each class in the image."""
-        label = read_mask(self.label, len(classes) + 1)
+        """Label and mask, bool [H, W] at the size of the image, of each class in the image."""
+        label = resize_nearest(read_mask(self.label, len(classes) + 1), *self.size)
         for value in np.unique(label[label != IGNORED]).tolist():
             if value:
                 yield value, label == value
@@ -44,8 +51,8 @@ def write_coco(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) 
     connected region."""
     images, rle, outlines = [], [], []
     for number, item in enumerate(items, 1):
-        with Image.open(item.label) as file:
-            images.append({'id': number, 'file_name': item.file_name, 'width': file.width, 'height': file.height})
+        height, width = item.size
+        images.append({'id': number, 'file_name': item.file_name, 'width': width, 'height': height})
         for value, mask in item.masks(classes):
             encoded = run_length.encode(np.asfortranarray(mask, np.uint8))
             fields = {'image_id': number, 'category_id': value, 'iscrowd': 0}
@@ -104,7 +111,7 @@ def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence
 def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
     """<class>/<name>.png: the image where it shows the class, transparent elsewhere."""
     for item in items:
-        image = read_image(item.image, upright=True)
+        image = read_image(item.image, item.upright)
         for value, mask in item.masks(classes):
             path = folder / _folder_name(classes[value - 1]) / f'{item.name}.png'
             with replacing(path) as temporary:

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-import infer_seg
 from lib.data import augment
+from lib.predict import make_views
 from tool.imutils import IMAGENET_NORM, denormalise, normalise, pad_to_multiple, rescale, resize_bicubic, scaled_size
 
 
@@ -116,7 +116,7 @@ def test_segmentation_images_are_scaled_by_factor_not_by_size(image, factor):
     rows, columns = ([min(math.floor(x / factor), side - 1) for x in range(round(side * factor))] for side in (30, 44))
     np.testing.assert_array_equal(labels, mask[rows][:, columns])
 
-    one, view = infer_seg.make_views(image, [1, factor], IMAGENET_NORM, None)
+    one, view = make_views(image, [1, factor], IMAGENET_NORM, None)
     mean, std = (np.array(values) for values in IMAGENET_NORM)
     np.testing.assert_array_equal(one, normalise(image))
     np.testing.assert_allclose(view.transpose(1, 2, 0), scaled_by_hand((image / 255 - mean) / std, factor), atol=1e-5)
@@ -125,12 +125,12 @@ def test_segmentation_images_are_scaled_by_factor_not_by_size(image, factor):
 def test_a_side_is_never_scaled_to_nothing():
     line = np.arange(3 * 40, dtype=np.float32).reshape(1, 40, 3)
     assert rescale(line, (0.3, 0.3)).shape == (1, 12, 3)
-    assert [view.shape for view in infer_seg.make_views(np.zeros((1, 1, 3), np.uint8), [0.05, 0.5, 1.75],
+    assert [view.shape for view in make_views(np.zeros((1, 1, 3), np.uint8), [0.05, 0.5, 1.75],
                                                         IMAGENET_NORM, None)] == [(3, 1, 1), (3, 1, 1), (3, 2, 2)]
 
 
 def test_a_backbone_with_a_size_step_sees_fitting_sizes(image):
-    view, = infer_seg.make_views(image, [1.37], IMAGENET_NORM, 8)
+    view, = make_views(image, [1.37], IMAGENET_NORM, 8)
     assert view.shape == (3, 41, 57)        # 41 x 60, each rounded to a multiple of 8 plus 1
 
 

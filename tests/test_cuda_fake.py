@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 import infer_aff
 import infer_cam
-import infer_seg
+import lib.predict
 import pretrain_toy
 import train_aff
 import train_seg
@@ -202,9 +202,9 @@ def test_affinities_wait_once_for_the_walk(run_inference, amp, monkeypatch):
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)
 def test_segmentation_waits_once_for_the_probabilities(run_inference, amp, monkeypatch):
-    monkeypatch.setattr(infer_seg, 'make_views', lambda *_: (torch.empty(3, *size) for size in SIZES))
+    monkeypatch.setattr(lib.predict, 'make_views', lambda *_: (torch.empty(3, *size) for size in SIZES))
     probs, waits = run_inference(deeplab, amp, partial(
-        infer_seg.infer_probs, IMAGE, scales=(0.5, 1), norm=None, size_step=None, device=CUDA))
+        lib.predict.infer_probs, IMAGE, scales=(0.5, 1), norm=None, size_step=None, device=CUDA))
     assert probs.shape == (CLASSES, 65, 81) and waits == ONE_RESULT_AND_ONE_LOOK
 
 

@@ -9,6 +9,7 @@ from torch import nn
 import infer_aff
 import infer_cam
 import infer_seg
+import lib.predict
 import pretrain_toy
 import train_aff
 import train_seg
@@ -112,7 +113,7 @@ def test_seeds_and_final_result_have_their_own_crf(monkeypatch, tmp_path):
         return probs
 
     monkeypatch.setattr(crfutils, 'dense_crf', watched)
-    monkeypatch.setattr(infer_seg, 'dense_crf', watched)
+    monkeypatch.setattr(lib.predict, 'dense_crf', watched)
     image = np.zeros((4, 5, 3), np.uint8)
     crfutils.seed_scores(image, np.full((1, 4, 5), 0.5, np.float32), 24.0)
     infer_seg.write_result([(tmp_path / 'a.png', '')], image, np.full((2, 4, 5), 0.5, np.float32), crf=True)

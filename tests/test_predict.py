@@ -52,7 +52,7 @@ def test_any_image_is_segmented_at_its_size_with_the_file_alone(run_folder, phot
     names = {path.stem: size(path) for path in photos.iterdir() if path.suffix != '.csv' and path.name[0] != '.'}
     names['turned'] = names['turned'][::-1]
     assert {path.stem: size(path) for path in (tmp_path / 'out').glob('*.png')} == names
-    assert size(tmp_path / 'out/overlays/large.jpg')[0] == 500
+    assert size(tmp_path / 'out/overlays/large.jpg')[0] == 700
     copy = tmp_path / 'server/results/VOC2012/Segmentation/comp6_test_cls/plain.png'
     assert copy.read_bytes() == (tmp_path / 'out/plain.png').read_bytes() and Image.open(copy).mode == 'P'
     with np.load(tmp_path / 'out/probs/plain.npz') as file:

@@ -15,6 +15,17 @@ def blend(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, opacity: flo
     return np.where((mask == 0)[..., None], image, mixed).astype(np.uint8)
 
 
+def contoured(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Labels over their image as blend() has them, lighter, with contours of a width that suits the image's size."""
+    sheet = blend(image, mask, palette, opacity=0.4)
+    thick = max(1, round(max(mask.shape) / 400))
+    for value in np.unique(mask[mask > 0]).tolist():
+        contours, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        for colour, width in (((255, 255, 255), 3 * thick), (palette[value].tolist(), thick)):
+            cv2.drawContours(sheet, contours, -1, colour, width)
+    return sheet
+
+
 def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values in [0, 1] of [H, W] as a heat map over the image uint8 [H, W, 3]."""
     colours = cv2.applyColorMap((values * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
@@ -49,17 +60,21 @@ def titled(image: np.ndarray, title: str) -> np.ndarray:
 
 
 def legend(colours: Mapping[str, Sequence[int]], width: int) -> np.ndarray:
-    """Names beside squares of their colours, in as many lines as this width needs: uint8 [h, width, 3]."""
-    font, square, line = ImageFont.load_default(TEXT_SIZE), TEXT_SIZE, TEXT_SIZE + 8
+    """Names beside squares of their colours, in as many lines as this width needs: uint8 [h, width, 3].
+
+    Letters grow with the width, so that they can still be read where a large sheet is shown small.
+    """
+    size = max(TEXT_SIZE, width // 50)
+    font, line = ImageFont.load_default(size), round(1.6 * size)
     sheet = Image.new('RGB', (width, line * max(1, len(colours))), 'white')
     pen = ImageDraw.Draw(sheet)
     left = top = 0
     for name, colour in colours.items():
-        needed = square + 6 + round(pen.textlength(name, font)) + 16
+        needed = round(2.5 * size + pen.textlength(name, font))
         if left and left + needed > width:
             left, top = 0, top + line
-        pen.rectangle((left, top + 4, left + square, top + 4 + square), tuple(int(part) for part in colour), INK)
-        pen.text((left + square + 6, top + 3), name, INK, font)
+        pen.rectangle((left, top + 4, left + size, top + 4 + size), tuple(int(part) for part in colour), INK)
+        pen.text((left + round(1.4 * size), top + 3), name, INK, font)
         left += needed
     return np.asarray(sheet)[:top + line]
 

@@ -39,7 +39,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 
 class FileSet(Dataset):
-    """{'image': uint8 [H, W, 3] upright, 'name', 'size': (height, width) of the file} of single images.
+    """{'image': uint8 [H, W, 3] upright, 'name', 'path', 'size': (height, width) of the file} of single images.
 
     Images whose long side exceeds max_side are reduced to it.
     """
@@ -57,7 +57,8 @@ class FileSet(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         path = self.paths[index]
-        return {'image': read_image(path, True, self.max_side), 'name': path.stem, 'size': read_size(path, True)}
+        return {'image': read_image(path, True, self.max_side), 'name': path.stem, 'path': path,
+                'size': read_size(path, True)}
 
     def check(self) -> None:
         """Check that all images exist and can be read (one is enough where on_corrupt is 'skip') under different names.
