@@ -33,9 +33,10 @@ from lib.process.ending import run_script
 from lib.run.options import NOTHING, resolve
 from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output
-from tool.camutils import cam_label, fuse_scales
+from tool.camutils import cam_label
 from tool.crfutils import seed_scores
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
+from tool.seamutils import fuse_scales
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -28,9 +28,10 @@ from lib.training import (
     validation_samples,
 )
 from tool.camloss import cam_objective, second_view
-from tool.camutils import cam_label, fuse_scales
+from tool.camutils import cam_label
 from tool.drawing import blend, heat
 from tool.imutils import Norm, normalise, resize_bicubic, scaled_size
+from tool.seamutils import fuse_scales
 from tool.torchutils import poly_factor
 
 LENGTH = number(0, 1000, above=True)

@@ -29,12 +29,12 @@ from lib.net.weights import load_imagenet
 from tests.parity_files import arrays, fill_weights, path, text
 from tool.affutils import affinity_label, pair_affinity, pair_counts, pair_labels, pool_cams, random_walk, walk_label
 from tool.camloss import adaptive_min_pooling, cam_objective, second_view
-from tool.camutils import cam_label, fuse_scales
+from tool.camutils import cam_label
 from tool.crfutils import FINAL_CRF, SEED_CRF, dense_crf, seed_scores
 from tool.evalutils import Curve, Scores, contour_matches
 from tool.imutils import IMAGENET_NORM, Norm
 from tool.probutils import draw_pixels, fsl_loss, fsl_loss_plain, isl_loss, isl_loss_plain, max_norm
-from tool.seamutils import onehot_max
+from tool.seamutils import fuse_scales, onehot_max
 from tool.torchutils import lr_groups, poly_factor, set_lr
 
 
