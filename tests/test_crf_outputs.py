@@ -4,11 +4,16 @@ import pytest
 from PIL import Image
 
 import eval as evaluation
-from lib.data.labelio import read_seeds, write_seeds
+import infer_aff
+import infer_cam
+from lib.data.labelio import read_maps, read_seeds, write_seeds
 from lib.data.registry import get_spec
 from lib.files.imageio import write_label_png
+from lib.files.origin import read_origin
 from lib.run.record import read_scores
-from tests.running import LOADED_HERE, error_line, error_lines, place
+from tests.running import LOADED_HERE, NETWORK, SCALES, error_line, error_lines, place
+from tool.affutils import walk_label
+from tool.crfutils import CrfSettings, dense_crf
 
 
 def test_the_labels_of_the_seeds_are_scored_for_each_strength(run_folder, toy, tmp_path, capsys):
@@ -51,3 +56,63 @@ def test_missing_or_mixed_seeds_are_one_line(run_folder, toy, tmp_path, capsys):
         write_seeds(tmp_path / f'mixed/{sample.name}.npz', keys, {1.0: scores[1.0], **more})
     *_, line = error_lines(evaluation.main, (*words, '--labels', tmp_path / 'mixed'), capsys)
     assert 'val_00003.npz lacks seeds of strength 5; regenerate all' in line
+
+
+def test_labels_of_the_cams_are_written_and_scored_as_other_label_pngs(run_folder, toy, tmp_path, capsys):
+    common = (*place(toy, tmp_path), *LOADED_HERE)
+    infer = (*common, *NETWORK, *SCALES, '--checkpoint', str(run_folder / 'cam/model.pth'), '--split', 'val',
+             '--no-crf-seeds', '--out_cam_pred')
+    infer_cam.main([*infer, '--background-score', '0.3'])
+    labels = tmp_path / 'toy/labels/val'
+    assert not (labels / 'seeds').exists()
+    for sample in get_spec(str(toy)).samples('val'):
+        keys, cam = read_maps(labels / f'cam/{sample.name}.npz')
+        padded = np.concatenate([np.full((1, *cam.shape[1:]), 0.3, np.float32), cam])
+        path = labels / f'cam_pred/{sample.name}.png'
+        assert Image.open(path).mode == 'P'
+        np.testing.assert_array_equal(np.array(Image.open(path)), np.array([0, *(keys + 1)])[padded.argmax(0)])
+        origins = [read_origin(file) for file in (path, labels / f'cam/{sample.name}.npz')]
+        assert [origin['settings'].get('background_score') for origin in origins] == [0.3, None]
+        assert origins[0]['inputs'] == origins[1]['inputs']
+    for what in ('cam', 'cam-pred'):
+        evaluation.main([*common, '--what', what, '--background-score', '0.3'])
+    of_cams, of_labels = (record['results'][0] for record in read_scores(tmp_path / 'toy/scores.json'))
+    assert of_labels == {key: value for key, value in of_cams.items() if key != 'threshold'}
+
+    # Another score is refused for these files alone; a folder that is named takes them.
+    line = error_line(infer_cam.main, infer, capsys)
+    assert 'cam_pred were made with other settings (--background-score was 0.3, is 0.25)' in line
+    infer_cam.main([*infer, str(tmp_path / 'mine')])
+    assert len(list((tmp_path / 'mine').glob('*.png'))) == 6
+
+
+def test_the_crf_refines_the_scores_of_the_walk_before_the_labels(run_folder, toy, tmp_path, capsys):
+    words = (*place(toy, tmp_path), *LOADED_HERE, *NETWORK, '--split', 'val', '--cams',
+             str(run_folder / 'labels/val/cam'), '--checkpoint', str(run_folder / 'aff/model.pth'))
+    infer_aff.main([*words, '--crf'])
+    walk = tmp_path / 'toy/labels/val/walk'
+    names = [sample.name for sample in get_spec(str(toy)).samples('val')]
+    changed = [(walk / f'{name}.png').read_bytes() != (run_folder / f'labels/val/walk/{name}.png').read_bytes()
+               for name in names]
+    assert all(changed)                                     # the origin at least
+    origins = [read_origin(folder / f'{names[0]}.png') for folder in (walk, run_folder / 'labels/val/walk')]
+    assert origins[0]['settings'] == {**origins[1]['settings'], 'crf': True}
+    assert '(--crf was True, is None)' in error_line(infer_aff.main, words, capsys)
+
+
+def test_the_refined_walk_is_the_argmax_of_the_crf_on_the_upsampled_scores():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (5, 7, 3), np.uint8).repeat(4, 0).repeat(4, 1)[:19, :27]
+    walked, keys = rng.random((3, 3, 4)).astype(np.float32), np.array([1, 4])
+    # By hand: bilinear upsampling by 8 with half-pixel centres, edges repeated; the crop; the seeds' CRF.
+    scores = walked
+    for axis, size in ((1, 19), (2, 27)):
+        position = ((np.arange(size) + 0.5) / 8 - 0.5).clip(0, walked.shape[axis] - 1)
+        low = np.floor(position).astype(int)
+        high, part = np.minimum(low + 1, walked.shape[axis] - 1), (position - low).reshape(-1, *(1,) * (2 - axis))
+        scores = np.take(scores, low, axis) * (1 - part) + np.take(scores, high, axis) * part
+    refined = dense_crf(image, scores.astype(np.float32), CrfSettings(3, 3, 80, 13, 10, 10))
+    label = walk_label(walked, keys, (19, 27), crf_image=image)
+    assert (label == np.array([0, 2, 5])[refined.argmax(0)]).mean() > 0.99
+    assert (label != walk_label(walked, keys, (19, 27))).mean() > 0.01
+    assert not walk_label(walked[:1], keys[:0], (19, 27), crf_image=image).any()
