@@ -89,7 +89,7 @@ def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int 
     return sample | {'views': [normalise(resize_bicubic(image, *size), norm) for size in sizes]}
 
 
-def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tuple[np.ndarray, ...]:
     """CAMs of one image: the refined maps of all views, averaged.
 
     Args:
@@ -98,26 +98,31 @@ def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tupl
         device: of the network.
 
     Returns:
-        The image uint8 [H, W, 3], indices [k] of the foreground classes present, CAMs float32 [k, H, W] in [0, 1].
+        The image uint8 [H, W, 3], indices [k] of the foreground classes present, CAMs float32 [k, H, W] in [0, 1], and
+        the classifier's probabilities float32 [K], averaged over the views.
     """
-    image, present = sample['image'], np.flatnonzero(sample['image_labels'])
-    if not len(present):
-        return image, present, np.zeros((0, *image.shape[:2]), np.float32)
-    index = torch.from_numpy(present).to(device, non_blocking=True)
-    maps = multi_scale(sample['views'], image.shape[:2], lambda pair: network(pair).refined[:, 1:][:, index], device,
-                       align_corners=False)
-    return image, present, fuse_scales(torch.cat(list(maps))).cpu().numpy()
+    image, present, means = sample['image'], np.flatnonzero(sample['image_labels']), []
+    index = torch.from_numpy(present if len(present) else np.zeros(1, int)).to(device, non_blocking=True)
+
+    def forward(views: torch.Tensor) -> torch.Tensor:
+        output = network(views)
+        means.append(output.cam[:, 1:].mean((2, 3)))
+        return output.refined[:, 1:][:, index]
+
+    maps = torch.cat(list(multi_scale(sample['views'], image.shape[:2], forward, device, align_corners=False)))
+    probs = torch.cat(means).float().sigmoid().mean(0)
+    return image, present, fuse_scales(maps).cpu().numpy()[:len(present)], probs.cpu().numpy()
 
 
 def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
-                 alphas: tuple[float, ...], export: bool, threshold: float | None = None) -> None:
+                 probs: np.ndarray, alphas: tuple[float, ...], export: bool, threshold: float | None = None) -> None:
     """Write the CAM file of one image and, for the alphas given, its seeds; with `export` as .npy too.
 
     With a threshold, its label PNG at this background score. `files` are paths and origins in the order of
     make_outputs().
     """
     seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
-    contents = [(write_maps, cam)]
+    contents = [(partial(write_maps, probs=probs), cam)]
     if seeds:
         contents.append((write_seeds, seeds))
     if threshold is not None:

@@ -185,10 +185,11 @@ ONE_RESULT_AND_ONE_LOOK = ['cuda->cpu', 'look']
 
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)
-def test_cams_wait_once_for_the_finished_maps(run_inference, amp):
+def test_cams_wait_for_the_finished_maps_alone(run_inference, amp):
     sample = {'image': IMAGE, 'image_labels': np.array([1, 0, 1]), 'views': [torch.empty(3, *size) for size in SIZES]}
-    (_, _, cam), waits = run_inference(seam, amp, partial(infer_cam.infer_cams, sample, device=CUDA))
-    assert cam.shape == (2, 65, 81) and waits == ONE_RESULT_AND_ONE_LOOK
+    (_, _, cam, probs), waits = run_inference(seam, amp, partial(infer_cam.infer_cams, sample, device=CUDA))
+    assert cam.shape == (2, 65, 81) and probs.shape == (CLASSES - 1,)
+    assert waits == ['cuda->cpu', *ONE_RESULT_AND_ONE_LOOK]         # the second finds its result ready
 
 
 @pytest.mark.parametrize('amp', AMPS, ids=str)

@@ -26,7 +26,8 @@ VALUES = np.concatenate([[0], (np.arange(INTERVALS - 1) + 0.5) / INTERVALS, [1]]
 REMEDY = 'python infer_cam.py --dataset NAME --split SPLIT'
 
 
-def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
+def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '',
+               probs: np.ndarray | None = None) -> None:
     """Write the CAMs of one image; they come back within 0.01, and their labels at the evaluation's thresholds exactly.
 
     Args:
@@ -34,12 +35,14 @@ def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = 
         keys: ascending foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0.
         origin: what the file is made from, see lib/files/origin.py.
+        probs: the classifier's probabilities [K] of all foreground classes.
 
     Raises:
         ValueError: if keys and maps do not belong together or a value is outside [0, 1].
     """
     keys = _checked(path, keys, maps, len(maps))
-    _write(path, origin, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))))
+    extra = {} if probs is None else {'probs': probs.astype(np.float32)}
+    _write(path, origin, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))), **extra)
 
 
 def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +58,20 @@ def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.nda
     keys, maps = _read(path, 'CAM', num_fg, 'maps_version', 'keys', 'maps')
     _require(maps.ndim == 3 and len(maps) == len(keys), path, f'holds {len(keys)} classes but maps {list(maps.shape)}')
     return keys, _decode(path, maps)
+
+
+def read_image_probs(path: Path, num_fg: int) -> np.ndarray | None:
+    """The classifier's probabilities float32 [K] in a CAM file; None in one of an earlier version.
+
+    Raises:
+        FileNotFoundError, ValueError: as read_maps.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if 'probs' not in file.files:
+            return None
+    _, probs = _read(path, 'CAM', num_fg, 'maps_version', 'keys', 'probs')
+    _require(probs.shape == (num_fg,) and np.isfinite(probs).all(), path, f'holds probabilities {list(probs.shape)}')
+    return probs
 
 
 def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray], origin: str = '') -> None:
