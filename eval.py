@@ -1,16 +1,19 @@
 """Score CAMs, pseudo-labels or segmentations against ground truth: mIoU and contour F.
 
-    python eval.py --what cam  --split train     mIoU over 60 background thresholds, contour F at 0.25 and at the best
+    python eval.py --what cam  --split train     mIoU over background thresholds, contour F at 0.25 and at the best
     python eval.py --what walk --split val
     python eval.py --what seg  --split val --protocol strict
     python eval.py --table                       all scores of the run so far, one line per stage
+    python eval.py --table --run 'seam-*' 'both-*'      mean and deviation over several runs, and paired differences
 
 Reads exp/<run>/labels/<split>/cam or walk, or exp/<run>/results/<split>, and the masks of the split; prints a table and
 adds a record to exp/<run>/scores.json. All scores are in percent.
 
 --protocol reference scores as the published numbers were made: void pixels are left out of IoU but are background for
 contours, and a class that is nowhere in the ground truth stays in the mean. --protocol strict ignores void everywhere
-and leaves such classes out. The best threshold is selected on the ground truth (oracle): it is not known beforehand.
+and leaves such classes out; if there are any, its means are shown too. For CAMs the best of the thresholds 0.00 to 0.95
+is shown, and the best of 0.00 to 0.59, among which the published numbers were chosen. Both are selected on the ground
+truth (oracle): they are not known beforehand.
 """
 import argparse
 from collections.abc import Sequence
@@ -32,6 +35,7 @@ from lib.process.workers import map_chunks
 from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
 from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
+from lib.run.several import are_several, compare
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label
 from tool.evalutils import PROTOCOLS, Curve, Scores
@@ -41,7 +45,7 @@ MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults are the published settings."""
-    parser = base_parser(__doc__)
+    parser = base_parser(__doc__, several_runs=True)
     group = parser.add_argument_group('evaluation')
     group.add_argument('--what', choices=tuple(MADE_BY), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
@@ -55,65 +59,86 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--background-score', type=number(0, 1), default=0.25,
                        help='constant background score that CAMs are compared with')
     add_fresh_flag(group)
-    group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
+    group.add_argument('--table', action='store_true', help='print all scores of the run, or of several, and stop')
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None
-                ) -> tuple[Scores, Curve, list[str]]:
-    """Scores of some images at a background threshold, their curve over all of them, names of corrupt masks.
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, wanted: Sequence[tuple[float | None, str]],
+                with_curve: bool) -> tuple[list[Scores], Curve, list[str]]:
+    """Scores of some images, one for each (background threshold, protocol), their curve, names of corrupt masks.
 
-    `threshold` is None for label PNGs, which have no curve.
+    The threshold is None for label PNGs.
     """
-    scores, curve, left_out = Scores(spec.num_classes, protocol), Curve(spec.num_classes, protocol), []
+    scores, left_out = [Scores(spec.num_classes, protocol) for _, protocol in wanted], []
+    curve = Curve(spec.num_classes, wanted[0][1])
     for pair in pairs:
         truth = unless_corrupt(spec.on_corrupt, read_mask, pair.ground_truth, spec.num_classes, spec.max_side)
         if truth is None:
             left_out.append(pair.name)
             continue
         try:
-            if threshold is None:
-                scores.add(truth, read_mask(pair.prediction, spec.num_classes))
+            if wanted[0][0] is None:
+                labels = [read_mask(pair.prediction, spec.num_classes)] * len(wanted)
             else:
-                class_ids, cam = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
-                scores.add(truth, cam_label(class_ids, cam, threshold))
-                curve.add(truth, class_ids, cam)
+                cams = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
+                labels = [cam_label(*cams, threshold) for threshold, _ in wanted]
+                if with_curve:
+                    curve.add(truth, *cams)
+            for sums, label in zip(scores, labels):
+                sums.add(truth, label)
         except ValueError as error:
             raise ValueError(f'{pair.name}: {error}') from error
     return scores, curve, left_out
 
 
-def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace, threshold: float | None
-          ) -> tuple[Scores, Curve, list[str]]:
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, workers: int, wanted: Sequence[tuple[float | None, str]],
+          with_curve: bool = False) -> tuple[list[Scores], Curve, list[str]]:
     """score_chunk of all images, distributed over worker processes."""
-    function = partial(score_chunk, spec=spec, protocol=args.protocol, threshold=threshold)
+    function = partial(score_chunk, spec=spec, wanted=wanted, with_curve=with_curve)
     scores, curve, left_out = function([])
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
-        for some_scores, some_curve, some_left_out in map_chunks(function, pairs, args.workers):
-            bar.update(some_scores.images + len(some_left_out))
-            scores.merge(some_scores)
+        for some_scores, some_curve, some_left_out in map_chunks(function, pairs, workers):
+            bar.update(some_scores[0].images + len(some_left_out))
+            for sums, some in zip(scores, some_scores):
+                sums.merge(some)
             curve.merge(some_curve)
             left_out += some_left_out
-    if not scores.images:
+    if not scores[0].images:
         raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].ground_truth} the first; restore them')
     return scores, curve, left_out
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
-    """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs.
+    """All figures of one evaluation.
 
-    'images' is how many were scored, 'left_out' names those with corrupt masks.
+    Returns:
+        'results': one for label PNGs; for CAMs one at the given threshold, one at the 'best' of the 'curve' and one at
+        that of the 'published' thresholds. If the ground truth lacks classes, which 'absent' names, each holds its
+        means under the 'strict' protocol too. 'curve': for CAMs. 'images': how many were scored. 'left_out': names of
+        those with corrupt masks.
     """
-    if args.what != 'cam':
-        scores, _, left_out = score(pairs, spec, args, None)
-        return {'results': [scores.summary()], 'images': scores.images, 'left_out': left_out}
-    scores, curve, left_out = score(pairs, spec, args, args.background_score)
-    curve = curve.summary()
-    best, _, _ = score(pairs, spec, args, curve['best_threshold'])
-    return {'results': [{'threshold': args.background_score, **scores.summary()},
-                        {'threshold': curve['best_threshold'], 'best': True, **best.summary()}],
-            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}, 'images': scores.images,
-            'left_out': left_out}
+    given, record = (args.background_score, args.protocol) if args.what == 'cam' else (None, args.protocol), {}
+    (first,), curve, left_out = score(pairs, spec, args.workers, [given], args.what == 'cam')
+    thresholds, absent = {None: given[0]}, [spec.class_names[index] for index in first.absent()]
+    if args.what == 'cam':
+        curve = curve.summary()
+        thresholds |= {'curve': curve['best_threshold'], 'published': curve['published_threshold']}
+        record['curve'] = {'thresholds': curve['thresholds'], 'miou': curve['miou']}
+
+    # A second pass for what the first one has shown to be of interest.
+    protocols = dict.fromkeys([args.protocol, *(['strict'] if absent else [])])
+    wanted = [*dict.fromkeys((at, protocol) for at in thresholds.values() for protocol in protocols)]
+    scores = {given: first}
+    if rest := [one for one in wanted if one != given]:
+        scores |= zip(rest, score(pairs, spec, args.workers, rest)[0])
+    results = []
+    for best, at in thresholds.items():
+        results.append({} if at is None else {'threshold': at, 'best': best} if best else {'threshold': at})
+        results[-1] |= scores[at, args.protocol].summary()
+        if len(protocols) > 1:
+            strict = scores[at, 'strict'].summary()
+            results[-1]['strict'] = {key: strict[key] for key in ('miou', 'contour_f')}
+    return {'results': results, **record, 'images': first.images, 'left_out': left_out, 'absent': absent}
 
 
 def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], list[str], Path]:
@@ -142,8 +167,11 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, '', get_spec)
     file = args.folder / 'scores.json'
     if args.table:
-        print(summary_text(read_scores(file), args.run))
+        print(compare(args.exp, args.runs).text() if are_several(args.runs) else
+              summary_text(read_scores(file), args.run))
         return
+    if are_several(args.runs):
+        raise ValueError(f'--run {" ".join(args.runs)}: several runs are compared with --table; score them one by one')
     split = args.split or spec.val_split
     pairs, corrupt, folder = find_pairs(args, spec, split)
     if args.dry_run:
@@ -158,7 +186,8 @@ def main(argv=None):
     origin['settings']['split'] = split
     digests.save()
     before = [old for old in read_scores(file) if all(old.get(key) == origin[key] for key in ('settings', 'inputs'))
-              and old['classes'] == list(spec.class_names) and (args.on_corrupt == 'skip' or not old.get('left_out'))]
+              and old['classes'] == list(spec.class_names) and (args.on_corrupt == 'skip' or not old.get('left_out'))
+              and 'absent' in old]
     if before and not args.fresh:
         print(f'{evaluation_text(before[-1])}\n\nscored before, {before[-1]["time"]}; --fresh scores again')
         return

@@ -12,7 +12,7 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from tool.affutils import offsets, random_walk, source_size
 from tool.camutils import cam_label
-from tool.evalutils import Curve, contour_matches
+from tool.evalutils import PUBLISHED, Curve, contour_matches
 
 CPU = torch.device('cpu')
 
@@ -79,7 +79,8 @@ def test_textbook_scores_are_ours():
     ours = Curve(5)
     for image in images:
         ours.add(*image)
-    np.testing.assert_allclose(textbook_stages.curve(images, 5, textbook_stages.label_map), ours.iou(), atol=1e-12)
+    plain = textbook_stages.curve(images, 5, textbook_stages.label_map)
+    np.testing.assert_allclose(plain, ours.iou()[:PUBLISHED], atol=1e-12)
     for truth, keys, cam in images:
         label = cam_label(keys, cam, 0.4)
         assert np.array_equal(textbook_stages.contour_matches(truth, label, 5), contour_matches(truth, label, 5))

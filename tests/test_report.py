@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from lib.process.ending import run_script
 from lib.report import __main__ as report
 from lib.report.examples import choose, image_iou
 from lib.report.gather import read_stages, training_seconds
@@ -70,6 +71,15 @@ def test_a_run_that_has_only_begun_is_reported(run_folder, toy, tmp_path):
 def test_a_run_that_is_not_there_is_refused(toy, tmp_path, capsys):
     line = error_line(report.main, place(toy, tmp_path, 'none'), capsys)
     assert re.search('none holds no stage of a run on toy; name the run', line)
+
+
+def test_a_run_on_another_data_set_is_refused_before_anything_is_printed(run_folder, capsys):
+    words = ('--exp', run_folder.parent, '--run', 'toy')
+    line = error_line(report.main, words, capsys)
+    assert 'toy is no run on voc12, its classes are others; name its --dataset' in line
+    with pytest.raises(SystemExit):
+        run_script(lambda: report.main([str(word) for word in words]))
+    assert capsys.readouterr().out == ''
 
 
 def test_names_with_html_in_them_are_shown_as_they_are(run_folder, toy, tmp_path):
