@@ -20,7 +20,7 @@ CPU = torch.device('cpu')
 def report(part, device):
     return {'values': {f'{part}_speedup': 3.0}, 'seconds': {part: 1.0}, 'agreement': {part: (0.0, 1e-5)},
             'bytes': {part.replace('fsl_memory_', 'fsl '): 50 if part.endswith('textbook') else 5},
-            'threads': 1, 'torch': 'x', 'gpu': None}
+            'threads': 1, 'torch': 'x', 'gpu': None, 'processor': 'y'}
 
 
 def test_json_holds_the_ratios_by_key_and_agreement_is_success(tmp_path, monkeypatch, capsys):

@@ -85,9 +85,11 @@ def test_a_run_on_another_data_set_is_refused_before_anything_is_printed(run_fol
 def test_names_with_html_in_them_are_shown_as_they_are(run_folder, toy, tmp_path):
     data = tmp_path / 'data'
     shutil.copytree(toy.parent, data)
-    for name in ('dataset.json', 'lists/labels.txt'):
-        (data / name).write_text((data / name).read_text().replace('star', '<b>star'))
-    assert '<b>star' not in written(data / 'dataset.json', run_folder.parent, tmp_path)
+    shutil.copytree(run_folder, tmp_path / 'exp/toy')
+    for path in (data / 'dataset.json', data / 'lists/labels.txt', tmp_path / 'exp/toy/cam/env.json'):
+        path.write_text(path.read_text().replace('star', '<b>star'))
+    text = written(data / 'dataset.json', tmp_path / 'exp', tmp_path)
+    assert '&lt;b&gt;star' in text and '<b>star' not in text
 
 
 def test_best_median_and_worst_are_those_by_iou(run_folder, toy):
