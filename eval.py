@@ -63,11 +63,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, wanted: Sequence[tuple[float | None, str]],
-                with_curve: bool) -> tuple[list[Scores], Curve, list[str]]:
-    """Scores of some images, one for each (background threshold, protocol), their curve, names of corrupt masks.
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, wanted: Sequence[tuple[float | None, str]]
+                ) -> tuple[list[Scores | Curve], list[str]]:
+    """Scores of some images for each (background threshold, protocol), then their curve; names of corrupt masks.
 
-    The threshold is None for label PNGs.
+    The threshold is None for label PNGs, which have no curve.
     """
     scores, left_out = [Scores(spec.num_classes, protocol) for _, protocol in wanted], []
     curve = Curve(spec.num_classes, wanted[0][1])
@@ -82,30 +82,28 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, wanted: Sequence[
             else:
                 cams = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
                 labels = [cam_label(*cams, threshold) for threshold, _ in wanted]
-                if with_curve:
-                    curve.add(truth, *cams)
+                curve.add(truth, *cams)
             for sums, label in zip(scores, labels):
                 sums.add(truth, label)
         except ValueError as error:
             raise ValueError(f'{pair.name}: {error}') from error
-    return scores, curve, left_out
+    return [*scores, curve], left_out
 
 
-def score(pairs: Sequence[LabelPair], spec: DatasetSpec, workers: int, wanted: Sequence[tuple[float | None, str]],
-          with_curve: bool = False) -> tuple[list[Scores], Curve, list[str]]:
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, workers: int, wanted: Sequence[tuple[float | None, str]]
+          ) -> tuple[list[Scores | Curve], list[str]]:
     """score_chunk of all images, distributed over worker processes."""
-    function = partial(score_chunk, spec=spec, wanted=wanted, with_curve=with_curve)
-    scores, curve, left_out = function([])
+    function = partial(score_chunk, spec=spec, wanted=wanted)
+    scores, left_out = function([])
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
-        for some_scores, some_curve, some_left_out in map_chunks(function, pairs, workers):
+        for some_scores, some_left_out in map_chunks(function, pairs, workers):
             bar.update(some_scores[0].images + len(some_left_out))
             for sums, some in zip(scores, some_scores):
                 sums.merge(some)
-            curve.merge(some_curve)
             left_out += some_left_out
     if not scores[0].images:
         raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].ground_truth} the first; restore them')
-    return scores, curve, left_out
+    return scores, left_out
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
@@ -113,32 +111,30 @@ def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelP
 
     Returns:
         'results': one for label PNGs; for CAMs one at the given threshold, one at the 'best' of the 'curve' and one at
-        that of the 'published' thresholds. If the ground truth lacks classes, which 'absent' names, each holds its
-        means under the 'strict' protocol too. 'curve': for CAMs. 'images': how many were scored. 'left_out': names of
-        those with corrupt masks.
+        that of the 'published' thresholds. If the ground truth lacks the classes 'absent', each holds 'strict' means
+        too. 'curve': of CAMs. 'images': how many were scored. 'left_out': names of those with corrupt masks.
     """
-    given, record = (args.background_score, args.protocol) if args.what == 'cam' else (None, args.protocol), {}
-    (first,), curve, left_out = score(pairs, spec, args.workers, [given], args.what == 'cam')
-    thresholds, absent = {None: given[0]}, [spec.class_names[index] for index in first.absent()]
+    results, curve = [{'threshold': args.background_score} if args.what == 'cam' else {}], {}
+    given = results[0].get('threshold'), args.protocol
+    (first, curve_sums), left_out = score(pairs, spec, args.workers, [given])
+    absent = [spec.class_names[index] for index in first.absent()]
     if args.what == 'cam':
-        curve = curve.summary()
-        thresholds |= {'curve': curve['best_threshold'], 'published': curve['published_threshold']}
-        record['curve'] = {'thresholds': curve['thresholds'], 'miou': curve['miou']}
+        best = curve_sums.summary()
+        results += [{'threshold': best['best_threshold'], 'best': 'curve'},
+                    {'threshold': best['published_threshold'], 'best': 'published'}]
+        curve = {'curve': {'thresholds': best['thresholds'], 'miou': best['miou']}}
 
-    # A second pass for what the first one has shown to be of interest.
-    protocols = dict.fromkeys([args.protocol, *(['strict'] if absent else [])])
-    wanted = [*dict.fromkeys((at, protocol) for at in thresholds.values() for protocol in protocols)]
-    scores = {given: first}
-    if rest := [one for one in wanted if one != given]:
-        scores |= zip(rest, score(pairs, spec, args.workers, rest)[0])
-    results = []
-    for best, at in thresholds.items():
-        results.append({} if at is None else {'threshold': at, 'best': best} if best else {'threshold': at})
-        results[-1] |= scores[at, args.protocol].summary()
-        if len(protocols) > 1:
-            strict = scores[at, 'strict'].summary()
-            results[-1]['strict'] = {key: strict[key] for key in ('miou', 'contour_f')}
-    return {'results': results, **record, 'images': first.images, 'left_out': left_out, 'absent': absent}
+    # A second pass for the best thresholds, and for the strict protocol where it makes a difference.
+    protocols = [args.protocol, *(['strict'] if absent and args.protocol == 'reference' else [])]
+    wanted = dict.fromkeys((result.get('threshold'), protocol) for result in results for protocol in protocols)
+    rest = [one for one in wanted if one != given]
+    found = {given: first, **dict(zip(rest, score(pairs, spec, args.workers, rest)[0] if rest else []))}
+    for result in results:
+        means, *strict = (found[result.get('threshold'), protocol].summary() for protocol in protocols)
+        result |= means
+        if strict:
+            result['strict'] = {key: strict[0][key] for key in ('miou', 'contour_f')}
+    return {'results': results, **curve, 'images': first.images, 'left_out': left_out, 'absent': absent}
 
 
 def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], list[str], Path]:

@@ -58,7 +58,8 @@ def test_the_same_is_not_scored_twice_wherever_it_is(scored, capsys, what):
 @pytest.mark.parametrize('what', ['cam', 'walk'])
 def test_the_strict_means_beside_are_those_of_the_strict_protocol(scored, what):
     folder, _, is_scored = scored
-    assert is_scored('--what', what, '--limit', '2') and is_scored('--what', what, '--limit', '2', '--protocol', 'strict')
+    assert is_scored('--what', what, '--limit', '2')
+    assert is_scored('--what', what, '--limit', '2', '--protocol', 'strict')
     reference, strict = read_scores(folder / 'scores.json')[-2:]
     assert reference['absent'] == strict['absent'] != [] and 'strict' not in strict['results'][0]
     assert [result['strict'] for result in reference['results']] == [

@@ -95,11 +95,7 @@ def page_of_several(args: argparse.Namespace) -> str:
 
 
 def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
-    """Everything that one run holds.
-
-    Raises:
-        FileNotFoundError, ValueError: if the run has no stage, or is of another data set.
-    """
+    """Everything that one run holds; an error if it holds no stage, or is of another data set."""
     split = args.split or spec.val_split
     stages, scores = read_stages(args.folder, spec), read_scores(args.folder / 'scores.json')
     if not stages:

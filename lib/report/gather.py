@@ -9,7 +9,7 @@ from pathlib import Path
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json, read_json_lines
 from lib.run.record import METRICS
-from lib.run.table import newest, row_name, score_tables
+from lib.run.table import class_grid, newest, row_name, score_tables
 
 STAGES = {'cam': 'CAM training', 'labels/{}/cam': 'CAMs of {}', 'labels/{}/seeds': 'CRF seeds of {}, with its CAMs',
           'aff': 'affinity training', 'labels/{}/walk': 'random walk of {}', 'seg': 'segmentation training',
@@ -73,10 +73,6 @@ def score_sections(scores: Sequence[Mapping], shown: str) -> list[dict]:
     sections = []
     for table, last in zip(score_tables(scores), newest(scores).values()):
         last = [record for record in last if record['split'] == shown]
-        results = {row_name(record, result): result for record in last for result in record['results'][:2][-1:]}
-        classes = [[name, *(result['iou'][index] for result in results.values()),
-                    *([None, *result['f']][index] for result in results.values())]
-                   for index, name in enumerate(last[0]['classes'] if last else [])]
-        sections.append({'table': table, 'classes': classes,
-                         'class_head': ['class', *results, *(f'{title}: F' for title in results)]})
+        results = {f', {row_name(record, result)}': result for record in last for result in record['results'][:2][-1:]}
+        sections.append({'table': table, 'classes': class_grid(last[0]['classes'], results) if last else []})
     return sections

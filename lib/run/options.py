@@ -170,6 +170,12 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
         kind: of output, where the stage makes several: flags that change others alone are left out.
     """
     affects = getattr(args, 'affects', {})
-    return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for key, value in vars(args).items()
-            if key not in ('folder', 'affects', 'runs') and (affects.get(key) is None or kind in affects[key])}
+    return {key: value for key, value in plain_args(args).items()
+            if key not in ('folder', 'runs') and (affects.get(key) is None or kind in affects[key])}
+
+
+def plain_args(args: argparse.Namespace) -> dict:
+    """All settings of a script as JSON values."""
+    return {key: list(value) if isinstance(value, tuple) else
+            value if isinstance(value, list | int | float | str | None) else str(value)
+            for key, value in vars(args).items() if key != 'affects'}

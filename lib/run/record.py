@@ -16,6 +16,7 @@ from lib.files.fileio import replacing
 from lib.files.jsonfile import read_json, read_json_lines, write_json
 from lib.process import ranks
 from lib.run.lock import Lock
+from lib.run.options import plain_args
 
 ARITHMETIC = {'none': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}     # by value of --amp, resolved
 CPU_FLAGS = ('avx2', 'fma', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'amx_bf16', 'amx_tile', 'asimd', 'sve', 'bf16')
@@ -129,14 +130,3 @@ def add_score(path: Path, record: dict, patience: float = 60) -> None:
 def read_scores(path: Path) -> list[dict]:
     """All evaluations of a run so far, oldest first. Raises ValueError if the file is corrupt."""
     return read_json(path, [SCORE], 'move it away') if path.exists() else []
-
-
-def plain_args(args: argparse.Namespace) -> dict:
-    """All settings of a script as JSON values."""
-    return {key: _plain(value) for key, value in vars(args).items() if key != 'affects'}
-
-
-def _plain(value):
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, int | float | str | bool | None) else str(value)

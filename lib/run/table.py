@@ -29,14 +29,11 @@ class Table(NamedTuple):
 def evaluation_text(record: dict) -> str:
     """One evaluation: a line of means per threshold, then IoU and contour F of each class, in percent."""
     means = {row_name(record, result, at=True): _means(result) for result in record['results']}
-    results = {result.get('threshold'): result for result in record['results']}.values()
-    columns = [column for result in results for column in (result['iou'], [None, *result['f']])]
-    titles = ['class', *(title + _at(result) for result in results for title in ('IoU', 'F'))]
-    rows = [[name, *map(_cell, values)] for name, *values in zip(record['classes'], *columns)]
+    classes = class_grid(record['classes'], {_at(result): result for result in record['results']})
     return '\n'.join([
         f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, '
         f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', *_left_out(record), '',
-        *table_lines(Table('', means, _warnings(record))), '', *aligned([titles, *rows])])
+        *table_lines(Table('', means, _warnings(record))), '', *aligned(classes)])
 
 
 def summary_text(records: Sequence[dict], run: str) -> str:
@@ -50,9 +47,10 @@ def summary_text(records: Sequence[dict], run: str) -> str:
 def newest(records: Iterable[dict]) -> dict[str, list[dict]]:
     """The newest evaluations of each stage and split by protocol, in the order of the stages."""
     last = {(record['protocol'], record['split'], record['what']): record for record in records}.values()
-    last = sorted(last, key=lambda record: list(STAGE_NAMES).index(record['what']))
-    return {protocol: [record for record in last if record['protocol'] == protocol]
-            for protocol in _values(records, 'protocol')}
+    by_protocol = {record['protocol']: [] for record in records}
+    for record in sorted(last, key=lambda record: list(STAGE_NAMES).index(record['what'])):
+        by_protocol[record['protocol']].append(record)
+    return by_protocol
 
 
 def score_tables(records: Sequence[dict]) -> list[Table]:
@@ -60,14 +58,11 @@ def score_tables(records: Sequence[dict]) -> list[Table]:
     tables = []
     for protocol, last in newest(records).items():
         rows = {}
-        splits = [split for split in _values(records, 'split') if split in _values(last, 'split')]
-        for record in sorted(last, key=lambda record: splits.index(record['split'])):
+        for record in last:
             for result in record['results']:
                 means = {f'{record["split"]} {name}': value for name, value in _means(result).items()}
                 rows.setdefault(row_name(record, result), {}).update(means)
-        order = {row_name(record, result): None for record in last for result in record['results']}
-        rows = {name: rows[name] for name in order}
-        tables.append(Table(f'protocol {protocol} ({PROTOCOL_RULE[protocol]})', rows, _notes(last, splits)))
+        tables.append(Table(f'protocol {protocol} ({PROTOCOL_RULE[protocol]})', rows, _notes(last)))
     return tables
 
 
@@ -78,54 +73,50 @@ def _means(result: Mapping) -> dict[str, float | None]:
             **({'strict mIoU': strict['miou'], 'strict contour F': strict['contour_f']} if strict else {})}
 
 
-def _notes(records: Sequence[dict], splits: Sequence[str]) -> list[str]:
+def _notes(records: Sequence[dict]) -> list[str]:
     """How many images were scored, the best thresholds, and what must be known of the scores."""
-    parts = {split: [record for record in records if record['split'] == split] for split in splits}
-    counts = [f'{" or ".join(str(count) for count in sorted(_values(part, "images")))} ({split})'
-              for split, part in parts.items()]
-    best = {}
-    for split, part in parts.items():
-        for record in part:
-            for result in record['results']:
-                if mark := _best(result):
-                    best.setdefault(mark, []).append(f'{result["threshold"]:.2f} ({split})')
-    best = '; '.join(f'{mark}: {", ".join(at)}' for mark, at in best.items())
-    oracle = f' Thresholds selected on the ground truth (oracle), {best}.' if best else ''
-    lines = dict.fromkeys(f'{split}: {line}' for split, part in parts.items() for record in part
-                          for line in (*_left_out(record), *_warnings(record)))
-    return [f'Images: {", ".join(counts)}.{oracle}', *lines]
+    counts, best, lines = {}, {}, {}
+    for record in records:
+        split = record['split']
+        counts.setdefault(split, set()).add(record['images'])
+        lines |= dict.fromkeys(f'{split}: {line}' for line in (*_left_out(record), *_warnings(record)))
+        for result in record['results']:
+            if mark := _best(result):
+                best.setdefault(mark, []).append(f'{result["threshold"]:.2f} ({split})')
+    images = ', '.join(f'{" or ".join(map(str, sorted(found)))} ({split})' for split, found in counts.items())
+    oracle = '; '.join(f'{mark}: {", ".join(at)}' for mark, at in best.items())
+    return [f'Images: {images}.', *([f'Thresholds selected on the ground truth (oracle), {oracle}.'] if best else []),
+            *lines]
 
 
 def _warnings(record: dict) -> list[str]:
     """Lines on classes that the ground truth lacks, and on a best threshold that may not be the best."""
-    lines, absent = [], record.get('absent')
-    if absent:
-        rule = ('each counts 0 in mIoU, and 100 in contour F unless it is predicted; strict leaves them out'
-                if record['protocol'] == 'reference' else 'they are left out')
-        lines.append(f'the ground truth lacks {len(absent)} of {len(record["classes"])} classes: {rule}')
-    highest = max(result['miou'] or 0 for result in record['results'])
-    for best in record['results']:
-        if best.get('best') == 'curve' and (best.get('threshold') == END or (best['miou'] or 0) < highest):
-            lines.append(f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}')
-    return lines
+    absent, highest = len(record.get('absent', [])), max([0, *(result['miou'] or 0 for result in record['results'])])
+    rule = ('each counts 0 in mIoU, and 100 in contour F unless it is predicted; strict leaves them out'
+            if record['protocol'] == 'reference' else 'they are left out')
+    lines = [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
+    return lines + [f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}'
+                    for best in record['results'] if best.get('best') == 'curve'
+                    and (best.get('threshold') == END or (best['miou'] or 0) < highest)]
 
 
 def table_lines(table: Table) -> list[str]:
     """A table as aligned lines, with its notes."""
-    lines = aligned([[_cell(cell) for cell in row] for row in table.grid()])
-    return [*lines, *(['', *table.notes] if table.notes else [])]
+    return [*aligned(table.grid()), *(['', *table.notes] if table.notes else [])]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def class_grid(classes: Sequence[str], results: Mapping[str, Mapping]) -> list[list]:
+    """A row of titles, then IoU and contour F of each class in percent; `results` by the ends of their titles."""
+    columns = [column for result in results.values() for column in (result['iou'], [None, *result['f']])]
+    return [['class', *(title + end for end in results for title in ('IoU', 'F'))], *map(list, zip(classes, *columns))]
+
+
+def aligned(rows: Sequence[Sequence]) -> list[str]:
     """Rows of cells as lines: the first column flush left, the others flush right, a rule below the first row."""
+    rows = [['-' if cell is None else cell if isinstance(cell, str) else f'{cell:.2f}' for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
-
-
-def _values(records: Iterable[dict], key: str) -> list:
-    """The distinct values of an entry in order of appearance."""
-    return list(dict.fromkeys(record[key] for record in records))
 
 
 def _left_out(record: dict) -> list[str]:
@@ -149,7 +140,3 @@ def row_name(record: Mapping, result: Mapping, at: bool = False) -> str:
 
 def _at(result: Mapping) -> str:
     return f' at {result["threshold"]:.2f}' if 'threshold' in result else ''
-
-
-def _cell(value: float | str | None) -> str:
-    return '-' if value is None else value if isinstance(value, str) else f'{value:.2f}'
