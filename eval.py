@@ -1,13 +1,14 @@
 """Score CAMs, pseudo-labels or segmentations against ground truth: mIoU and contour F.
 
     python eval.py --what cam  --split train     mIoU over background thresholds, contour F at 0.25 and at the best
+    python eval.py --what cam-crf --split val    the labels of the CRF seeds, of both strengths
     python eval.py --what walk --split val
     python eval.py --what seg  --split val --protocol strict
     python eval.py --table                       all scores of the run so far, one line per stage
     python eval.py --table --run 'seam-*' 'both-*'      mean and deviation over several runs, and paired differences
 
-Reads exp/<run>/labels/<split>/cam or walk, or exp/<run>/results/<split>, and the masks of the split; prints a table and
-adds a record to exp/<run>/scores.json. All scores are in percent.
+Reads exp/<run>/labels/<split>/cam, seeds, cam_pred or walk, or exp/<run>/results/<split>, and the masks of the split;
+prints a table and adds a record to exp/<run>/scores.json. All scores are in percent.
 
 --protocol reference scores as the published numbers were made: void pixels are left out of IoU but are background for
 contours, and a class that is nowhere in the ground truth stays in the mean. --protocol strict ignores void everywhere
@@ -16,14 +17,16 @@ is shown, and the best of 0.00 to 0.59, among which the published numbers were c
 truth (oracle): they are not known beforehand.
 """
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from shlex import quote
 
+import numpy as np
 from tqdm import tqdm
 
 from lib.data.corrupt import unless_corrupt
+from lib.data.labelio import read_seeds
 from lib.data.npyio import label_source, read_any_maps
 from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
@@ -37,17 +40,20 @@ from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
 from lib.run.several import are_several, compare
 from lib.run.table import evaluation_text, summary_text
-from tool.camutils import cam_label
+from tool.camutils import cam_label, labels_of
 from tool.evalutils import PROTOCOLS, Curve, Scores
 
-MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
+# What can be scored: its folder in the run, and what makes it.
+OUTPUTS = {'cam': ('labels/{}/cam', 'infer_cam.py'), 'cam-crf': ('labels/{}/seeds', 'infer_cam.py'),
+           'cam-pred': ('labels/{}/cam_pred', 'infer_cam.py --out-cam-pred'),
+           'walk': ('labels/{}/walk', 'infer_aff.py'), 'seg': ('results/{}', 'infer_seg.py')}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults are the published settings."""
     parser = base_parser(__doc__, several_runs=True)
     group = parser.add_argument_group('evaluation')
-    group.add_argument('--what', choices=tuple(MADE_BY), default='cam', help='which output of the run is scored')
+    group.add_argument('--what', choices=tuple(OUTPUTS), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
     group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the '
                        'run\'s own').affects = NOTHING
@@ -63,11 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, wanted: Sequence[tuple[float | None, str]]
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, what: str, wanted: Sequence[tuple[float | None, str]]
                 ) -> tuple[list[Scores | Curve], list[str]]:
-    """Scores of some images for each (background threshold, protocol), then their curve; names of corrupt masks.
+    """Scores of some images for each (point, protocol), then their curve; names of corrupt masks.
 
-    The threshold is None for label PNGs, which have no curve.
+    A point is the background threshold of CAMs, which alone have a curve, the strength of CRF seeds, or None.
     """
     scores, left_out = [Scores(spec.num_classes, protocol) for _, protocol in wanted], []
     curve = Curve(spec.num_classes, wanted[0][1])
@@ -77,12 +83,14 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, wanted: Sequence[
             left_out.append(pair.name)
             continue
         try:
-            if wanted[0][0] is None:
-                labels = [read_mask(pair.prediction, spec.num_classes)] * len(wanted)
-            else:
+            if what == 'cam':
                 cams = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
                 labels = [cam_label(*cams, threshold) for threshold, _ in wanted]
                 curve.add(truth, *cams)
+            elif what == 'cam-crf':
+                labels = [seed_label(pair.prediction, alpha, spec.num_fg) for alpha, _ in wanted]
+            else:
+                labels = [read_mask(pair.prediction, spec.num_classes)] * len(wanted)
             for sums, label in zip(scores, labels):
                 sums.add(truth, label)
         except ValueError as error:
@@ -90,13 +98,21 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, wanted: Sequence[
     return [*scores, curve], left_out
 
 
-def score(pairs: Sequence[LabelPair], spec: DatasetSpec, workers: int, wanted: Sequence[tuple[float | None, str]]
-          ) -> tuple[list[Scores | Curve], list[str]]:
+def seed_label(path: Path, alpha: float, num_fg: int) -> np.ndarray:
+    """Labels uint8 [H, W] of the seeds of one background strength."""
+    keys, seeds = read_seeds(path, num_fg)
+    if alpha not in seeds:
+        raise ValueError(f'{path} lacks seeds of strength {alpha:g}; regenerate all with infer_cam.py --fresh')
+    return labels_of(keys)[seeds[alpha].argmax(0)]
+
+
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace,
+          wanted: Sequence[tuple[float | None, str]]) -> tuple[list[Scores | Curve], list[str]]:
     """score_chunk of all images, distributed over worker processes."""
-    function = partial(score_chunk, spec=spec, wanted=wanted)
+    function = partial(score_chunk, spec=spec, what=args.what, wanted=wanted)
     scores, left_out = function([])
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
-        for some_scores, some_left_out in map_chunks(function, pairs, workers):
+        for some_scores, some_left_out in map_chunks(function, pairs, args.workers):
             bar.update(some_scores[0].images + len(some_left_out))
             for sums, some in zip(scores, some_scores):
                 sums.merge(some)
@@ -110,14 +126,18 @@ def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelP
     """All figures of one evaluation.
 
     Returns:
-        'results': one for label PNGs; for CAMs one at the given threshold, one at the 'best' of the 'curve' and one at
-        that of the 'published' thresholds. If the ground truth lacks the classes 'absent', each holds 'strict' means
-        too. 'curve': of CAMs. 'images': how many were scored. 'left_out': names of those with corrupt masks.
+        'results': one for label PNGs; one per strength of CRF seeds; for CAMs one at the given threshold, one at the
+        'best' of the 'curve' and one at that of the 'published' thresholds. If the ground truth lacks the classes
+        'absent', each holds 'strict' means too. 'curve': of CAMs. 'images': how many were scored. 'left_out': names of
+        those with corrupt masks.
     """
-    results, curve = [{'threshold': args.background_score} if args.what == 'cam' else {}], {}
-    given = results[0].get('threshold'), args.protocol
-    (first, curve_sums), left_out = score(pairs, spec, args.workers, [given])
-    absent = [spec.class_names[index] for index in first.absent()]
+    seeds = read_seeds(pairs[0].prediction, spec.num_fg)[1] if args.what == 'cam-crf' else {}
+    results, curve = [{'alpha': alpha} for alpha in sorted(seeds)] or [{}], {}
+    if args.what == 'cam':
+        results = [{'threshold': args.background_score}]
+    given = [(_point(result), args.protocol) for result in results]
+    (*sums, curve_sums), left_out = score(pairs, spec, args, given)
+    absent = [spec.class_names[index] for index in sums[0].absent()]
     if args.what == 'cam':
         best = curve_sums.summary()
         results += [{'threshold': best['best_threshold'], 'best': 'curve'},
@@ -126,15 +146,19 @@ def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelP
 
     # A second pass for the best thresholds, and for the strict protocol where it makes a difference.
     protocols = [args.protocol, *(['strict'] if absent and args.protocol == 'reference' else [])]
-    wanted = dict.fromkeys((result.get('threshold'), protocol) for result in results for protocol in protocols)
-    rest = [one for one in wanted if one != given]
-    found = {given: first, **dict(zip(rest, score(pairs, spec, args.workers, rest)[0] if rest else []))}
+    wanted = dict.fromkeys((_point(result), protocol) for result in results for protocol in protocols)
+    rest = [one for one in wanted if one not in given]
+    found = dict(zip([*given, *rest], [*sums, *(score(pairs, spec, args, rest)[0] if rest else [])]))
     for result in results:
-        means, *strict = (found[result.get('threshold'), protocol].summary() for protocol in protocols)
+        means, *strict = (found[_point(result), protocol].summary() for protocol in protocols)
         result |= means
         if strict:
             result['strict'] = {key: strict[0][key] for key in ('miou', 'contour_f')}
-    return {'results': results, **curve, 'images': first.images, 'left_out': left_out, 'absent': absent}
+    return {'results': results, **curve, 'images': sums[0].images, 'left_out': left_out, 'absent': absent}
+
+
+def _point(result: Mapping) -> float | None:
+    return result.get('threshold', result.get('alpha'))
 
 
 def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], list[str], Path]:
@@ -144,14 +168,15 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
         FileNotFoundError, ValueError: if one is missing or was made for other classes; says how to make it.
     """
     what, made_from = args.what, split if args.what == 'seg' else spec.label_split(split)
-    own = args.folder / 'results' / split if what == 'seg' else args.folder / 'labels' / made_from / what
+    template, script = OUTPUTS[what]
+    own = args.folder / template.format(made_from)
     if what == 'cam':
         folder, suffix = label_source(args.labels, own, args.unpickle, '--labels')
     elif args.unpickle:
-        raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {what}; leave it out')
+        raise ValueError(f'--unpickle reads CAMs, not the files of --what {what}; leave it out')
     else:
-        folder, suffix = args.labels or own, '.png'
-    remedy = (f'make them with python {MADE_BY[what]} --dataset {quote(args.dataset)} --run {quote(args.run)} '
+        folder, suffix = args.labels or own, '.npz' if what == 'cam-crf' else '.png'
+    remedy = (f'make them with python {script} --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {made_from}{" --export-npy" if args.unpickle else ""}')
     pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
     check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)

@@ -23,10 +23,10 @@ CPU_FLAGS = ('avx2', 'fma', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'amx_bf16',
 METRICS = {'step': int, str: float}         # a line of metrics.jsonl
 PERCENT = (float, None)                     # None: a class left out of the mean
 MEANS = {'miou': PERCENT, 'contour_f': PERCENT}
-RESULT = {**MEANS, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float, 'strict?': MEANS,
+RESULT = {**MEANS, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float, 'alpha?': float, 'strict?': MEANS,
           'best?': ('curve', 'published', True)}        # True: published, by earlier versions
-SCORE = {'what': ('cam', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str, 'split': str,
-         'images': int, 'classes': [str], 'time': str, 'results': [RESULT], 'left_out?': [str],
+SCORE = {'what': ('cam', 'cam-crf', 'cam-pred', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str,
+         'split': str, 'images': int, 'classes': [str], 'time': str, 'results': [RESULT], 'left_out?': [str],
          'absent?': [str], 'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # an evaluation in scores.json
 
 

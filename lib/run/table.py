@@ -7,7 +7,8 @@ from tool.evalutils import PUBLISHED, THRESHOLDS
 PROTOCOL_RULE = {'reference': 'void left out of IoU, background in contours; absent classes stay in the mean',
                  'strict': 'void ignored everywhere; absent classes left out of the mean'}
 NAMES_SHOWN = 10
-STAGE_NAMES = {'cam': 'CAM', 'walk': 'random walk', 'seg': 'segmentation'}
+STAGE_NAMES = {'cam': 'CAM', 'cam-crf': 'CAM with CRF', 'cam-pred': 'CAM labels', 'walk': 'random walk',
+               'seg': 'segmentation'}
 END = float(THRESHOLDS[-1])
 BEST = {'curve': f'best of 0.00 to {END:.2f}',
         'published': f'best of 0.00 to {THRESHOLDS[PUBLISHED - 1]:.2f} (published)'}
@@ -139,4 +140,6 @@ def row_name(record: Mapping, result: Mapping, at: bool = False) -> str:
 
 
 def _at(result: Mapping) -> str:
+    if 'alpha' in result:
+        return f', alpha {result["alpha"]:g}'
     return f' at {result["threshold"]:.2f}' if 'threshold' in result else ''
