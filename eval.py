@@ -40,6 +40,7 @@ from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
 from lib.run.several import are_several, compare
 from lib.run.table import evaluation_text, summary_text
+from lib.trust import check_classes, text_of
 from tool.camutils import cam_label, labels_of
 from tool.evalutils import PROTOCOLS, Curve, Scores
 
@@ -183,13 +184,25 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
     return pairs, corrupt, folder
 
 
+def print_table(args: argparse.Namespace, spec: DatasetSpec) -> None:
+    """The scores of the run, or of several; for people's own data also what is known without masks."""
+    if are_several(args.runs):
+        print(compare(args.exp, args.runs).text())
+        return
+    scores, split = read_scores(args.folder / 'scores.json'), args.split or spec.val_split
+    checked = spec.preset == 'own' and (args.folder / 'labels' / spec.label_split(split) / 'cam').is_dir()
+    if scores or not checked:
+        print(summary_text(scores, args.run))
+    if checked:
+        print(f'\n{text_of(check_classes(spec, split, args.folder), split)}')
+
+
 def main(argv=None):
     """Score one output of one split, or print the run's table."""
     args, spec = resolve(make_parser(), argv, '', get_spec)
     file = args.folder / 'scores.json'
     if args.table:
-        print(compare(args.exp, args.runs).text() if are_several(args.runs) else
-              summary_text(read_scores(file), args.run))
+        print_table(args, spec)
         return
     if are_several(args.runs):
         raise ValueError(f'--run {" ".join(args.runs)}: several runs are compared with --table; score them one by one')

@@ -166,7 +166,7 @@ def chain(job: Job) -> list[Command]:
     infer('infer_aff', 'walk', spec.train_split)
     add('train_seg', 'train_seg')
     infer('infer_seg', 'seg', spec.score_split)
-    if masked:
+    if masked or own:
         add('table', 'eval', '--table')
     add('report', 'report')
     return commands

@@ -10,6 +10,7 @@ import numpy as np
 from lib.data.labelio import read_image_probs
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import read_mask
+from lib.run.table import aligned
 
 MOST = 2000                     # images that are read
 CHANCE = 1.25                   # an average precision below this multiple of the class's frequency says little
@@ -51,6 +52,19 @@ def check_classes(spec: DatasetSpec, split: str, folder: Path) -> list[ClassChec
                                  f1_score(scores[:, index] > 0.5, truth[:, index]) if told else None,
                                  float(shares.mean()) if len(shares) else None))
     return checks
+
+
+def rows_of(checks: Sequence[ClassCheck]) -> list[list[str | float | None]]:
+    """A table in percent, its first row the titles."""
+    return [['class', 'images', 'average precision', 'F1', 'area labelled'],
+            *([check.name, *(None if value is None else 100 * value for value in check[1:])] for check in checks)]
+
+
+def text_of(checks: Sequence[ClassCheck], split: str) -> str:
+    """The table and the warnings, for the terminal."""
+    return '\n'.join([f'Without masks, on {split}, percent: images that show the class; the classifier against the '
+                      'image labels; area labelled of the images that show the class', '', *aligned(rows_of(checks)), '',
+                      *(f'warning: {line}' for line in warnings_of(checks))]).rstrip()
 
 
 def covered_fractions(spec: DatasetSpec, split: str, folder: Path, names: Sequence[str]) -> np.ndarray:

@@ -61,6 +61,12 @@ def test_without_masks_there_are_images_and_several_thresholds_instead_of_scores
     assert '<figcaption>CAM at 0.40</figcaption>' in written(bare, exp, tmp_path, '--background-score', '0.4')
 
 
+def test_the_page_says_whether_labels_look_right_and_how_to_use_the_model(run_folder, toy, tmp_path):
+    text = written(toy, run_folder.parent, tmp_path)
+    assert 'do the labels look right' in text and '<th>average precision</th>' in text and '<b>Check:</b>' in text
+    assert f'infer_seg.py --checkpoint {run_folder}/seg/model.pth' in text
+
+
 def test_a_run_that_has_only_begun_is_reported(run_folder, toy, tmp_path):
     exp = tmp_path / 'exp'
     shutil.copytree(run_folder / 'cam', exp / 'toy/cam')

@@ -1,7 +1,10 @@
 """What a run without masks says about its labels."""
+import json
+
 import numpy as np
 import pytest
 
+import eval as evaluation
 from lib.data.labelio import read_image_probs, write_maps
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask, write_label_png
@@ -71,3 +74,15 @@ def test_each_warning_says_what_to_try():
     lines = warnings_of([good, weak, everywhere, empty])
     assert [line.split(':')[0] for line in lines] == ['weak', 'all', 'none']
     assert 'lower --alpha' in lines[1] and 'higher --alpha' in lines[2]
+
+
+def test_own_data_without_masks_has_a_table(folder, toy, tmp_path, capsys):
+    description = json.loads(toy.read_text()) | {'preset': 'own', 'name': 'mine'}
+    del description['masks']
+    for key in ('root', 'lists'):
+        description[key] = str(toy.parent / description.get(key, '.'))
+    (tmp_path / 'set.json').write_text(json.dumps(description))
+    place = ['--exp', str(folder.parent), '--run', folder.name]
+    evaluation.main(['--dataset', str(tmp_path / 'set.json'), *place, '--table'])
+    out = capsys.readouterr().out
+    assert out.lstrip().startswith('Without masks, on val') and 'average precision' in out and 'warning: ' in out

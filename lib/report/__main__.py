@@ -29,6 +29,7 @@ from lib.report.rows import DEFAULT_THRESHOLD, best_threshold
 from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
 from lib.run.several import are_several, compare
+from lib.trust import check_classes, rows_of, warnings_of
 
 TEMPLATE = Path(__file__).with_name('report.html')
 
@@ -109,7 +110,12 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},
              'backbone': trained.settings.get('backbone', 'resnet38d'),
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
-    return render(run=args.run, split=split, stages=stages, facts=facts, scores=score_sections(scores, split),
+    checks = check_classes(spec, split, args.folder)
+    checks = [check for check in checks if (check.precision, check.covered) != (None, None)]
+    model = args.folder / 'seg' / 'model.pth'
+    return render(run=args.run, split=split, stages=stages, checks=rows_of(checks), warnings=warnings_of(checks),
+                  model=shlex.quote(str(model)) if model.exists() else '', facts=facts,
+                  scores=score_sections(scores, split),
                   plots=draw_plots(stages, scores, args.background_score or DEFAULT_THRESHOLD),
                   groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
                   colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})
