@@ -67,9 +67,9 @@ def dense_crf(image: torch.Tensor, probs: torch.Tensor, settings: CrfSettings) -
     unary = probs.reshape(-1, labels, height * width).float().clamp(SMALLEST, 1).log()
     found = unary.softmax(1)
     for _ in range(settings.iterations):
-        rows = found.flatten(0, 1).T.contiguous()       # a row for each pixel
-        energy = smooth(rows).mul_(settings.smooth_compat).add_(colour(rows), alpha=settings.colour_compat)
-        found = (unary + energy.T.reshape(unary.shape)).softmax(1)
+        flat = found.flatten(0, 1)
+        message = smooth(flat).mul_(settings.smooth_compat).add_(colour(flat), alpha=settings.colour_compat)
+        found = message.view_as(unary).add_(unary).softmax(1)
     return found.reshape(probs.shape)
 
 
@@ -115,18 +115,20 @@ class Lattice:
         self.point_starts = F.pad(first.int(), (0, 2), value=keys.numel())
         self.neighbours = neighbours(keys[first], grid)
 
-        # Weights of both products, with the normalisation in them.
-        self.slice_weights, self.splat_weights = weights.T.flatten(), weights.gather(1, points).flatten()
-        scale = self(features.new_ones(count, 1)).add_(1e-20).rsqrt_()
-        self.slice_weights = (self.slice_weights.view(count, -1) * scale).flatten()
-        self.splat_weights *= scale[:, 0].index_select(0, self.points)
+        self.splat_weights = weights.gather(1, points).flatten()
+        self.slice_weights = weights.T.flatten() / (1 + 2 ** -dims)
+        self.scale = features.new_ones(count)
+        self.scale = self(self.scale[None])[0].add_(1e-20).rsqrt_()
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """Filter values, float32 [N, C] and contiguous."""
-        table = weighted_sums(self.points, values, self.point_starts, self.splat_weights)
+        """Filter values, float32 [C, N]."""
+        rows = torch.mul(values.T, self.scale[:, None], out=values.new_empty(values.T.shape))       # one for each point
+        table = weighted_sums(self.points, rows, self.point_starts, self.splat_weights)
         for pairs in self.neighbours:
             table.add_(F.embedding_bag(pairs, table, mode='sum'), alpha=0.5)
-        return weighted_sums(self.vertices, table, self.vertex_starts, self.slice_weights)
+        rows = weighted_sums(self.vertices, table, self.vertex_starts, self.slice_weights)
+        columns = rows.T if len(values) < 16 else rows.T.contiguous()       # which is faster, on a CPU
+        return torch.mul(columns, self.scale, out=torch.empty_like(values))
 
 
 def weighted_sums(indices: torch.Tensor, table: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor
@@ -144,8 +146,8 @@ class Grid:
 
     def __init__(self, extent: Sequence[float]):
         self.dims = len(extent)
-        self.scales = [(2 / 3 / j / (j + 1)) ** 0.5 for j in range(1, self.dims + 1)]
-        reach = [0, *(scale * length for scale, length in zip(self.scales, extent, strict=True))]
+        self.scales = [(self.dims + 1) * (2 / 3 / j / (j + 1)) ** 0.5 for j in range(1, self.dims + 1)]
+        reach = [0, *(scale * length / (self.dims + 1) for scale, length in zip(self.scales, extent, strict=True))]
         self.low = [-math.ceil(j * reach[j]) - 3 for j in range(self.dims)]
         sizes = [math.ceil(sum(reach[j + 1:])) + 4 - self.low[j] for j in range(self.dims)]
         self.units = [math.prod(sizes[:j]) for j in range(self.dims)] + [0]
@@ -159,7 +161,7 @@ class Grid:
 def corners(features: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys (less r times grid.size) and weights float32, [d + 1, N] each, of the corners of each point's simplex."""
     dims, count = features.shape
-    # Embed in the hyperplane, in units of d + 1.
+    # Embed in the hyperplane.
     point, total = features.new_empty(dims + 1, count), features.new_zeros(count)
     for j in range(dims, 0, -1):
         scaled = features[j - 1] * grid.scales[j - 1]
@@ -168,8 +170,8 @@ def corners(features: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Ten
     point[0] = total
 
     # The nearest corner 0, and the rank of each coordinate's difference from it, the largest first.
-    corner = point.round()
-    point -= corner
+    corner = (point * (1 / (dims + 1))).round_()
+    point.sub_(corner, alpha=dims + 1)
     rank = corner.sum(0).to(torch.int8) + torch.arange(dims + 1, dtype=torch.int8, device=features.device)[:, None]
     for i in range(dims + 1):
         for j in range(i + 1, dims + 1):
@@ -179,12 +181,12 @@ def corners(features: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Ten
     wrapped = (rank < 0).to(torch.int8) - (rank > dims).to(torch.int8)
     rank += wrapped * (dims + 1)
     corner += wrapped
-    point -= wrapped
+    point.sub_(wrapped, alpha=dims + 1).mul_(1 / (dims + 1))
 
     # Barycentric weights, and keys: from corner to corner the quotient of the next lower rank falls by one.
     rank = rank.long()
     descending = torch.empty_like(point).scatter_(0, rank, point)
-    weights = torch.cat([1 + descending[-1:] - descending[:1], (descending[:-1] - descending[1:]).flip(0)])
+    weights = torch.cat([1 - descending[:1] + descending[-1:], (descending[:-1] - descending[1:]).flip(0)])
     units = torch.tensor(grid.units, dtype=grid.dtype, device=features.device)[:, None].expand(point.shape)
     steps = torch.empty_like(units).scatter_(0, rank, units)
     keys = torch.empty_like(steps)
