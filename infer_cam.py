@@ -21,7 +21,7 @@ from lib.data.labelio import write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
-from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
+from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
 from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.seam import Seam
@@ -50,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
                        strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score in the two seeds: more background, less '
                        'background').affects = ('seeds',)
+    add_crf_flag(group, affects=('seeds',))
     group.add_argument('--export-npy', action='store_true',
                        help='write pickled .npy files to exp/<run>/plabels/<split> too, for other '
                        'codebases').affects = NOTHING
@@ -80,33 +81,38 @@ def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int 
     return sample | {'views': [normalise(resize_bicubic(image, *size), norm) for size in sizes]}
 
 
-def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """CAMs of one image: the refined maps of all views, averaged.
+def infer_cams(sample: Mapping, network: Callable, device: torch.device, alphas: Sequence[float] = ()
+               ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[float, np.ndarray]]:
+    """CAMs of one image: the refined maps of all views, averaged; and its seeds, for the alphas given.
 
     Args:
         sample: of add_views(), with the image's labels.
         network: batch of images -> SeamOutput.
-        device: of the network.
+        device: of the network; the CRF of the seeds runs there too.
 
     Returns:
-        The image uint8 [H, W, 3], indices [k] of the foreground classes present, CAMs float32 [k, H, W] in [0, 1].
+        The image uint8 [H, W, 3], indices [k] of the foreground classes present, CAMs float32 [k, H, W] in [0, 1], and
+        seeds float32 [1 + k, H, W] by alpha.
     """
     image, present = sample['image'], np.flatnonzero(sample['image_labels'])
     if not len(present):
-        return image, present, np.zeros((0, *image.shape[:2]), np.float32)
+        cam = np.zeros((0, *image.shape[:2]), np.float32)
+        return image, present, cam, seed_scores(image, cam, alphas)
     index = torch.from_numpy(present).to(device, non_blocking=True)
     maps = multi_scale(sample['views'], image.shape[:2], lambda pair: network(pair).refined[:, 1:][:, index], device,
                        align_corners=False)
-    return image, present, fuse_scales(torch.cat(list(maps))).cpu().numpy()
+    cam = fuse_scales(torch.cat(list(maps)))
+    return image, present, cam.cpu().numpy(), seed_scores(image, cam, alphas) if alphas else {}
 
 
 def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
-                 alphas: tuple[float, ...], export: bool) -> None:
-    """Write the CAM file of one image and, for the alphas given, its seeds; with `export` as .npy too.
+                 seeds: dict[float, np.ndarray], alphas: tuple[float, ...], export: bool,
+                 backend: str = 'torch') -> None:
+    """Write the CAM file of one image and its seeds, those given or for the alphas; with `export` as .npy too.
 
     `files` are paths and origins in the order of make_outputs().
     """
-    seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
+    seeds = seeds or (seed_scores(image, cam, alphas, backend) if alphas else {})
     contents = [(write_maps, cam)]
     if seeds:
         contents.append((write_seeds, seeds))
@@ -120,8 +126,9 @@ def make_task(args: argparse.Namespace, device: torch.device, backbone: Backbone
     """Views of the image, their maps, and the files of CAMs and seeds."""
     prepare = partial(add_views, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     alphas = tuple(args.seed_alphas) if args.crf_seeds else ()
-    write = partial(write_labels, alphas=alphas, export=args.export_npy)
-    return ImageTask(partial(infer_cams, device=device), write, prepare)
+    on_gpu = device.type == 'cuda' and args.crf_backend == 'torch'          # else worker processes run the CRF
+    write = partial(write_labels, alphas=alphas, export=args.export_npy, backend=args.crf_backend)
+    return ImageTask(partial(infer_cams, device=device, alphas=alphas if on_gpu else ()), write, prepare)
 
 
 def main(argv=None):

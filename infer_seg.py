@@ -27,7 +27,7 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
 from lib.files.imageio import voc_palette, write_label_png
 from lib.files.outpaths import refuse_inputs
-from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
+from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
 from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.deeplab import DeepLab
@@ -37,7 +37,8 @@ from lib.process.ending import run_script
 from lib.run.options import NOTHING, resolve
 from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output, refuse_unknown
-from tool.crfutils import FINAL_CRF, dense_crf
+from tool.crfutils import crf_scores
+from tool.densecrf import FINAL_CRF
 from tool.drawing import blend, legend, stacked
 from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest, scaled_size
 
@@ -64,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
                        help='test-time scales, each with a horizontal flip')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='refine with the dense CRF')
+    add_crf_flag(group)
     # For a published network, whose file does not say them.
     group.add_argument('--dilation', type=integer(1, 256), default=12, help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help=argparse.SUPPRESS).affects = NOTHING
@@ -100,23 +102,25 @@ def make_views(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step
         yield np.ascontiguousarray(resize_cubic(normalised, *size).transpose(2, 0, 1))
 
 
+@torch.inference_mode()
 def infer_probs(image: np.ndarray, network: Callable, scales: Sequence[float], norm: Norm, size_step: int | None,
-                device: torch.device) -> np.ndarray:
-    """Class probabilities float32 [C, H, W] of one image: the mean of the logits at all scales."""
+                device: torch.device, crf: bool = False) -> np.ndarray:
+    """Class probabilities float32 [C, H, W] of one image: the mean of the logits at all scales, with `crf` refined."""
     views = make_views(image, scales, norm, size_step)
-    maps = torch.cat(list(multi_scale(views, image.shape[:2], network, device, align_corners=True)))
-    return maps.mean(0).softmax(0).cpu().numpy()
+    total = sum(maps.sum(0) for maps in multi_scale(views, image.shape[:2], network, device, align_corners=True))
+    probs = (total / (2 * len(scales))).softmax(0)
+    return (crf_scores(image, probs, FINAL_CRF) if crf else probs).cpu().numpy()
 
 
-def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np.ndarray, crf: bool,
+def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np.ndarray, crf: str | None,
                  size: tuple[int, int] | None = None, extras: Extras = NO_EXTRAS) -> None:
     """Write the label PNG of one image [H, W, 3], at `size` if given, from its class probabilities [C, H, W].
 
-    `files` are paths and origins in the order of make_outputs().
+    `files` are paths and origins in the order of make_outputs(); `crf` is the backend that refines the probabilities.
     """
     (path, origin), *files = files
     if crf:
-        probs = dense_crf(image, probs, FINAL_CRF)
+        probs = crf_scores(image, probs, FINAL_CRF, crf).numpy()
     label = enlarged_label(probs, *(size or image.shape[:2]))
     write_label_png(path, label, origin)
     if extras.overlays:
@@ -139,10 +143,13 @@ def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwo
     """The probabilities of an image, and its label PNG and what else is asked for."""
     norm = Norm(*trained.meta['norm']) if 'norm' in trained.meta else backbone.norm
     extras = Extras(spec.class_names, args.overlays, args.probs)
+    on_gpu = trained.device.type == 'cuda' and args.crf_backend == 'torch'      # else worker processes run the CRF
 
     def compute(sample: Mapping, network: Callable) -> tuple:
-        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device)
-        return sample['image'], probs, args.crf, sample.get('size'), extras
+        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device,
+                            crf=args.crf and on_gpu)
+        crf = args.crf_backend if args.crf and not on_gpu else None
+        return sample['image'], probs, crf, sample.get('size'), extras
 
     return ImageTask(compute, write_result)
 

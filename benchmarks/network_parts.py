@@ -54,7 +54,7 @@ def inference(make: Callable, image: np.ndarray, present: np.ndarray, amp: torch
 
     def infer(image: np.ndarray = image) -> np.ndarray:
         sample = add_views({'image': image, 'image_labels': labels}, SCALES, backbone.norm, backbone.size_step)
-        return run('photo', partial(infer_cams, sample, device=device))[-1]
+        return run('photo', partial(infer_cams, sample, device=device))[2]
 
     return infer
 

@@ -269,7 +269,7 @@ def test_export_holds_what_our_files_hold(tmp_path):
     paths = ['ours/cam/a.npz', 'ours/seeds/a.npz', 'theirs/cam/a.npy', 'theirs/crf/alpha_1.0/a.npy',
              'theirs/crf/alpha_24.0/a.npy']
     infer_cam.write_labels([(tmp_path / path, '{"classes": ["here"]}') for path in paths], image, np.array([0, 4]), cam,
-                           (1.0, 24.0), export=True)
+                           {}, (1.0, 24.0), export=True)
     assert {str(read_origin(tmp_path / path)) for path in paths} == {"{'classes': ['here']}"}
     keys, exported = read_npy_maps(tmp_path / 'theirs/cam/a.npy', (12, 10), 20)
     assert keys.tolist() == [0, 4] and np.array_equal(exported, cam)

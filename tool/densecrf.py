@@ -1,15 +1,16 @@
-"""Dense CRF in plain PyTorch, on a CPU or a GPU, with the numbers of pydensecrf. This file needs nothing but torch.
-
-Every pixel is connected with every other one by two Gaussian kernels: one of the distance, one of distance and colour.
-Mean-field inference filters the class probabilities with both, again and again. A filter over all pairs of pixels is
-cheap on a permutohedral lattice: pixels are points in feature space [position / width, colour / width], which simplices
-tile; the values of the pixels go to the corners of their simplices (splat), the corners mix with their neighbours
-(blur), and the pixels read them back (slice).
+"""Dense CRF in plain PyTorch, on a CPU or a GPU, with the numbers of pydensecrf. Needs only torch.
 
     from tool.densecrf import SEED_CRF, dense_crf
     refined = dense_crf(image, probs, SEED_CRF)         # uint8 [H, W, 3], float [L, H, W] -> float32 [L, H, W]
 
-Sources: Krähenbühl & Koltun, NIPS 2011 (the CRF); Adams, Baek & Davis, Eurographics 2010 (the lattice).
+All pairs of pixels are connected, with the weight of two Gaussians: of distance, and of distance and colour. Mean-field
+inference filters the probabilities with both in each iteration. The permutohedral lattice makes a filter over all pairs
+cheap: pixels are points in feature space (position / width, colour / width), which is tiled by simplices. The values of
+the pixels are added to the corners of their simplices (splat), mixed with those of neighbouring corners (blur), and
+read back (slice). Splat and slice are products with a sparse matrix and its transpose.
+
+Sources: Krähenbühl & Koltun, NIPS 2011 (the CRF); Adams, Baek & Davis, Eurographics 2010 (the lattice). Each number is
+computed in the order of pydensecrf, as ten iterations can enlarge rounding errors a thousandfold.
 """
 import math
 from collections.abc import Sequence
@@ -18,8 +19,6 @@ from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
-
-SMALLEST = 1e-5         # probabilities below count as this
 
 
 class CrfSettings(NamedTuple):
@@ -40,131 +39,122 @@ FINAL_CRF = CrfSettings(3, 3, 32, 13, 10, 1)   # on the segmentation network's p
 def dense_crf(image: torch.Tensor, probs: torch.Tensor, settings: CrfSettings) -> torch.Tensor:
     """Refine class scores along the image's edges with a fully connected CRF.
 
-    On one device the result is the same each time. On a GPU the host waits once for each lattice, for its size.
+    Runs on the device of its inputs, where its results are reproducible. On a GPU the host waits once for each lattice.
 
     Args:
         image: RGB uint8 [H, W, 3].
-        probs: scores [L, H, W] or, of several score maps of the same image, [S, L, H, W]; in [0, 1], finite, on the
-            image's device. They need not sum to 1; the logarithm is of at least 1e-5.
+        probs: finite scores [L, H, W], or [S, L, H, W] for S score maps of one image, which share its lattices. They
+            are clipped to [1e-5, 1] before the logarithm and need not sum to 1.
         settings: SEED_CRF, FINAL_CRF or others.
 
     Returns:
-        Probabilities float32 that sum to 1 over L, shaped as probs.
+        Probabilities float32, shaped as probs, that sum to 1 over L.
 
     Raises:
-        ValueError: if shapes or types disagree, or the image has too many times the widths.
+        ValueError: if the sizes disagree, or the image is too large for the widths.
     """
     labels, height, width = probs.shape[-3:]
     if image.shape != (height, width, 3) or image.dtype != torch.uint8:
         raise ValueError(f'CRF on scores of {height}x{width} needs a uint8 image [{height}, {width}, 3], found '
-                         f'{str(image.dtype).removeprefix("torch.")} {list(image.shape)}; resize the scores to the image')
+                         f'{image.dtype} {list(image.shape)}; resize the scores to the image')
     smooth = spatial_lattice(height, width, settings.smooth_xy, image.device)
-    position = pixel_positions(height, width, image.device) / settings.colour_xy
+    position, size = pixel_positions(height, width, settings.colour_xy, image.device)
     colour = Lattice(torch.cat([position, image.reshape(-1, 3).T / settings.colour_rgb]),
-                     (width / settings.colour_xy, height / settings.colour_xy, *3 * [255 / settings.colour_rgb]))
-
-    # All channels of all score maps share the lattices.
-    unary = probs.reshape(-1, labels, height * width).float().clamp(SMALLEST, 1).log()
-    found = unary.softmax(1)
+                     [*size, *3 * [255 / settings.colour_rgb]])
+    unary = probs.reshape(-1, labels, height * width).float().clamp(1e-5, 1)
+    found = unary / unary.sum(1, keepdim=True)
+    unary.log_()
     for _ in range(settings.iterations):
-        flat = found.flatten(0, 1)
-        message = smooth(flat).mul_(settings.smooth_compat).add_(colour(flat), alpha=settings.colour_compat)
-        found = message.view_as(unary).add_(unary).softmax(1)
+        rows = found.flatten(0, 1).T.contiguous()       # one for each pixel
+        message = smooth(rows).mul_(settings.smooth_compat).add_(colour(rows), alpha=settings.colour_compat).T
+        if len(message) > 16:
+            message = message.contiguous()              # only then faster, on a CPU
+        found = torch.add(unary, message.view(unary.shape)).softmax(1)
     return found.reshape(probs.shape)
 
 
-def pixel_positions(height: int, width: int, device: torch.device) -> torch.Tensor:
-    """Column and row of each pixel, float32 [2, H W]."""
+def pixel_positions(height: int, width: int, xy: float, device: torch.device) -> tuple[torch.Tensor, list[float]]:
+    """Column and row of each pixel, divided by xy, float32 [2, H W], and what they stay below."""
     rows = torch.arange(height, dtype=torch.float32, device=device).repeat_interleave(width)
-    return torch.stack([torch.arange(width, dtype=torch.float32, device=device).repeat(height), rows])
+    columns = torch.arange(width, dtype=torch.float32, device=device).repeat(height)
+    return torch.stack([columns, rows]) / xy, [width / xy, height / xy]
 
 
 @lru_cache(maxsize=4)
 def spatial_lattice(height: int, width: int, xy: float, device: torch.device) -> 'Lattice':
-    """The lattice of positions alone, which all images of one size share."""
-    return Lattice(pixel_positions(height, width, device) / xy, (width / xy, height / xy))
+    """The lattice of positions alone, the same for all images of one size."""
+    return Lattice(*pixel_positions(height, width, xy, device))
 
 
 class Lattice:
-    """Gaussian filter between N points: values v -> n K (n v), K all pairs' Gaussians, n = 1 / sqrt(K 1).
+    """Gaussian filter between N points: values v -> n K (n v), where K is its matrix and n = 1 / sqrt(K 1).
 
     Args:
-        features: float32 [d, N], in units of the Gaussian's standard deviation.
-        extent: largest value of each feature; the smallest is 0.
-
-    Raises:
-        ValueError: if the extent is too large for the lattice.
+        features: float32 [d, N], in standard deviations of the Gaussian.
+        extent: of each feature; it lies in [0, extent].
     """
 
     def __init__(self, features: torch.Tensor, extent: Sequence[float]):
-        (dims, count), device = features.shape, features.device
-        grid = Grid(extent)
-        keys, weights = corners(features, grid)
+        (dims, count), keys = features.shape, Keys(extent)
+        found, weights = corners(features, keys)
 
-        # Number the vertices, and list the points at each. Corner r of a point can only meet corner r of others.
-        ordered, points = zip(*(row.sort(stable=True) for row in keys))
-        points = torch.stack(points)
-        keys = torch.cat([row + r * grid.size for r, row in enumerate(ordered)])
-        is_first = keys != F.pad(keys[:-1], (1, 0), value=-1)
-        first = is_first.nonzero()[:, 0]
+        # Number the vertices, and sort the points by vertex. Corners r of points meet other corners r only.
+        found, points = (torch.stack(part) for part in zip(*(row.sort(stable=True) for row in found)))
+        found = torch.cat([row + r * keys.size for r, row in enumerate(found)])
+        is_first = found != F.pad(found[:-1], (1, 0), value=-1)
+        first = is_first.nonzero()[:, 0]                # here the host waits
         number = is_first.cumsum(0, dtype=torch.int32).sub_(1).view(points.shape)
-        self.vertices = torch.empty_like(number).scatter_(1, points, number).T.flatten()
-        self.vertex_starts = torch.arange(0, keys.numel() + 1, dims + 1, dtype=torch.int32, device=device)
-        # The last vertex has no points: it stands for those that do not exist.
-        self.points = points.flatten().int()
-        self.point_starts = F.pad(first.int(), (0, 2), value=keys.numel())
-        self.neighbours = neighbours(keys[first], grid)
+        self.vertices = torch.empty_like(number).scatter_(1, points, number).T.contiguous()     # of each point
+        self.points = points.flatten().int()                                                    # of all vertices
+        # One vertex more, without points, stands for those that do not exist.
+        self.starts = F.pad(first.int(), (0, 2), value=found.numel())
+        self.neighbours = neighbours(found[first], keys)
 
+        # Entries of the sparse matrix in both orders, and then with the normalisation.
         self.splat_weights = weights.gather(1, points).flatten()
-        self.slice_weights = weights.T.flatten() / (1 + 2 ** -dims)
-        self.scale = features.new_ones(count)
-        self.scale = self(self.scale[None])[0].add_(1e-20).rsqrt_()
+        self.slice_weights = weights.T.contiguous() / (1 + 2 ** -dims)
+        scale = self(features.new_ones(count, 1)).add_(1e-20).rsqrt_()
+        self.splat_weights *= scale[:, 0].index_select(0, self.points)
+        self.slice_weights *= scale
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
-        """Filter values, float32 [C, N]."""
-        rows = torch.mul(values.T, self.scale[:, None], out=values.new_empty(values.T.shape))       # one for each point
-        table = weighted_sums(self.points, rows, self.point_starts, self.splat_weights)
+        """Filter values, float32 [N, C] and contiguous."""
+        table = F.embedding_bag(self.points, values, self.starts, mode='sum', per_sample_weights=self.splat_weights,
+                                include_last_offset=True)
         for pairs in self.neighbours:
             table.add_(F.embedding_bag(pairs, table, mode='sum'), alpha=0.5)
-        rows = weighted_sums(self.vertices, table, self.vertex_starts, self.slice_weights)
-        columns = rows.T if len(values) < 16 else rows.T.contiguous()       # which is faster, on a CPU
-        return torch.mul(columns, self.scale, out=torch.empty_like(values))
+        return F.embedding_bag(self.vertices, table, mode='sum', per_sample_weights=self.slice_weights)
 
 
-def weighted_sums(indices: torch.Tensor, table: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor
-                  ) -> torch.Tensor:
-    """Product of a sparse matrix, by rows (CSR), and a table [any, C]."""
-    return F.embedding_bag(indices, table, starts, mode='sum', per_sample_weights=weights, include_last_offset=True)
+class Keys:
+    """Numbers that identify the vertices of a lattice: `size` of them for corners 0, then as many for corners 1, ...
 
-
-class Grid:
-    """How the vertices of a lattice are numbered: the keys of corners 0, 1, ..., d take `size` numbers each.
-
-    The lattice lies in the hyperplane of d + 1 coordinates that sum to 0. All coordinates of a corner r are r modulo
-    d + 1; the quotients of the first d make its key.
+    The lattice lies in the hyperplane of d + 1 coordinates that sum to 0. All coordinates of corner r of a simplex are
+    r modulo d + 1. The quotients of the first d, less `low`, are the digits of its key, with the place values `units`.
     """
 
     def __init__(self, extent: Sequence[float]):
-        self.dims = len(extent)
-        self.scales = [(self.dims + 1) * (2 / 3 / j / (j + 1)) ** 0.5 for j in range(1, self.dims + 1)]
-        reach = [0, *(scale * length / (self.dims + 1) for scale, length in zip(self.scales, extent, strict=True))]
-        self.low = [-math.ceil(j * reach[j]) - 3 for j in range(self.dims)]
-        sizes = [math.ceil(sum(reach[j + 1:])) + 4 - self.low[j] for j in range(self.dims)]
-        self.units = [math.prod(sizes[:j]) for j in range(self.dims)] + [0]
-        self.size = math.prod(sizes)
-        if self.size * (self.dims + 1) >= 2 ** 62:
-            raise ValueError(f'the image has {max(extent):.0f} times a width of the CRF, which is too much; use larger '
-                             'widths or a smaller image')
-        self.dtype = torch.int32 if self.size * (self.dims + 1) < 2 ** 31 else torch.int64
+        dims = len(extent)
+        self.scales = [(dims + 1) * math.sqrt(2 / 3 / j / (j + 1)) for j in range(1, dims + 1)]
+        reach = [0, *(scale * length / (dims + 1) for scale, length in zip(self.scales, extent))]
+        # Three more at both ends: for rounding, for the other corners and for neighbours.
+        self.low = [-math.ceil(j * reach[j]) - 3 for j in range(dims)]
+        counts = [math.ceil(sum(reach[j + 1:])) + 4 - self.low[j] for j in range(dims)]
+        self.units = [math.prod(counts[:j]) for j in range(dims)] + [0]
+        self.size = math.prod(counts)
+        if self.size * (dims + 1) >= 2 ** 63:
+            raise ValueError(f'the dense CRF cannot span {max(extent):.0f} times its width; use larger widths or a '
+                             'smaller image')
+        self.dtype = torch.int32 if self.size * (dims + 1) < 2 ** 31 else torch.int64
 
 
-def corners(features: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys (less r times grid.size) and weights float32, [d + 1, N] each, of the corners of each point's simplex."""
+def corners(features: torch.Tensor, keys: Keys) -> tuple[torch.Tensor, torch.Tensor]:
+    """Corners of the simplex around each point: their keys, less r times keys.size, and weights; both [d + 1, N]."""
     dims, count = features.shape
     # Embed in the hyperplane.
     point, total = features.new_empty(dims + 1, count), features.new_zeros(count)
     for j in range(dims, 0, -1):
-        scaled = features[j - 1] * grid.scales[j - 1]
+        scaled = features[j - 1] * keys.scales[j - 1]
         torch.sub(total, scaled, alpha=j, out=point[j])
         total += scaled
     point[0] = total
@@ -179,39 +169,40 @@ def corners(features: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Ten
             rank[i] += less
             rank[j] -= less
     wrapped = (rank < 0).to(torch.int8) - (rank > dims).to(torch.int8)
-    rank += wrapped * (dims + 1)
+    rank = (rank + wrapped * (dims + 1)).long()
     corner += wrapped
     point.sub_(wrapped, alpha=dims + 1).mul_(1 / (dims + 1))
 
-    # Barycentric weights, and keys: from corner to corner the quotient of the next lower rank falls by one.
-    rank = rank.long()
-    descending = torch.empty_like(point).scatter_(0, rank, point)
-    weights = torch.cat([1 - descending[:1] + descending[-1:], (descending[:-1] - descending[1:]).flip(0)])
-    units = torch.tensor(grid.units, dtype=grid.dtype, device=features.device)[:, None].expand(point.shape)
-    steps = torch.empty_like(units).scatter_(0, rank, units)
-    keys = torch.empty_like(steps)
-    keys[0] = -sum(low * unit for low, unit in zip(grid.low, grid.units))
-    for j in range(dims):
-        keys[0].add_(corner[j].to(grid.dtype), alpha=grid.units[j])
-    for r in range(dims):
-        torch.sub(keys[r], steps[dims - r], out=keys[r + 1])
-    return keys, weights
+    # Barycentric weights, and keys: from corner to corner the quotient of the next smaller rank falls by one.
+    ranked, steps = torch.empty_like(point).scatter_(0, rank, point), torch.empty_like(rank, dtype=keys.dtype)
+    weights = torch.cat([1 - ranked[:1] + ranked[-1:], (ranked[:-1] - ranked[1:]).flip(0)])
+    found = torch.zeros_like(steps)
+    for j, unit in enumerate(keys.units):
+        steps.scatter_(0, rank[j:j + 1], unit)
+        if unit:
+            found[0].add_(corner[j].sub_(keys.low[j]).to(keys.dtype), alpha=unit)
+    for r in range(1, dims + 1):
+        torch.sub(found[r - 1], steps[dims + 1 - r], out=found[r])
+    return found, weights
 
 
-def neighbours(keys: torch.Tensor, grid: Grid) -> list[torch.Tensor]:
-    """Both neighbours [M + 1, 2] of each vertex along each of the d + 1 axes; M where there is none.
+def neighbours(vertices: torch.Tensor, keys: Keys) -> list[torch.Tensor]:
+    """Both neighbours of each vertex along each of the d + 1 axes: int32 [M + 1, 2], M where there is none.
 
-    One of them differs by d in the axis' own coordinate and by -1 in all others.
+    One of them differs by d in the axis' own coordinate and by -1 in all others, the other one by the opposite.
+
+    Args:
+        vertices: ascending keys [M].
+        keys: what made them.
     """
-    count = len(keys)
-    own = torch.arange(count, dtype=torch.int32, device=keys.device)
-    shifted = keys + torch.where(keys < grid.size, grid.dims * grid.size - sum(grid.units), -grid.size)
-    result = []
-    for unit in grid.units:
-        wanted = shifted + unit
-        before = torch.searchsorted(keys, wanted, out_int32=True).clamp_(max=count - 1)
-        before = torch.where(keys[before] == wanted, before, count)
-        after = own.new_full((count + 1,), count).scatter_(0, before.long(), own)
-        after[count] = count
-        result.append(torch.stack([F.pad(before, (0, 1), value=count), after], dim=1))
+    count, dims, result = len(vertices), len(keys.low), []
+    numbers = torch.arange(count, dtype=torch.int32, device=vertices.device)
+    lowered = torch.where(vertices < keys.size, vertices + (dims * keys.size - sum(keys.units)), vertices - keys.size)
+    for unit in keys.units:
+        wanted = lowered + unit
+        near = torch.searchsorted(vertices, wanted, out_int32=True).clamp_(max=count - 1)
+        near = F.pad(torch.where(vertices[near] == wanted, near, count), (0, 1), value=count)
+        opposite = torch.full_like(near, count).scatter_(0, near[:-1].long(), numbers)
+        opposite[count] = count         # where those without a neighbour have written
+        result.append(torch.stack([near, opposite], dim=1))
     return result
