@@ -14,6 +14,7 @@ computed in the order of pydensecrf, as ten iterations can enlarge rounding erro
 """
 import math
 from collections.abc import Sequence
+from ctypes import c_float
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -135,14 +136,15 @@ class Keys:
 
     def __init__(self, extent: Sequence[float]):
         dims = len(extent)
-        self.scales = [(dims + 1) * math.sqrt(2 / 3 / j / (j + 1)) for j in range(1, dims + 1)]
+        blur = c_float((dims + 1) * math.sqrt(2 / 3)).value             # rounded as in pydensecrf
+        self.scales = [blur / math.sqrt(j * (j + 1)) for j in range(1, dims + 1)]
         reach = [0, *(scale * length / (dims + 1) for scale, length in zip(self.scales, extent))]
         # Three more at both ends: for rounding, for the other corners and for neighbours.
         self.low = [-math.ceil(j * reach[j]) - 3 for j in range(dims)]
         counts = [math.ceil(sum(reach[j + 1:])) + 4 - self.low[j] for j in range(dims)]
         self.units = [math.prod(counts[:j]) for j in range(dims)] + [0]
         self.size = math.prod(counts)
-        if self.size * (dims + 1) >= 2 ** 63:
+        if max(extent) > 1e4 or self.size * (dims + 1) >= 2 ** 63:
             raise ValueError(f'the dense CRF cannot span {max(extent):.0f} times its width; use larger widths or a '
                              'smaller image')
         self.dtype = torch.int32 if self.size * (dims + 1) < 2 ** 31 else torch.int64
@@ -155,7 +157,7 @@ def corners(features: torch.Tensor, keys: Keys) -> tuple[torch.Tensor, torch.Ten
     point, total = features.new_empty(dims + 1, count), features.new_zeros(count)
     for j in range(dims, 0, -1):
         scaled = features[j - 1] * keys.scales[j - 1]
-        torch.sub(total, scaled, alpha=j, out=point[j])
+        torch.sub(total, j * scaled, out=point[j])
         total += scaled
     point[0] = total
 
@@ -203,6 +205,6 @@ def neighbours(vertices: torch.Tensor, keys: Keys) -> list[torch.Tensor]:
         near = torch.searchsorted(vertices, wanted, out_int32=True).clamp_(max=count - 1)
         near = F.pad(torch.where(vertices[near] == wanted, near, count), (0, 1), value=count)
         opposite = torch.full_like(near, count).scatter_(0, near[:-1].long(), numbers)
-        opposite[count] = count         # where those without a neighbour have written
+        opposite[count:].fill_(count)   # where those without a neighbour have written
         result.append(torch.stack([near, opposite], dim=1))
     return result
