@@ -21,7 +21,7 @@ from lib.data.npyio import label_source, read_any_maps
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
-from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
+from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
 from lib.net.aff import AffinityNet
 from lib.net.backbone import Backbone
 from lib.process import ranks
@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
                        help='the walk takes 2^N steps')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=False,
                        help='refine the scores with the dense CRF of the seeds').affects = ('crf',)
+    add_crf_flag(group, affects=('crf',))
     group.add_argument('--radius', type=integer(2, 32), default=5,
                        help='steps are shorter than this, in positions of the features')
     return parser
@@ -99,7 +100,8 @@ def write_walk(files: Sequence[tuple[Path, str]], cam_file: Path, image: np.ndar
     seen_size = scaled_size(*size, args.scale)
     pooled = pool_cams(resize_linear(cam, *seen_size), args.alpha, stride)
     walked = random_walk(affinity, grid, pooled, args.beta, args.walk_log2_steps, args.radius)
-    label = walk_label(walked, present, seen_size, stride, resize_bicubic(image, *seen_size) if args.crf else None)
+    seen = resize_bicubic(image, *seen_size) if args.crf else None
+    label = walk_label(walked, present, seen_size, stride, seen, args.crf_backend)
     (path, origin), = files
     write_label_png(path, resize_nearest(label, *size), origin)
 

@@ -23,7 +23,7 @@ from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
-from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
+from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
 from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.seam import Seam
@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
                        strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score in the two seeds: more background, less '
                        'background').affects = ('seeds',)
+    add_crf_flag(group, affects=('seeds',))
     group.add_argument('--out-cam-pred', nargs='?', const=True, type=Path, metavar='DIR',
                        help='write label PNGs of the CAMs too; the default folder is '
                        'exp/<run>/labels/<split>/cam_pred').affects = NOTHING
@@ -89,17 +90,18 @@ def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int 
     return sample | {'views': [normalise(resize_bicubic(image, *size), norm) for size in sizes]}
 
 
-def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tuple[np.ndarray, ...]:
-    """CAMs of one image: the refined maps of all views, averaged.
+def infer_cams(sample: Mapping, network: Callable, device: torch.device,
+               alphas: Sequence[float] = ()) -> tuple[np.ndarray | dict[float, np.ndarray], ...]:
+    """CAMs of one image: the refined maps of all views, averaged; and its seeds, for the alphas given.
 
     Args:
         sample: of add_views(), with the image's labels.
         network: batch of images -> SeamOutput.
-        device: of the network.
+        device: of the network; the CRF of the seeds runs there too.
 
     Returns:
         The image uint8 [H, W, 3], indices [k] of the foreground classes present, CAMs float32 [k, H, W] in [0, 1], and
-        the classifier's probabilities float32 [K], averaged over the views.
+        the classifier's probabilities float32 [K], averaged over the views; seeds float32 [1 + k, H, W] by alpha.
     """
     image, present, means = sample['image'], np.flatnonzero(sample['image_labels']), []
     index = torch.from_numpy(present if len(present) else np.zeros(1, int)).to(device, non_blocking=True)
@@ -110,18 +112,19 @@ def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tupl
         return output.refined[:, 1:][:, index]
 
     maps = torch.cat(list(multi_scale(sample['views'], image.shape[:2], forward, device, align_corners=False)))
-    probs = torch.cat(means).float().sigmoid().mean(0)
-    return image, present, fuse_scales(maps).cpu().numpy()[:len(present)], probs.cpu().numpy()
+    cam, probs = fuse_scales(maps)[:len(present)], torch.cat(means).float().sigmoid().mean(0)
+    return image, present, cam.cpu().numpy(), probs.cpu().numpy(), seed_scores(image, cam, alphas) if alphas else {}
 
 
 def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
-                 probs: np.ndarray, alphas: tuple[float, ...], export: bool, threshold: float | None = None) -> None:
-    """Write the CAM file of one image and, for the alphas given, its seeds; with `export` as .npy too.
+                 probs: np.ndarray, seeds: dict[float, np.ndarray], alphas: tuple[float, ...], export: bool,
+                 threshold: float | None = None, backend: str = 'torch') -> None:
+    """Write the CAM file of one image and its seeds, those given or for the alphas; with `export` as .npy too.
 
     With a threshold, its label PNG at this background score. `files` are paths and origins in the order of
     make_outputs().
     """
-    seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
+    seeds = seeds or (seed_scores(image, cam, alphas, backend) if alphas else {})
     contents = [(partial(write_maps, probs=probs), cam)]
     if seeds:
         contents.append((write_seeds, seeds))
@@ -138,9 +141,10 @@ def make_task(args: argparse.Namespace, device: torch.device, backbone: Backbone
     """Views of the image, their maps, and the files of CAMs and seeds."""
     prepare = partial(add_views, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     alphas = tuple(args.seed_alphas) if args.crf_seeds else ()
-    write = partial(write_labels, alphas=alphas, export=args.export_npy,
+    on_gpu = device.type == 'cuda' and args.crf_backend == 'torch'          # else worker processes run the CRF
+    write = partial(write_labels, alphas=alphas, export=args.export_npy, backend=args.crf_backend,
                     threshold=args.background_score if args.out_cam_pred else None)
-    return ImageTask(partial(infer_cams, device=device), write, prepare)
+    return ImageTask(partial(infer_cams, device=device, alphas=alphas if on_gpu else ()), write, prepare)
 
 
 def main(argv=None):

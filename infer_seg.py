@@ -27,7 +27,7 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
 from lib.files.imageio import read_image, write_label_png
 from lib.files.outpaths import refuse_inputs
-from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
+from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
 from lib.mask_formats import FORMATS, Labelled, check_export, export
 from lib.net.backbone import Backbone
 from lib.net.deeplab import DeepLab
@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--fast', action=Fast, nargs=0, dest='scales', default=argparse.SUPPRESS,
                        help='the same as --scales 1 --no-flip: many times faster, a little less accurate')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='refine with the dense CRF')
+    add_crf_flag(group)
     # For a published network, whose file does not say them.
     group.add_argument('--dilation', type=integer(1, 256), default=12, help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help=argparse.SUPPRESS).affects = NOTHING
@@ -101,11 +102,12 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, netw
     return outputs
 
 
-def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np.ndarray, crf: bool,
+def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np.ndarray, crf: str | None,
                  size: tuple[int, int] | None = None, extras: Extras = NO_EXTRAS, full: Path | None = None) -> None:
     """Write the label PNG of one image [H, W, 3], at `size` if given, from its class probabilities [C, H, W].
 
-    `files` are paths and origins in the order of make_outputs(); `full` is the file of the image if it may be larger.
+    `files` are paths and origins in the order of make_outputs(); `crf` is the backend that refines the probabilities;
+    `full` is the file of the image if it may be larger.
     """
     (path, origin), *files = files
     probs, label = finished(image, probs, crf, size)
@@ -124,10 +126,13 @@ def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwo
     """The probabilities of an image, and its label PNG and what else is asked for."""
     norm = Norm(*trained.meta['norm']) if 'norm' in trained.meta else backbone.norm
     extras = Extras(spec.class_names, args.overlays, args.probs)
+    on_gpu = trained.device.type == 'cuda' and args.crf_backend == 'torch'      # else worker processes run the CRF
 
     def compute(sample: Mapping, network: Callable) -> tuple:
-        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device, args.flip)
-        return sample['image'], probs, args.crf, sample.get('size'), extras, sample.get('path')
+        probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device,
+                            flip=args.flip, crf=args.crf and on_gpu)
+        crf = args.crf_backend if args.crf and not on_gpu else None
+        return sample['image'], probs, crf, sample.get('size'), extras, sample.get('path')
 
     return ImageTask(compute, write_result)
 

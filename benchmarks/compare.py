@@ -4,8 +4,9 @@
     python benchmarks/compare.py --device cuda            the same on a GPU, and its training step at full size
 
 Both forms get the same inputs in the same process, take turns, and count with the median of their times; every part
-has a process of its own, and each measurement of memory too. Exits with 1 where results disagree; a ratio below what is
-wanted is marked, no more. Without --device it takes a GPU where there is one.
+has a process of its own, and each measurement of memory too. The CRF is compared with pydensecrf if that is installed.
+Exits with 1 where results disagree; a ratio below what is wanted is marked, no more. Without --device it takes a GPU
+where there is one.
 """
 import argparse
 import datetime
@@ -18,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 # Ratios wanted; on a CPU those of bfloat16 suppose one that multiplies it in tiles (AMX).
 WANTED = {'fsl_speedup': 12, 'fsl_memory_ratio': 10, 'walk_speedup': 40, 'cam_infer_speedup_bf16': 4,
           'cam_infer_speedup_fp32': 1.05, 'curve_speedup': 40, 'contour_speedup': 6, 'label_bytes_ratio': 25,
-          'cam_step_speedup_bf16': 2}
-PARTS = ('fsl', 'fsl_memory_textbook', 'fsl_memory_ours', 'walk', 'scores', 'labels', 'cam_infer', 'cam_step')
+          'cam_step_speedup_bf16': 2, 'crf_seeds_2_speedup': 1, 'crf_seeds_4_speedup': 1, 'crf_final_21_speedup': 1}
+PARTS = ('fsl', 'fsl_memory_textbook', 'fsl_memory_ours', 'walk', 'crf_seeds_2', 'crf_seeds_4', 'crf_final_21',
+         'crf_memory_pydensecrf', 'crf_memory_ours', 'scores', 'labels', 'cam_infer', 'cam_step')
 
 
 def run_part(part: str, device: str) -> dict:

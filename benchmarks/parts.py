@@ -9,12 +9,14 @@ import argparse
 import io
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks import textbook_stages
+from benchmarks.crf_parts import crf_final, crf_memory, crf_seeds
 from benchmarks.measure import alternate, peak_memory
 from benchmarks.network_parts import cam_infer, cam_step, cam_step_large
 from benchmarks.real_looking import photo_like, real_looking_labels
@@ -152,7 +154,11 @@ def labels(device: torch.device) -> dict:
             'agreement': {'share of affinity labels that differ': (different / positions, 1e-3)}}
 
 
-PARTS = {'fsl': fsl, 'fsl_memory_textbook': lambda device: fsl_memory(device, 'textbook'),
+CRF_PARTS = {'crf_seeds_2': partial(crf_seeds, classes=2), 'crf_seeds_4': partial(crf_seeds, classes=4),
+             'crf_final_21': partial(crf_final, classes=get_spec('voc12').num_classes),
+             'crf_memory_pydensecrf': partial(crf_memory, classes=get_spec('voc12').num_classes, backend='pydensecrf'),
+             'crf_memory_ours': partial(crf_memory, classes=get_spec('voc12').num_classes, backend='torch')}
+PARTS = {**CRF_PARTS, 'fsl': fsl, 'fsl_memory_textbook': lambda device: fsl_memory(device, 'textbook'),
          'fsl_memory_ours': lambda device: fsl_memory(device, 'ours'), 'walk': walk, 'scores': scores, 'labels': labels,
          'cam_infer': cam_infer, 'cam_step': cam_step, 'cam_step_large': cam_step_large}
 

@@ -56,4 +56,4 @@ def real_looking_labels(seed: int, height: int, width: int, classes: int = 2,
         views = torch.from_numpy(np.stack(views)[None]).float()
         maps.append(F.interpolate(views, (height, width), mode='bilinear', align_corners=False)[0])
     cam = fuse_scales(torch.stack(maps)).numpy()
-    return keys, cam, {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
+    return keys, cam, seed_scores(image, cam, alphas) if alphas else {}

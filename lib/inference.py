@@ -23,6 +23,7 @@ from lib.run import device as devices
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
 from lib.run.origin import Digests
 from lib.run.outputs import Output, unfinished
+from tool.crfutils import BACKENDS, check_backend
 
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
 FOLDED = {'conv_branch2a': 'bn_branch2b1', 'conv_branch2b1': 'bn_branch2b2', 'conv_fov': 'bn_fov',
@@ -46,6 +47,19 @@ def inference_parser(doc: str, stage: str, split: str) -> argparse.ArgumentParse
                        f'default is exp/<run>/{stage}/model.pth').affects = NOTHING
     add_fresh_flag(group)
     return parser
+
+
+def add_crf_flag(group: argparse._ActionsContainer, affects: tuple[str, ...] | None = None) -> None:
+    """The flag that chooses what computes the dense CRF; `affects` as in lib/run/options.py."""
+    def backend(name: str) -> str:
+        try:
+            return check_backend(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    group.add_argument('--crf-backend', type=backend, default='torch', metavar='|'.join(BACKENDS),
+                       help='implementation of the dense CRF; with torch it runs on the GPU where the network does'
+                       ).affects = affects
 
 
 class ImageTask(NamedTuple):

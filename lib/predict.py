@@ -23,7 +23,8 @@ from lib.net.backbone import check_network, trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.weights import load_network
 from lib.run import device as devices
-from tool.crfutils import FINAL_CRF, dense_crf
+from tool.crfutils import crf_scores
+from tool.densecrf import FINAL_CRF
 from tool.drawing import contoured, legend, stacked
 from tool.imutils import (
     Norm,
@@ -160,7 +161,7 @@ class Segmenter:
             stack, network, self.scales, self.norm, self.size_step, self.device, self.flip))
         for source, image, probs in zip(sources, images, all_probs):
             size = source.shape[:2] if isinstance(source, np.ndarray) else read_size(source, upright=True)
-            probs, labels = finished(image, probs, self.crf, size)
+            probs, labels = finished(image, probs, 'torch' if self.crf else None, size)
             yield Segmentation(source, labels, probs, self.classes)
 
     def _read(self, image: Source) -> tuple[Path | np.ndarray, np.ndarray]:
@@ -186,20 +187,24 @@ def make_views(images: np.ndarray, scales: Sequence[float], norm: Norm, size_ste
         yield views.reshape(*images.shape[:-3], *views.shape[1:])
 
 
+@torch.inference_mode()
 def infer_probs(images: np.ndarray, network: Callable, scales: Sequence[float], norm: Norm, size_step: int | None,
-                device: torch.device, flip: bool = True) -> np.ndarray:
-    """Class probabilities float32 [..., C, H, W] of images [..., H, W, 3]: the mean of the logits at all scales."""
-    total = 0
-    for maps in multi_scale(make_views(images, scales, norm, size_step), images.shape[-3:-1], network, device,
-                            align_corners=True, flip=flip):
-        total = total + maps.mean(0)
-    return (total / len(scales)).softmax(-3).cpu().numpy()
+                device: torch.device, flip: bool = True, crf: bool = False) -> np.ndarray:
+    """Class probabilities float32 [..., C, H, W] of images [..., H, W, 3]: the mean of the logits at all scales.
+
+    With `crf` those of a single image are refined, on the device.
+    """
+    views, total, count = make_views(images, scales, norm, size_step), 0, 0
+    for maps in multi_scale(views, images.shape[-3:-1], network, device, align_corners=True, flip=flip):
+        total, count = total + maps.sum(0), count + len(maps)
+    probs = (total / count).softmax(-3)
+    return (crf_scores(images, probs, FINAL_CRF) if crf else probs).cpu().numpy()
 
 
-def finished(image: np.ndarray, probs: np.ndarray, crf: bool,
+def finished(image: np.ndarray, probs: np.ndarray, crf: str | None,
              size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities [C, H, W] of an image [H, W, 3], refined by the CRF if asked for, and labels at `size`."""
-    probs = dense_crf(image, probs, FINAL_CRF) if crf else probs
+    """Probabilities [C, H, W] of an image [H, W, 3], refined by a CRF backend if one is given, and labels at `size`."""
+    probs = crf_scores(image, probs, FINAL_CRF, crf).numpy() if crf else probs
     return probs, enlarged_label(probs, *(size or image.shape[:2]))
 
 

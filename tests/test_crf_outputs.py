@@ -14,7 +14,8 @@ from lib.report.gather import score_tables
 from lib.run.record import read_scores
 from tests.running import LOADED_HERE, NETWORK, SCALES, error_line, error_lines, place
 from tool.affutils import walk_label
-from tool.crfutils import CrfSettings, dense_crf
+from tool.crfutils import crf_scores
+from tool.densecrf import CrfSettings
 
 
 def test_the_labels_of_the_seeds_are_scored_for_each_strength(run_folder, toy, tmp_path, capsys):
@@ -99,7 +100,7 @@ def test_the_crf_refines_the_scores_of_the_walk_before_the_labels(run_folder, to
                for name in names]
     assert all(changed)                                     # the origin at least
     origins = [read_origin(folder / f'{names[0]}.png') for folder in (walk, run_folder / 'labels/val/walk')]
-    assert origins[0]['settings'] == {**origins[1]['settings'], 'crf': True}
+    assert origins[0]['settings'] == {**origins[1]['settings'], 'crf': True, 'crf_backend': 'torch'}
     assert '(--crf was True, is None)' in error_line(infer_aff.main, words, capsys)
 
 
@@ -114,7 +115,7 @@ def test_the_refined_walk_is_the_argmax_of_the_crf_on_the_upsampled_scores():
         low = np.floor(position).astype(int)
         high, part = np.minimum(low + 1, walked.shape[axis] - 1), (position - low).reshape(-1, *(1,) * (2 - axis))
         scores = np.take(scores, low, axis) * (1 - part) + np.take(scores, high, axis) * part
-    refined = dense_crf(image, scores.astype(np.float32), CrfSettings(3, 3, 80, 13, 10, 10))
+    refined = crf_scores(image, scores, CrfSettings(3, 3, 80, 13, 10, 10)).numpy()
     label = walk_label(walked, keys, (19, 27), crf_image=image)
     assert (label == np.array([0, 2, 5])[refined.argmax(0)]).mean() > 0.99
     assert (label != walk_label(walked, keys, (19, 27))).mean() > 0.01

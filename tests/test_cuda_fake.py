@@ -29,6 +29,7 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.run import device as devices
 from lib.run.loop import Terms
+from tool.densecrf import FINAL_CRF, SEED_CRF, dense_crf, spatial_lattice
 from tool.torchutils import part_of, to_device
 
 CPU, CUDA, META = (torch.device(name) for name in ('cpu', 'cuda:0', 'meta'))
@@ -187,7 +188,7 @@ ONE_RESULT_AND_ONE_LOOK = ['cuda->cpu', 'look']
 @pytest.mark.parametrize('amp', AMPS, ids=str)
 def test_cams_wait_for_the_finished_maps_alone(run_inference, amp):
     sample = {'image': IMAGE, 'image_labels': np.array([1, 0, 1]), 'views': [torch.empty(3, *size) for size in SIZES]}
-    (_, _, cam, probs), waits = run_inference(seam, amp, partial(infer_cam.infer_cams, sample, device=CUDA))
+    (_, _, cam, probs, _), waits = run_inference(seam, amp, partial(infer_cam.infer_cams, sample, device=CUDA))
     assert cam.shape == (2, 65, 81) and probs.shape == (CLASSES - 1,)
     assert waits == ['cuda->cpu', *ONE_RESULT_AND_ONE_LOOK]         # the second finds its result ready
 
@@ -207,6 +208,41 @@ def test_segmentation_waits_once_for_the_probabilities(run_inference, amp, monke
     probs, waits = run_inference(deeplab, amp, partial(
         lib.predict.infer_probs, IMAGE, scales=(0.5, 1), norm=None, size_step=None, device=CUDA))
     assert probs.shape == (CLASSES, 65, 81) and waits == ONE_RESULT_AND_ONE_LOOK
+
+
+@pytest.fixture
+def sized(waits, monkeypatch):
+    """Gives lattices a size, as their vertices cannot be counted here; that is noted, since the host waits for it."""
+    spatial_lattice.cache_clear()
+    monkeypatch.setattr(torch.Tensor, 'nonzero', lambda flags: [
+        waits.append('size'), torch.empty(min(1000, len(flags)), 1, dtype=torch.int64, device=flags.device)][1])
+    yield
+    spatial_lattice.cache_clear()
+
+
+def test_the_crf_stays_on_the_gpu_and_waits_once_for_each_new_lattice(waits, sized):
+    image = torch.empty(65, 81, 3, dtype=torch.uint8, device=CUDA)
+    probs = torch.empty(2, CLASSES, 65, 81, device=CUDA)
+    refined = dense_crf(image, probs, SEED_CRF)
+    assert (refined.shape, refined.device, refined.dtype) == (probs.shape, CUDA, torch.float32)
+    assert waits == ['size', 'size']
+    assert dense_crf(image, probs[0], FINAL_CRF).shape == probs.shape[1:]
+    assert waits == ['size'] * 3            # the lattice of positions is known
+
+
+def test_seeds_on_the_gpu_are_copied_once(run_inference, sized):
+    sample = {'image': IMAGE, 'image_labels': np.array([1, 0, 1]), 'views': [torch.empty(3, *size) for size in SIZES]}
+    compute = partial(infer_cam.infer_cams, sample, device=CUDA, alphas=(1.0, 24.0))
+    (_, _, cam, seeds), waits = run_inference(seam, None, compute)
+    assert cam.shape == (2, 65, 81) and {scores.shape for scores in seeds.values()} == {(3, 65, 81)}
+    assert waits == ['cuda->cpu', 'size', 'size', 'cuda->cpu', 'look']
+
+
+def test_the_final_crf_runs_before_the_probabilities_are_copied(run_inference, sized, monkeypatch):
+    monkeypatch.setattr(infer_seg, 'make_views', lambda *_: (torch.empty(3, *size) for size in SIZES))
+    probs, waits = run_inference(deeplab, None, partial(
+        infer_seg.infer_probs, IMAGE, scales=(0.5, 1), norm=None, size_step=None, device=CUDA, crf=True))
+    assert probs.shape == (CLASSES, 65, 81) and waits == ['size', 'size', *ONE_RESULT_AND_ONE_LOOK]
 
 
 @pytest.mark.parametrize('wrong', [

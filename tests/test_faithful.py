@@ -9,7 +9,6 @@ from torch import nn
 import infer_aff
 import infer_cam
 import infer_seg
-import lib.predict
 import pretrain_toy
 import train_aff
 import train_seg
@@ -22,6 +21,7 @@ from lib.run.settings import COMMON, SETTINGS
 from tests.running import tensors
 from tool import crfutils
 from tool.affutils import Pairs, affinity_loss
+from tool.densecrf import FINAL_CRF, SEED_CRF
 
 SMALL = ['--width', '0.03125', '--weights', 'none']
 TRAINING = ('cam', 'aff', 'seg')
@@ -105,7 +105,7 @@ def test_feature_similarity_weighs_1_on_voc_and_a_fifth_on_coco():
 
 
 def test_seeds_and_final_result_have_their_own_crf(monkeypatch, tmp_path):
-    assert crfutils.SEED_CRF == (3, 3, 80, 13, 10, 10) and crfutils.FINAL_CRF == (3, 3, 32, 13, 10, 1)
+    assert SEED_CRF == (3, 3, 80, 13, 10, 10) and FINAL_CRF == (3, 3, 32, 13, 10, 1)
     used = []
 
     def watched(image, probs, settings):
@@ -113,11 +113,10 @@ def test_seeds_and_final_result_have_their_own_crf(monkeypatch, tmp_path):
         return probs
 
     monkeypatch.setattr(crfutils, 'dense_crf', watched)
-    monkeypatch.setattr(lib.predict, 'dense_crf', watched)
     image = np.zeros((4, 5, 3), np.uint8)
-    crfutils.seed_scores(image, np.full((1, 4, 5), 0.5, np.float32), 24.0)
-    infer_seg.write_result([(tmp_path / 'a.png', '')], image, np.full((2, 4, 5), 0.5, np.float32), crf=True)
-    assert used == [crfutils.SEED_CRF, crfutils.FINAL_CRF]
+    crfutils.seed_scores(image, np.full((1, 4, 5), 0.5, np.float32), [24.0])
+    infer_seg.write_result([(tmp_path / 'a.png', '')], image, np.full((2, 4, 5), 0.5, np.float32), crf='torch')
+    assert used == [SEED_CRF, FINAL_CRF]
 
 
 def test_affinity_loss_normalises_over_the_batch_and_says_so():

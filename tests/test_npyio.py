@@ -252,7 +252,8 @@ def test_affinity_samples_of_both_kinds_of_seeds_are_the_same(toy, both):
 
 def test_walk_of_both_kinds_of_cams_is_the_same(toy, both, tmp_path):
     image = np.array(Image.open(get_spec(str(toy)).samples('val')[0].image))
-    args = argparse.Namespace(scale=1.0, alpha=6.0, beta=8.0, walk_log2_steps=2, radius=5, crf=False)
+    args = argparse.Namespace(scale=1.0, alpha=6.0, beta=8.0, walk_log2_steps=2, radius=5, crf=False,
+                              crf_backend='torch')
     name = get_spec(str(toy)).samples('val')[0].name
     grid = tuple(-(-side // 8) for side in image.shape[:2])
     positions = (grid[0] - 4) * (grid[1] - 8)
@@ -269,7 +270,7 @@ def test_export_holds_what_our_files_hold(tmp_path):
     paths = ['ours/cam/a.npz', 'ours/seeds/a.npz', 'theirs/cam/a.npy', 'theirs/crf/alpha_1.0/a.npy',
              'theirs/crf/alpha_24.0/a.npy']
     infer_cam.write_labels([(tmp_path / path, '{"classes": ["here"]}') for path in paths], image, np.array([0, 4]), cam,
-                           np.full(20, 0.5), (1.0, 24.0), export=True)
+                           np.full(20, 0.5), {}, (1.0, 24.0), export=True)
     assert {str(read_origin(tmp_path / path)) for path in paths} == {"{'classes': ['here']}"}
     keys, exported = read_npy_maps(tmp_path / 'theirs/cam/a.npy', (12, 10), 20)
     assert keys.tolist() == [0, 4] and np.array_equal(exported, cam)

@@ -30,7 +30,8 @@ from tests.parity_files import arrays, fill_weights, path, text
 from tool.affutils import affinity_label, pair_affinity, pair_counts, pair_labels, pool_cams, random_walk, walk_label
 from tool.camloss import adaptive_min_pooling, cam_objective, second_view
 from tool.camutils import cam_label
-from tool.crfutils import FINAL_CRF, SEED_CRF, dense_crf, seed_scores
+from tool.crfutils import BACKENDS, crf_scores, seed_scores
+from tool.densecrf import FINAL_CRF, SEED_CRF
 from tool.evalutils import PUBLISHED, Curve, Scores, contour_matches
 from tool.imutils import IMAGENET_NORM, Norm
 from tool.probutils import draw_pixels, fsl_loss, fsl_loss_plain, isl_loss, isl_loss_plain, max_norm
@@ -290,12 +291,14 @@ def test_cams_match_reference():
     np.testing.assert_allclose(fuse_scales(maps).numpy(), data['norm_cam'].clip(0, 1), atol=1e-6)
 
 
-def test_crf_seeds_match_reference():
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_crf_seeds_match_reference(backend):
+    pytest.importorskip(backend)
     data = arrays('cam_crf.npz')
     strengths = [key for key in data if key.startswith('crf_alpha')]
     assert strengths
-    for key in strengths:
-        scores = seed_scores(data['image'], data['norm_cam'], float(key.removeprefix('crf_alpha')))
+    alphas = [float(key.removeprefix('crf_alpha')) for key in strengths]
+    for key, scores in zip(strengths, seed_scores(data['image'], data['norm_cam'], alphas, backend).values()):
         np.testing.assert_allclose(scores, data[key], atol=1e-3)
         assert (scores.argmax(0) == data[key].argmax(0)).mean() >= 0.999
 
@@ -449,10 +452,12 @@ def test_affinities_and_walk_match_reference(case):
     assert (walk_label(walked, keys, (height, width)) == data[f'{case}_pred']).mean() >= 0.999
 
 
-def test_final_crf_matches_reference():
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_final_crf_matches_reference(backend):
+    pytest.importorskip(backend)
     data = arrays('final_crf.npz')
     probs = torch.from_numpy(data['logits_float16']).float().softmax(0).numpy()
-    scores = dense_crf(data['image'], probs, FINAL_CRF)
+    scores = crf_scores(data['image'], probs, FINAL_CRF, backend).numpy()
     assert (scores.argmax(0) == data['crf_argmax']).mean() >= 0.999
     np.testing.assert_allclose(scores.max(0), data['crf_max'].astype(np.float32), atol=1e-3)
     assert FINAL_CRF != SEED_CRF

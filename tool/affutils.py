@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tool.camutils import labels_of, with_background
-from tool.crfutils import SEED_CRF, dense_crf
+from tool.crfutils import crf_scores
+from tool.densecrf import SEED_CRF
 from tool.imutils import IGNORED
 from tool.probutils import EPS
 from tool.torchutils import full_precision
@@ -214,7 +215,7 @@ def pool_cams(cam: np.ndarray, alpha: float = 6, stride: int = STRIDE) -> np.nda
 
 
 def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stride: int = STRIDE,
-               crf_image: np.ndarray | None = None) -> np.ndarray:
+               crf_image: np.ndarray | None = None, crf_backend: str = 'torch') -> np.ndarray:
     """Label map of walked scores, upsampled to the image.
 
     Args:
@@ -223,6 +224,7 @@ def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stri
         size: (H, W) of the image; H <= stride h, W <= stride w, the rest is padding and cut off.
         stride: pixels per position.
         crf_image: RGB uint8 [H, W, 3]; if given, the dense CRF of the seeds refines the scores along its edges.
+        crf_backend: see tool/crfutils.py.
 
     Returns:
         uint8 [H, W]: 0 background, class index + 1 elsewhere.
@@ -230,5 +232,5 @@ def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stri
     scores = F.interpolate(torch.from_numpy(walked)[None], scale_factor=stride, mode='bilinear', align_corners=False)
     scores = scores[0, :, :size[0], :size[1]]
     if crf_image is not None and len(keys):
-        scores = torch.from_numpy(dense_crf(crf_image, scores.numpy(), SEED_CRF))
+        scores = crf_scores(crf_image, scores, SEED_CRF, crf_backend)
     return labels_of(keys)[scores.argmax(0).numpy()]

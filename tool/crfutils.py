@@ -1,69 +1,82 @@
-"""Dense CRF with the two published settings, and the CRF seeds of the affinity stage."""
-from typing import NamedTuple
+"""The dense CRF by either of two backends, and the CRF seeds of the affinity stage."""
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
+import torch
 
-from tool.camutils import with_background
+from tool.densecrf import SEED_CRF, CrfSettings, dense_crf
 
-
-class CrfSettings(NamedTuple):
-    """Widths in pixels (xy) and grey levels (rgb), weights (compat), and mean-field iterations."""
-    smooth_xy: float
-    smooth_compat: float
-    colour_xy: float
-    colour_rgb: float
-    colour_compat: float
-    iterations: int
+BACKENDS = ('torch', 'pydensecrf')
 
 
-SEED_CRF = CrfSettings(3, 3, 80, 13, 10, 10)   # on CAMs, before the affinity stage
-FINAL_CRF = CrfSettings(3, 3, 32, 13, 10, 1)   # on the segmentation network's probabilities
+def check_backend(backend: str) -> str:
+    """The backend, if it is installed.
+
+    Raises:
+        ValueError: if it is unknown or not installed; says what to do.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f'unknown, expected {" or ".join(BACKENDS)}')
+    if find_spec(backend) is None:
+        raise ValueError('pydensecrf is not installed; install a C++ compiler and then pydensecrf (pip install '
+                         'pydensecrf2), or use torch, which gives the same up to rounding')
+    return backend
 
 
-def dense_crf(image: np.ndarray, probs: np.ndarray, settings: CrfSettings) -> np.ndarray:
+def crf_scores(image: np.ndarray, probs: np.ndarray | torch.Tensor, settings: CrfSettings,
+               backend: str = 'torch') -> torch.Tensor:
     """Refine class scores along the image's edges with a fully connected CRF.
 
     Args:
         image: RGB uint8 [H, W, 3].
-        probs: scores [L, H, W] in [0, 1], clipped to [1e-5, 1] before the logarithm; need not sum to 1.
+        probs: scores [L, H, W] or, of several score maps of the image, [S, L, H, W]; on the device where the CRF is to
+            run. See dense_crf in tool/densecrf.py.
         settings: SEED_CRF or FINAL_CRF.
+        backend: torch, or pydensecrf, which runs on the CPU.
 
     Returns:
-        Probabilities float32 [L, H, W] that sum to 1 over L.
+        Probabilities float32 that sum to 1 over L, shaped as probs and on their device.
 
     Raises:
-        ImportError: if pydensecrf is not installed.
-        ValueError: if the sizes disagree or a score is not finite.
-
-    Source: Krähenbühl & Koltun, NIPS 2011.
+        ValueError: if the sizes disagree or, on a CPU, a score is not finite.
     """
-    try:
-        from pydensecrf.densecrf import DenseCRF2D
-        from pydensecrf.utils import unary_from_softmax
-    except ImportError as error:
-        raise ImportError('the dense CRF needs pydensecrf; install it with: pip install pydensecrf2 '
-                          '(compiled during installation; needs a C++ compiler)') from error
-    labels, height, width = probs.shape
-    if image.shape != (height, width, 3) or image.dtype != np.uint8:
-        raise ValueError(f'CRF on scores of {height}x{width} needs a uint8 image [{height}, {width}, 3], found '
-                         f'{image.dtype} {list(image.shape)}; resize the scores to the image')
-    if not np.isfinite(probs).all():
+    probs = torch.as_tensor(np.array(probs, np.float32, order='C') if isinstance(probs, np.ndarray) else probs)
+    if probs.device.type == 'cpu' and not probs.isfinite().all():
         raise ValueError('CRF scores must be finite, found NaN or infinity; check the weights they came from')
+    pixels = torch.from_numpy(np.array(image, order='C'))
+    if backend == 'torch':
+        return dense_crf(pixels.to(probs.device, non_blocking=True), probs, settings)
+    maps = [_pydensecrf(pixels.numpy(), part, settings) for part in probs.view(-1, *probs.shape[-3:]).cpu().numpy()]
+    return torch.from_numpy(np.stack(maps)).view(probs.shape).to(probs.device)
+
+
+def _pydensecrf(image: np.ndarray, probs: np.ndarray, settings: CrfSettings) -> np.ndarray:
+    from pydensecrf.densecrf import DenseCRF2D
+    from pydensecrf.utils import unary_from_softmax
+    labels, height, width = probs.shape
     crf = DenseCRF2D(width, height, labels)
-    crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probs.astype(np.float32))))
+    crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probs)))
     crf.addPairwiseGaussian(sxy=settings.smooth_xy, compat=settings.smooth_compat)
     crf.addPairwiseBilateral(sxy=settings.colour_xy, srgb=settings.colour_rgb, compat=settings.colour_compat,
-                             rgbim=np.array(image, order='C'))      # a copy: it must be writable
+                             rgbim=image)
     return np.array(crf.inference(settings.iterations), np.float32).reshape(labels, height, width)
 
 
-def seed_scores(image: np.ndarray, cam: np.ndarray, alpha: float) -> np.ndarray:
-    """CRF scores float32 [1 + k, H, W] of background and the k classes present; background alone needs no CRF.
+def seed_scores(image: np.ndarray, cam: np.ndarray | torch.Tensor, alphas: Sequence[float],
+                backend: str = 'torch') -> dict[float, np.ndarray]:
+    """CRF scores float32 [1 + k, H, W] of background and the k classes present, by alpha.
 
     Args:
         image: RGB uint8 [H, W, 3].
-        cam: maps [k, H, W] of the classes present in [0, 1]; k may be 0.
-        alpha: power of the background score; 1 gives much background, 24 little.
+        cam: maps [k, H, W] of the classes present in [0, 1], on the device where the CRF is to run. Without any,
+            background is 1 everywhere.
+        alphas: powers of the background score (1 - strongest class); 1 gives much background, 24 little.
+        backend: see crf_scores().
     """
-    scores = with_background(cam, alpha)
-    return dense_crf(image, scores, SEED_CRF) if len(cam) else scores
+    cam = torch.as_tensor(cam)
+    if not len(cam):
+        return {alpha: np.ones((1, *image.shape[:2]), np.float32) for alpha in alphas}
+    background = 1 - cam.amax(0, keepdim=True).clamp(0, 1)
+    stacks = torch.stack([torch.cat([background ** alpha, cam]) for alpha in alphas])
+    return dict(zip(alphas, crf_scores(image, stacks, SEED_CRF, backend).cpu().numpy()))
