@@ -233,15 +233,15 @@ def test_the_crf_stays_on_the_gpu_and_waits_once_for_each_new_lattice(waits, siz
 def test_seeds_on_the_gpu_are_copied_once(run_inference, sized):
     sample = {'image': IMAGE, 'image_labels': np.array([1, 0, 1]), 'views': [torch.empty(3, *size) for size in SIZES]}
     compute = partial(infer_cam.infer_cams, sample, device=CUDA, alphas=(1.0, 24.0))
-    (_, _, cam, seeds), waits = run_inference(seam, None, compute)
+    (_, _, cam, _, seeds), waits = run_inference(seam, None, compute)
     assert cam.shape == (2, 65, 81) and {scores.shape for scores in seeds.values()} == {(3, 65, 81)}
-    assert waits == ['cuda->cpu', 'size', 'size', 'cuda->cpu', 'look']
+    assert waits == ['cuda->cpu', 'cuda->cpu', 'size', 'size', 'cuda->cpu', 'look']
 
 
 def test_the_final_crf_runs_before_the_probabilities_are_copied(run_inference, sized, monkeypatch):
-    monkeypatch.setattr(infer_seg, 'make_views', lambda *_: (torch.empty(3, *size) for size in SIZES))
+    monkeypatch.setattr(lib.predict, 'make_views', lambda *_: (torch.empty(3, *size) for size in SIZES))
     probs, waits = run_inference(deeplab, None, partial(
-        infer_seg.infer_probs, IMAGE, scales=(0.5, 1), norm=None, size_step=None, device=CUDA, crf=True))
+        lib.predict.infer_probs, IMAGE, scales=(0.5, 1), norm=None, size_step=None, device=CUDA, crf=True))
     assert probs.shape == (CLASSES, 65, 81) and waits == ['size', 'size', *ONE_RESULT_AND_ONE_LOOK]
 
 
