@@ -62,9 +62,10 @@ def rows_of(checks: Sequence[ClassCheck]) -> list[list[str | float | None]]:
 
 def text_of(checks: Sequence[ClassCheck], split: str) -> str:
     """The table and the warnings, for the terminal."""
-    return '\n'.join([f'Without masks, on {split}, percent: images that show the class; the classifier against the '
-                      'image labels; area labelled of the images that show the class', '', *aligned(rows_of(checks)), '',
-                      *(f'warning: {line}' for line in warnings_of(checks))]).rstrip()
+    head = (f'Without masks, on {split}, percent: images that show the class; the classifier against the image labels; '
+            'area labelled of the images that show the class')
+    lines = [head, '', *aligned(rows_of(checks)), '', *(f'warning: {line}' for line in warnings_of(checks))]
+    return '\n'.join(lines).rstrip()
 
 
 def covered_fractions(spec: DatasetSpec, split: str, folder: Path, names: Sequence[str]) -> np.ndarray:
