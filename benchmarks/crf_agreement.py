@@ -1,6 +1,6 @@
 """Our dense CRF beside pydensecrf's on photos, and on random scores of images of odd sizes.
 
-    python benchmarks/crf_agreement.py data/VOCdevkit/VOC2012/JPEGImages --photos 20
+    python -m benchmarks.crf_agreement data/VOCdevkit/VOC2012/JPEGImages --photos 20
 
 Photos are resized to 500 pixels of width. Each gets smooth random CAMs of one to three classes with background at both
 strengths, as for seeds, and smooth probabilities of 21 classes, as for the final CRF. `exact` is the largest difference
@@ -15,11 +15,10 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from tool import densecrf  # noqa: E402
-from tool.camutils import with_background  # noqa: E402
-from tool.crfutils import crf_scores  # noqa: E402
-from tool.densecrf import FINAL_CRF, SEED_CRF, CrfSettings  # noqa: E402
+from tool import densecrf
+from tool.camutils import with_background
+from tool.crfutils import crf_scores
+from tool.densecrf import FINAL_CRF, SEED_CRF, CrfSettings
 
 TOLERANCE, SHARE = 1e-4, 0.9999
 WIDTH = 500

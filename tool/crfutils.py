@@ -42,7 +42,7 @@ def crf_scores(image: np.ndarray, probs: np.ndarray | torch.Tensor, settings: Cr
         ValueError: if the sizes disagree or, on a CPU, a score is not finite.
     """
     probs = torch.as_tensor(np.array(probs, np.float32, order='C') if isinstance(probs, np.ndarray) else probs)
-    if probs.device.type == 'cpu' and not probs.isfinite().all():
+    if probs.device.type == 'cpu' and not probs.sum().isfinite():
         raise ValueError('CRF scores must be finite, found NaN or infinity; check the weights they came from')
     pixels = torch.from_numpy(np.array(image, order='C'))
     if backend == 'torch':
