@@ -101,7 +101,7 @@ def test_the_crf_refines_the_scores_of_the_walk_before_the_labels(run_folder, to
     assert all(changed)                                     # the origin at least
     origins = [read_origin(folder / f'{names[0]}.png') for folder in (walk, run_folder / 'labels/val/walk')]
     assert origins[0]['settings'] == {**origins[1]['settings'], 'crf': True, 'crf_backend': 'torch'}
-    assert '(--crf was True, is None)' in error_line(infer_aff.main, words, capsys)
+    assert '(--crf was True, is None' in error_line(infer_aff.main, words, capsys)
 
 
 def test_the_refined_walk_is_the_argmax_of_the_crf_on_the_upsampled_scores():
