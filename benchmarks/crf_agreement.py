@@ -3,8 +3,9 @@
     python -m benchmarks.crf_agreement data/VOCdevkit/VOC2012/JPEGImages --photos 20
 
 Photos are resized to 500 pixels of width. Each gets smooth random CAMs of one to three classes with background at both
-strengths, as for seeds, and smooth probabilities of 21 classes, as for the final CRF. `exact` is the largest difference
-of pydensecrf from our CRF in float64: how far rounding alone can move it. Exits with 1 where they disagree.
+strengths, as for seeds, and smooth probabilities of the classes of VOC, as for the final CRF. With --exact, `exact` is
+the largest difference of pydensecrf from our CRF in float64: how far rounding alone can move it. Exits with 1 where
+they disagree.
 """
 import argparse
 import sys
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from lib.data.registry import get_spec
 from tool import densecrf
 from tool.camutils import with_background
 from tool.crfutils import crf_scores
@@ -22,9 +24,10 @@ from tool.densecrf import FINAL_CRF, SEED_CRF, CrfSettings
 
 TOLERANCE, SHARE = 1e-4, 0.9999
 WIDTH = 500
+VOC, COCO = (get_spec(name).num_classes for name in ('voc12', 'coco'))
 # Height, width, classes.
-RANDOM = [(1, 1, 2), (1, 1, 81), (1, 200, 3), (200, 1, 21), (3, 3, 81), (1, 3, 2), (120, 160, 2), (120, 160, 3),
-          (120, 160, 21), (120, 160, 81), (2000, 500, 2), (500, 2000, 21)]
+RANDOM = [(1, 1, 2), (1, 1, COCO), (1, 200, 3), (200, 1, VOC), (3, 3, COCO), (1, 3, 2), (120, 160, 2), (120, 160, 3),
+          (120, 160, VOC), (120, 160, COCO), (2000, 500, 2), (500, 2000, VOC)]
 
 
 def in_float64() -> types.ModuleType:
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compare; 1 if they disagree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='photos (.jpg)')
-    parser.add_argument('--photos', type=int, default=20, help='how many, evenly spaced over the folder')
+    parser.add_argument('--photos', type=int, default=10, help='how many, evenly spaced over the folder')
     parser.add_argument('--exact', action='store_true', help='compare larger differences with float64 too (slow)')
     args = parser.parse_args(argv)
     paths = sorted(args.folder.glob('*.jpg'))
@@ -90,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         cam = smooth_maps(rng, 1 + number % 3, *image.shape[:2])
         for alpha in (1, 24):
             report.add(f'{path.stem}, seeds, alpha {alpha}', image, with_background(cam, alpha), SEED_CRF)
-        probs = smooth_maps(rng, 21, *image.shape[:2]) ** 4 + 1e-3
+        probs = smooth_maps(rng, VOC, *image.shape[:2]) ** 4 + 1e-3
         report.add(f'{path.stem}, final', image, probs / probs.sum(0), FINAL_CRF)
     for height, width, classes in RANDOM:
         rng = np.random.default_rng((height, width, classes))
