@@ -87,5 +87,5 @@ class FileSet(Dataset):
                 corrupt.append(str(error).partition('; restore')[0])
         if corrupt and (self.on_corrupt == 'error' or len(corrupt) == len(self.paths)):
             raise ValueError(f'{len(corrupt)} of {len(self.paths)} files cannot be read as images: '
-                             f'{", ".join(corrupt[:10])}{and_more(corrupt[9:])}; remove them, name the others, or leave '
-                             'them out with --on-corrupt skip')
+                             f'{", ".join(corrupt[:10])}{and_more(corrupt[9:])}; remove them, name the others, or '
+                             'leave them out with --on-corrupt skip')

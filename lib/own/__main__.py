@@ -38,8 +38,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name is '
                         'that of the data set and its runs, for example data/my.json')
     parser.add_argument('--masks', type=Path, metavar='DIR', help='folder of ground-truth masks, for scores only')
-    parser.add_argument('--mask-orientation', choices=ORIENTATIONS, help='what masks of images with an EXIF rotation are '
-                        'drawn on: the image as viewers show it, or its pixels as stored; then images are not rotated')
+    parser.add_argument('--mask-orientation', choices=ORIENTATIONS, help='what masks of images with an EXIF rotation '
+                        'are drawn on: the image as viewers show it, or its pixels as stored; then images are not '
+                        'rotated')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='all classes, in the order of the values in the '
                         'masks; any other label is an error')
     parser.add_argument('--merge', nargs='+', type=renaming, default=[], metavar='OLD=NEW', help='labels that mean '

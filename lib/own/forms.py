@@ -2,6 +2,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 from xml.etree import ElementTree
 
 from lib.files.imageio import IMAGE_SUFFIXES
@@ -14,7 +15,7 @@ FORMS = ('a table (.csv, .tsv, .txt, .xlsx), JSON (records, a mapping, COCO, Lab
 NO_CLASS_FOLDERS = {'none', 'normal', 'background', 'negative', 'negatives', 'free'}
 COCO = {'images': [{'id': (int, str), 'file_name': str}], 'categories': [{'id': (int, str), 'name': str}],
         'annotations?': [{'image_id': (int, str), 'category_id': (int, str)}]}
-TASKS = [{'data': dict, 'annotations?': [{'result': list}], 'completions?': [{'result': list}]}]
+TASKS = [{'data': dict, 'annotations?': [{'result': [dict]}], 'completions?': [{'result': [dict]}]}]
 MAPPING = {str: (str, [str], None)}
 
 
@@ -32,11 +33,11 @@ def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
     if path.is_dir():
         return read_voc(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; expected {FORMS}')
-    if ending == '.xml':
-        return read_cvat(path, log)
+        raise FileNotFoundError(f'{path} does not exist; expected the list of labels')
     if ending in ('.json', '.jsonl', '.ndjson'):
-        return read_json_form(path, separator, log)
+        return read_json(path, separator, log)
+    if ending == '.xml':
+        return read_cvat(path)
     if ending in ('.xlsx', '.xlsm'):
         return rows_of(read_excel(path, log), path, separator, log)
     if ending in ('.csv', '.tsv', '.txt', ''):
@@ -44,18 +45,19 @@ def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
     raise ValueError(f'{path} is not a list of labels in a form that is read: {FORMS}')
 
 
-def read_json_form(path: Path, separator: str | None, log: Log) -> list[Row]:
-    """JSON of any form."""
+def read_json(path: Path, separator: str | None, log: Log) -> list[Row]:
+    """JSON of any form; a .json may hold JSON lines, too."""
     text = read_text(path, log)
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     try:
-        value = parse_json(text) if path.suffix.lower() == '.json' and not _is_object(lines) else \
-            [parse_json(line) for _, line in lines]
+        try:
+            value = parse_json(text)
+        except ValueError:
+            value = [parse_json(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
         raise ValueError(f'{path} is not valid JSON ({error}); export it again') from None
+    if isinstance(value, dict) and {'images', 'categories'} <= value.keys():
+        return read_coco(_checked(value, COCO, path), path, log)
     if isinstance(value, dict):
-        if {'images', 'categories'} <= value.keys():
-            return read_coco(_checked(value, COCO, path), path, log)
         value = [{'image': name, 'labels': labels} for name, labels in _checked(value, MAPPING, path).items()]
     records = _checked(value, [dict], path)
     if records and all('data' in record for record in records):
@@ -69,9 +71,9 @@ def read_coco(content: dict, path: Path, log: Log) -> list[Row]:
     names = {category['id']: category['name'] for category in content['categories']}
     labels = {image['id']: [] for image in content['images']}
     for number, annotation in enumerate(content.get('annotations', ()), 1):
-        location = f'{path}: annotation {annotation.get("id", number)}'
         if annotation['image_id'] not in labels or annotation['category_id'] not in names:
-            log.problem(location, 'names an image or a category that is not listed')
+            log.problem(f'{path}: annotation {annotation.get("id", number)}', 'names an image or a category that is not '
+                        'listed')
         else:
             labels[annotation['image_id']].append(names[annotation['category_id']])
     return [Row(f'{path}: image {image["id"]}', image['file_name'], tuple(labels[image['id']]), '')
@@ -84,50 +86,44 @@ def read_label_studio(tasks: Sequence[dict], path: Path, log: Log) -> list[Row]:
     for number, task in enumerate(tasks, 1):
         location = f'{path}: task {task.get("id", number)}'
         texts = [value for value in task['data'].values() if isinstance(value, str)]
-        image = next((text for text in texts if PurePosixPath(text).suffix.lower() in IMAGE_SUFFIXES), ''.join(texts[:1]))
-        sets = {frozenset(label for result in annotation['result'] for label in _chosen(result))
-                for annotation in task.get('annotations', task.get('completions', ()))
-                if not annotation.get('was_cancelled')}
+        images = [text for text in texts if text.lower().endswith(IMAGE_SUFFIXES)]
+        annotations = [annotation['result'] for annotation in task.get('annotations', task.get('completions', ()))
+                       if not annotation.get('was_cancelled')]
+        sets = {tuple(sorted({label for result in results for label in _chosen(result)})) for results in annotations}
         if len(sets) > 1:
             log.problem(location, 'has annotations that differ; keep one')
-        labels = tuple(sorted(next(iter(sets)))) if sets else None
-        rows.append(Row(location, image, labels, ''))
+        rows.append(Row(location, (images or texts or [''])[0], sets.pop() if sets else None, ''))
     return rows
 
 
 def _chosen(result: dict) -> list[str]:
-    values = result.get('value', {}).get(result.get('type'), []) if isinstance(result, dict) else []
-    return [label for label in values if isinstance(label, str)] if isinstance(values, list) else []
+    value = result.get('value')         # {"choices": [...]} of type choices, {"rectanglelabels": [...], "x": ...}, ...
+    labels = value.get(result.get('type')) if isinstance(value, dict) else None
+    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
 
 
-def read_cvat(path: Path, log: Log) -> list[Row]:
-    """CVAT's 'CVAT for images': the labels of tags, boxes and polygons. A single file of VOC is read, too."""
-    root = _read_xml(path)
-    if root.tag.rpartition('}')[2] == 'annotation':
-        return [_voc_row(path, path.stem)]
-    rows = []
-    for image in root.iterfind('{*}image'):
-        location, subset = f'{path}: {image.get("name")}', image.get('subset') or ''
-        labels = tuple(shape.get('label') for shape in image.iter() if shape.get('label'))
-        rows.append(Row(location, image.get('name') or '', labels, SPLIT_NAMES.get(subset.casefold(), '')))
+def read_cvat(path: Path) -> list[Row]:
+    """CVAT's 'CVAT for images': the labels of tags, boxes and polygons."""
+    rows = [Row(f'{path}: {image.get("name")}', image.get('name', ''),
+                tuple(shape.get('label') for shape in image.iter() if shape.get('label')),
+                SPLIT_NAMES.get(image.get('subset', '').casefold(), '')) for image in _root(path).iterfind('{*}image')]
     if not rows:
-        raise ValueError(f'{path} has no <image> of CVAT; export it as "CVAT for images 1.1"')
+        raise ValueError(f'{path} has no <image> of CVAT: export it as "CVAT for images"; of VOC name the folder')
     return rows
 
 
 def read_voc(folder: Path) -> list[Row]:
     """A folder with an XML file of VOC per image, named like the image."""
-    paths = sorted(folder.rglob('*.xml'))
-    if not paths:
-        raise ValueError(f'{folder} is a folder without XML files; expected {FORMS}')
-    return [_voc_row(path, path.relative_to(folder).with_suffix('').as_posix()) for path in paths]
-
-
-def _voc_row(path: Path, name: str) -> Row:
-    root = _read_xml(path)
-    if root.tag.rpartition('}')[2] != 'annotation':
-        raise ValueError(f'{path} is not an annotation of VOC (<annotation>); remove it')
-    return Row(str(path), name, tuple(element.findtext('{*}name') or '' for element in root.iter('{*}object')), '')
+    rows = []
+    for path in sorted(folder.rglob('*.xml')):
+        root = _root(path)
+        if root.tag.rpartition('}')[2] != 'annotation':
+            raise ValueError(f'{path} is not an annotation of VOC (<annotation>); remove it')
+        rows.append(Row(str(path), path.relative_to(folder).with_suffix('').as_posix(),
+                        tuple(shape.findtext('{*}name') or '' for shape in root.iterfind('.//{*}object')), ''))
+    if not rows:
+        raise ValueError(f'{folder} is a folder without XML files; for a folder per class name no list of labels')
+    return rows
 
 
 def read_folders(photos: Folder, log: Log) -> list[Row]:
@@ -153,36 +149,24 @@ def read_folders(photos: Folder, log: Log) -> list[Row]:
 
 def splits_by_name(rows: Sequence[Row], log: Log) -> list[Row]:
     """Rows with the splits that the folders of the images, or else the label lists, are named after, if all are."""
-    if any(row.split for row in rows):
-        return list(rows)
-    for where, name in (('folders of the images', lambda row: PurePosixPath(row.image).parent.as_posix()),
-                        ('label lists', lambda row: '/'.join(Path(row.location.partition(':')[0]).parts[-2:]))):
-        splits = [_split_in(name(row)) for row in rows]
-        if all(splits) and 'train' in splits and len(set(splits)) > 1:
-            log.note(f'splits are those that the {where} are named after')
+    folders = [PurePosixPath(row.image).parent for row in rows]
+    lists = [Path(*Path(row.location.partition(':')[0]).parts[-2:]) for row in rows]
+    for what, paths in (('folders of the images', folders), ('lists', lists)):
+        splits = [next((SPLIT_NAMES[word] for word in re.split('[^a-z]+', str(path).casefold()) if word in SPLIT_NAMES),
+                       '') for path in paths]
+        if all(splits) and 'train' in splits and len(set(splits)) > 1 and not any(row.split for row in rows):
+            log.note(f'splits are those that the {what} are named after')
             return [row._replace(split=split) for row, split in zip(rows, splits)]
     return list(rows)
 
 
-def _split_in(name: str) -> str:
-    return next((SPLIT_NAMES[word] for word in re.split(r'[^a-z]+', name.casefold()) if word in SPLIT_NAMES), '')
-
-
-def _is_object(lines: Sequence[tuple[int, str]]) -> bool:
-    """Whether a .json holds JSON lines: more than one line, the first of them an object."""
-    try:
-        return len(lines) > 1 and isinstance(parse_json(lines[0][1]), dict)
-    except ValueError:
-        return False
-
-
-def _checked(value, shape, path: Path):
+def _checked(value: Any, shape: Any, path: Path) -> Any:
     if problem := misfit(value, shape):
         raise ValueError(f'{path}: {problem}; expected {FORMS}')
     return value
 
 
-def _read_xml(path: Path) -> ElementTree.Element:
+def _root(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, ValueError, LookupError) as error:

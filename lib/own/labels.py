@@ -32,7 +32,7 @@ def split_cell(cell: str, separator: str) -> list[str]:
 def choose_separator(cells: Iterable[str], path: Path, log: Log) -> str:
     """The separator that makes the fewest distinct labels; a problem where that leaves a doubt."""
     cells = {cell for cell in cells if tidied(cell).casefold() not in NO_CLASS}
-    whole = {tidied(cell) for cell in cells}
+    whole = {label for cell in cells for label in split_cell(cell, 'none')}
     labels = {separator: {label for cell in cells for label in split_cell(cell, separator)}
               for separator in SEPARATORS if any(len(split_cell(cell, separator)) > 1 for cell in cells)}
     if not labels:

@@ -40,20 +40,18 @@ class Folder:
 
     def __init__(self, folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES):
         self.folder, self.exact, self.tails = folder, {}, {}
-        paths = sorted(PurePosixPath(os.path.relpath(os.path.join(base, name), folder))
+        files = sorted(os.path.relpath(os.path.join(base, name), folder)
                        for base, _, names in os.walk(folder, followlinks=True) for name in names if name[0] != '.')
-        self.images = [path.as_posix() for path in paths if path.suffix.lower() in suffixes]
-        self.others = [path.as_posix() for path in paths if path.suffix.lower() not in suffixes]
+        self.images = [file for file in files if file.lower().endswith(tuple(suffixes))]
+        self.others = [file for file in files if not file.lower().endswith(tuple(suffixes))]
         for image in self.images:
-            # Both with and without the ending; 'x/a.jpg' is also found as 'a.jpg'.
             for path in (composed(image), without_suffix(composed(image))):
                 self.exact.setdefault(path, []).append(image)
-                parts = path.split('/')
-                for start in range(1, len(parts)):
-                    self.tails.setdefault('/'.join(parts[start:]), []).append(image)
+                for cut in re.finditer('/', path):
+                    self.tails.setdefault(path[cut.end():], []).append(image)
 
     def find(self, name: str) -> list[str]:
-        """Paths below the folder that a name can mean: of its form 'x/a.jpg', of '/elsewhere/x/a.jpg', of 'a.jpg'."""
+        """Paths below the folder that a name can mean: x/a.jpg is found by it, x/a, /elsewhere/x/a.jpg and a.jpg."""
         for variant in _variants(name):
             parts = [part for part in variant.split('/') if part not in ('', '.')]
             wholes = ('/'.join(parts[start:]) for start in range(len(parts)))
@@ -83,60 +81,54 @@ def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
 
     Reports images that are missing, corrupt or have the name of another one; notes what is left out.
     """
-    merged, names, repeated = {}, {}, set()
+    merged, names, repeated = {}, {}, {}
     near = {PurePosixPath(image).stem.casefold(): image for image in photos.images}
     for row in rows:
         found = photos.find(row.image)
+        hint = near.get(PurePosixPath(row.image).stem.casefold())
+        first = merged.get(found[0]) if found else None
+        other = names.setdefault(without_suffix(found[0]), row) if found else row
         if not found:
-            hint = near.get(PurePosixPath(row.image).stem.casefold())
             log.problem(row.location, f'{row.image or "an empty name"} is not in {photos.folder}'
                         + (f'; did you mean {hint}?' if hint else ''))
         elif len(found) > 1:
             log.problem(row.location, f'{row.image} can be {shortened(found)}; write the path below {photos.folder}')
-        elif (first := merged.get(found[0])) and (row.split, row.labels is None) != (first.split, first.labels is None):
+        elif first and (row.split, row.labels is None) != (first.split, first.labels is None):
             log.problem(row.location, f'{row.image} was in {first.location} too, with another split or no labels')
-        elif first:
-            repeated.add(found[0])
-            merged[found[0]] = first._replace(labels=first.labels and tuple(dict.fromkeys(first.labels + row.labels)))
-        elif (other := names.setdefault(without_suffix(found[0]), row)) is not row:
+        elif not first and other is not row:
             log.problem(row.location, f'{row.image} has the same name as {other.image} ({other.location}); names in a '
                         'folder must differ in more than the ending')
-        else:
+        elif first:
+            repeated[found[0]] = row
+            merged[found[0]] = first._replace(labels=first.labels and tuple(dict.fromkeys(first.labels + row.labels)))
+        elif _is_usable(row, photos.folder, found[0], log):
             merged[found[0]] = row._replace(image=found[0])
     if repeated:
-        log.note(f'{len(repeated)} images have several lines ({shortened(sorted(repeated))}): their labels are joined')
-    _note_left_out(merged, photos, log)
-    return [row for row in merged.values() if row.labels is not None and _is_usable(row, photos.folder, log)]
+        log.note(f'{len(repeated)} images have several lines ({shortened(list(repeated))}): their labels are joined')
+    named = {image for row in rows for image in photos.find(row.image)} if log.problems else merged
+    for files, what in (([image for image, row in merged.items() if row.labels is None], 'images without a label yet'),
+                        ([image for image in photos.images if image not in named], 'images that the list lacks'),
+                        (photos.others, 'files that are not images')):
+        if files:
+            log.note(f'left out in {photos.folder}: {len(files)} {what}: {shortened(files)}')
+    return [row for row in merged.values() if row.labels is not None]
 
 
-def _is_usable(row: Row, folder: Path, log: Log) -> bool:
+def _is_usable(row: Row, folder: Path, image: str, log: Log) -> bool:
     """Whether an image can be read and its path written to a list."""
     try:
-        check_intact(folder / row.image)
+        check_intact(folder / image)
     except (ValueError, OSError) as error:
         log.problem(row.location, str(error).partition('; restore')[0])
         return False
-    if not row.image.isprintable() or ' /' in row.image or row.image != row.image.strip():
-        log.problem(row.location, f'{row.image!r} has a space at the end of a name, or an unprintable character; '
-                    'rename it')
+    if not image.isprintable() or ' /' in image or image != image.strip():
+        log.problem(row.location, f'{image!r} has a space at the end of a name, or an unprintable character; rename it')
         return False
     return True
-
-
-def _note_left_out(rows: dict[str, Row], photos: Folder, log: Log) -> None:
-    """Note every file that is not used."""
-    unlabelled = [image for image, row in rows.items() if row.labels is None]
-    for names, reason in ((unlabelled, 'images that nobody has labelled yet'),
-                          ([image for image in photos.images if image not in rows], 'images that the labels do not name'),
-                          (photos.others, 'files that are not images')):
-        if names:
-            log.note(f'left out in {photos.folder}: {len(names)} {reason}: {shortened(names)}')
 
 
 def _variants(name: str) -> Iterator[str]:
     """A name as it is written, and as Label Studio's URLs and uploads hide it."""
     name = composed(name.strip()).replace('\\', '/')
-    yield name
-    plain = unquote(re.sub(r'^\w+://[^/]*/|^.*\?d=', '', name))
-    yield composed(plain)
-    yield re.sub(r'(^|/)[0-9a-f]{8}-([^/]*)$', r'\1\2', composed(plain))
+    plain = composed(unquote(re.sub(r'^\w+://[^/]*/|^.*\?d=', '', name)))
+    yield from (name, plain, re.sub(r'(^|/)[0-9a-f]{8}-([^/]*)$', r'\1\2', plain))
