@@ -3,7 +3,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -40,8 +40,8 @@ class Folder:
 
     def __init__(self, folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES):
         self.folder, self.exact, self.tails = folder, {}, {}
-        files = sorted(os.path.relpath(os.path.join(base, name), folder)
-                       for base, _, names in os.walk(folder, followlinks=True) for name in names if name[0] != '.')
+        files = sorted(f'{base}/{name}'[len(str(folder)) + 1:] for base, _, names in os.walk(folder, followlinks=True)
+                       for name in names if name[0] != '.')
         self.images = [file for file in files if file.lower().endswith(tuple(suffixes))]
         self.others = [file for file in files if not file.lower().endswith(tuple(suffixes))]
         for image in self.images:
@@ -68,7 +68,7 @@ def composed(name: str) -> str:
 
 def without_suffix(image: str) -> str:
     """A path without the ending of its file: the name of the image in lists and outputs."""
-    return PurePosixPath(image).with_suffix('').as_posix()
+    return os.path.splitext(image)[0]
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -82,10 +82,10 @@ def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
     Reports images that are missing, corrupt or have the name of another one; notes what is left out.
     """
     merged, names, repeated = {}, {}, {}
-    near = {PurePosixPath(image).stem.casefold(): image for image in photos.images}
+    near = {_stem(image): image for image in photos.images}
     for row in rows:
         found = photos.find(row.image)
-        hint = near.get(PurePosixPath(row.image).stem.casefold())
+        hint = near.get(_stem(row.image))
         first = merged.get(found[0]) if found else None
         other = names.setdefault(without_suffix(found[0]), row) if found else row
         if not found:
@@ -125,6 +125,10 @@ def _is_usable(row: Row, folder: Path, image: str, log: Log) -> bool:
         log.problem(row.location, f'{image!r} has a space at the end of a name, or an unprintable character; rename it')
         return False
     return True
+
+
+def _stem(image: str) -> str:
+    return without_suffix(os.path.basename(image)).casefold()
 
 
 def _variants(name: str) -> Iterator[str]:

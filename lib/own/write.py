@@ -23,7 +23,8 @@ def split_rows(rows: Sequence[Row], fraction: float, source: str, log: Log) -> d
     The choice depends on the names alone, so the same list always gives the same split; a class keeps at least one
     image in train.
     """
-    if unmarked := [row for row in rows if not row.split and any(row.split for row in rows)]:
+    unmarked = [row for row in rows if not row.split]
+    if 0 < len(unmarked) < len(rows):
         log.problem(unmarked[0].location, 'has no split, but other images have one')
     splits = {name: [row for row in rows if (row.split or 'train') == name] for name in SPLITS}
     if not splits['val']:
