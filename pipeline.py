@@ -101,7 +101,8 @@ class Job(NamedTuple):
 
     def defaults(self) -> list[Flag]:
         """The flags that the driver gives unless the user does."""
-        words = ['--weights', str(self.exp / self.run / 'backbone/model.pth')] if self.driver == 'demo' else []
+        words = {'demo': ['--weights', str(self.exp / self.run / 'backbone/model.pth')],
+                 'own': ['--protocol', 'strict']}.get(self.driver, [])      # masks of a few images may lack classes
         if getattr(self.args, 'light', False):
             words += LIGHT
         if self.args.smoke:

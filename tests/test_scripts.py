@@ -28,6 +28,7 @@ from lib.data.loading import training_batches
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
 from lib.run import loop
+from lib.run.options import resolve
 from lib.run.record import read_scores
 from tests.running import (
     CAM_TRAINING,
@@ -97,13 +98,16 @@ def test_scores_say_what_they_are_of_and_the_table_shows_them_all(run_folder, to
     assert [(record['what'], record['split'], record['images']) for record in records] == [
         (what, split, count) for what in ('cam', 'walk', 'seg') for split, count in (('val', 6), ('train', 12))]
     assert all(record['protocol'] == 'reference' and record['dataset'] == 'toy' for record in records)
-    assert len(records[0]['curve']['miou']) == len(records[0]['curve']['thresholds']) == 60
-    best = records[0]['results'][1]
-    assert best['best'] and best['miou'] == pytest.approx(max(records[0]['curve']['miou']))
+    miou = records[0]['curve']['miou']
+    assert len(miou) == len(records[0]['curve']['thresholds']) == 96
+    _, best, published = records[0]['results']
+    assert best['best'] == 'curve' and best['miou'] == pytest.approx(max(miou))
+    assert published['best'] == 'published' and published['miou'] == pytest.approx(max(miou[:60]))
     capsys.readouterr()
     evaluation.main([*place(toy, run_folder.parent), '--table'])
     text = capsys.readouterr().out
-    for line in ('CAM at 0.25', 'CAM at best threshold', 'random walk', 'segmentation'):
+    for line in ('CAM at 0.25', 'CAM, best of 0.00 to 0.95', 'CAM, best of 0.00 to 0.59 (published)',
+                 'random walk', 'segmentation'):
         assert sum(row.startswith(line) for row in text.splitlines()) == 1
 
 
@@ -252,8 +256,11 @@ def test_inference_is_told_nothing_about_the_network(run_folder, toy, main):
 
 
 def test_old_names_of_flags_are_accepted():
-    assert infer_aff.make_parser().parse_args(['--log-steps', '3']).walk_log2_steps == 3
-    assert not infer_cam.make_parser().parse_args(['--no-seeds']).crf_seeds
+    def resolved(module, stage, *words):
+        return resolve(module.make_parser(), words, stage, get_spec)[0]
+
+    assert resolved(infer_aff, 'infer_aff', '--log-steps', '3').walk_log2_steps == 3
+    assert not resolved(infer_cam, 'infer_cam', '--no-seeds').crf_seeds
     for module, names in ((infer_aff, ('--log-steps', '--width')), (infer_cam, ('--seeds', '--no-seeds', '--backbone')),
                           (infer_seg, ('--dilation', '--fov-channels'))):
         text = module.make_parser().format_help()

@@ -13,10 +13,17 @@ from lib.run.settings import COMMON, SETTINGS, row_of
 # NOTHING for a flag that only says how or where to run, and for a path, as files count by what is in them;
 # or the kinds of output that it changes.
 NOTHING = ()
+# Hidden names of flags: those of the reference and former ones.
+RENAMED = {'max-epoches': 'epochs', 'wt-dec': 'weight-decay', 'num-samples': 'isl-samples', 'session-name': 'run',
+           'num-workers': 'workers', 'logt': 'walk-log2-steps', 'log-steps': 'walk-log2-steps',
+           'out-cam-pred-alpha': 'background-score', 'seeds': 'crf-seeds', 'no-seeds': 'no-crf-seeds'}
 
 
-def base_parser(doc: str) -> Parser:
-    """Parser with the flags of every stage; `doc` is the script's docstring, shown by --help."""
+def base_parser(doc: str, several_runs: bool = False) -> Parser:
+    """Parser with the flags of every stage; `doc` is the script's docstring, shown by --help.
+
+    With `several_runs` --run takes several names and patterns, which resolve() lists as args.runs.
+    """
     parser = Parser(doc)
     add = _adder(parser.add_argument_group('data and output'))
     add('--dataset', default='voc12', help='voc12, coco, toy, or the path of a dataset.json')
@@ -25,7 +32,10 @@ def base_parser(doc: str) -> Parser:
     add('--lists', type=Path, metavar='DIR',
         help='folder with <split>.txt and labels.txt; the default is the data set\'s own')
     add('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
-    add('--run', metavar='NAME', help='name of the run, a folder in --exp; the default is the data set\'s name')
+    add('--run', metavar='NAME', **({'nargs': '+', 'default': []} if several_runs else {}),
+        help='name of the run, a folder in --exp; the default is the data set\'s name'
+        + ('; several names, and patterns such as \'seed-*\', are compared: each pattern is a group, the names are '
+           'another' if several_runs else ''))
     add('--limit', type=integer(1, COUNT), metavar='N', help='use only the first N images of the split')
     add('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
         help='worker processes that read images, run the CRF and the like; 0 does everything in the main process')
@@ -50,6 +60,15 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        else argparse.SUPPRESS).affects = affects
     group.add_argument('--backbone', default=backbone, metavar='NAME', help='resnet38d, or timm:NAME for a '
                        'convolutional network of timm' if backbone else argparse.SUPPRESS).affects = affects
+    group.add_argument('--network', dest='backbone', type=reference_network, default=argparse.SUPPRESS,
+                       help=argparse.SUPPRESS).affects = affects
+
+
+def reference_network(word: str) -> str:
+    """Value of --network: a module of the reference such as network.resnet38_SEAM, whose head the stage decides on."""
+    if 'resnet38' in word:
+        return 'resnet38d'
+    raise argparse.ArgumentTypeError(f'{word} is not a network of this code; choose one with --backbone')
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
@@ -119,7 +138,8 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
         known: further settings that beat the table, such as those stored with a network.
 
     Returns:
-        (args, spec); args.run is filled in, args.folder is <exp>/<run>.
+        (args, spec); args.run is filled in, args.folder is <exp>/<run>. args.runs: all that --run names, if it may be
+        several.
 
     Raises:
         ValueError: if a flag is wrong, or the data set has a preset that the script lacks.
@@ -135,20 +155,25 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
     parser.set_defaults(**{key: value(spec) if callable(value) else value
                            for key, value in row.items() if key in vars(args)})
     args = parser.parse_args(words)
-    args.run = args.run or spec.name
-    if Path(args.run).name != args.run or args.run.startswith('.'):
-        raise ValueError(f'--run {args.run} is not a plain name; use --exp for another folder of runs')
+    several = isinstance(args.run, list)
+    runs = (args.run if several else [args.run]) if args.run else [spec.name]
+    if wrong := [run for run in runs if Path(run).name != run or run.startswith('.')]:
+        raise ValueError(f'--run {wrong[0]} is not a plain name; use --exp for another folder of runs')
+    args.run = runs[0]
+    if several:
+        args.runs = runs
     args.folder = args.exp / args.run
     args.affects = {action.dest: action.affects for action in parser._actions if hasattr(action, 'affects')}
     return args, spec
 
 
 def plain_flag(word: str) -> str:
-    """`--some_flag=a_b` as `--some-flag=a_b`; every other word unchanged."""
+    """`--some_flag=a_b` as `--some-flag=a_b`, and a flag of RENAMED by its name here; every other word unchanged."""
     if not word.startswith('--'):
         return word
     flag, equals, value = word.partition('=')
-    return flag.replace('_', '-') + equals + value
+    tool, colon, name = flag[2:].replace('_', '-').rpartition(':')
+    return f'--{tool}{colon}{RENAMED.get(name, name)}{equals}{value}'
 
 
 def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
@@ -159,6 +184,12 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
         kind: of output, where the stage makes several: flags that change others alone are left out.
     """
     affects = getattr(args, 'affects', {})
-    return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for key, value in vars(args).items()
-            if key not in ('folder', 'affects') and (affects.get(key) is None or kind in affects[key])}
+    return {key: value for key, value in plain_args(args).items()
+            if key not in ('folder', 'runs') and (affects.get(key) is None or kind in affects[key])}
+
+
+def plain_args(args: argparse.Namespace) -> dict:
+    """All settings of a script as JSON values."""
+    return {key: list(value) if isinstance(value, tuple) else
+            value if isinstance(value, list | int | float | str | None) else str(value)
+            for key, value in vars(args).items() if key != 'affects'}
