@@ -4,6 +4,7 @@ import torch
 
 from tool.camloss import (
     adaptive_min_pooling,
+    cam_fsl,
     cam_objective,
     classification_loss,
     seam_losses,

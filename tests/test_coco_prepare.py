@@ -171,7 +171,8 @@ def test_annotations_take_little_more_memory_than_their_file(tmp_path):
     (lambda text: text.replace('"height"', '"tall"', 1), 'id .* of "images" has no valid "height"'),
     (lambda text: text.replace('"image_id": ', '"image_id": 9', 1), 'annotates an image that it does not list'),
     (lambda text: text.replace('"segmentation": [[', '"segmentation": [[1e999, ', 1), 'is not valid JSON'),
-    (lambda text: text.replace('"segmentation": [[', '"segmentation": [["x", ', 1), 'image 0.*: annotation .*: polygons must'),
+    (lambda text: text.replace('"segmentation": [[', '"segmentation": [["x", ', 1),
+     'image 0.*: annotation .*: polygons must'),
     (lambda text: text.replace('"toothbrush"', '"comb"'), 'does not have the .* categories of COCO'),
 ])
 def test_a_corrupt_instances_file_is_named(source, tmp_path, change, message):

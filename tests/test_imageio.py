@@ -69,7 +69,7 @@ def test_values_of_no_known_range_are_refused_in_one_line(tmp_path, value, kind)
     values[2, 3] = value
     Image.fromarray(values).save(tmp_path / 'a.tif')
     for read in (read_image, check_intact):
-        with pytest.raises(ValueError, match=r'a\.tif is not a readable image \(values from .* expected 0 to 1, or 8, 12'):
+        with pytest.raises(ValueError, match=r'a\.tif is not a readable image \(values from .* expected 0 to 1'):
             read(tmp_path / 'a.tif')
 
 
@@ -101,7 +101,7 @@ def test_heic_is_read_or_names_what_it_needs(picture, tmp_path, monkeypatch):
         assert read_image(path).shape == (96, 128, 3)
     path.write_bytes(b'not read')
     monkeypatch.setitem(sys.modules, 'pillow_heif', None)
-    with pytest.raises(ValueError, match=r'a\.heic is not a readable image \(HEIC needs pillow-heif: pip install -r req'):
+    with pytest.raises(ValueError, match=r'a\.heic is not a readable image \(HEIC needs pillow-heif: pip install'):
         check_intact(path)
 
 

@@ -13,6 +13,7 @@ from lib import panel
 from lib.data import toy
 from lib.data.registry import read_spec
 from lib.files.outpaths import image_mark, refuse_foreign, refuse_inputs, write_lists
+from lib.own import __main__ as own
 from lib.process.ending import run_script
 from lib.report import __main__ as report
 from tests.running import place

@@ -184,8 +184,8 @@ def test_masks_are_checked_and_some_may_be_absent(home, capsys):
     assert any(sample.mask for sample in spec.samples('train'))
     assert not any(sample.mask for sample in spec.samples('val'))       # d is all of it
     make(home, '--masks', home / 'masks', '--classes', 'wren', 'kite')
-    assert '4 masks show other classes than the labels (a.png shows kite, labelled wren): is the order of the classes ' \
-        'right? It is wren, kite; --classes sets it' in capsys.readouterr().out
+    assert '4 masks show other classes than the labels (a.png shows kite, labelled wren): is the order of the ' \
+        'classes right? It is wren, kite; --classes sets it' in capsys.readouterr().out
     shutil.rmtree(home / 'out')
     write_label_png(home / 'masks/a.png', np.full((40, 60), 3, np.uint8))
     write_label_png(home / 'masks/b.png', np.zeros((40, 40), np.uint8))

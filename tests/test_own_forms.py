@@ -62,8 +62,8 @@ def coco(**changes):
                        {'id': 7, 'name': 'wren'}],
         'images': [{'id': n, 'file_name': f'{name}.jpg', 'height': 40, 'width': 60 + n} for n, name in
                    enumerate(LABELS)],
-        'annotations': [{'id': 10 * n + k, 'image_id': n, 'category_id': [1, 7][NAMES.index(label)], 'bbox': [1, 1, 5, 5],
-                         'area': 25, 'iscrowd': 0, 'segmentation': []}
+        'annotations': [{'id': 10 * n + k, 'image_id': n, 'category_id': [1, 7][NAMES.index(label)],
+                         'bbox': [1, 1, 5, 5], 'area': 25, 'iscrowd': 0, 'segmentation': []}
                         for n, labels in enumerate(LABELS.values()) for k, label in enumerate(2 * labels)]} | changes)
 
 
@@ -71,7 +71,7 @@ def label_studio():
     tasks = []
     for number, (name, labels) in enumerate(LABELS.items()):
         choices = {'from_name': 'tags', 'to_name': 'image', 'type': 'choices', 'value': {'choices': labels}}
-        boxes = [{'type': 'rectanglelabels', 'value': {'x': 1, 'y': 1, 'width': 9, 'height': 9, 'rectanglelabels': [label]}}
+        boxes = [{'type': 'rectanglelabels', 'value': {'x': 1, 'y': 1, 'width': 9, 'rectanglelabels': [label]}}
                  for label in labels]
         tasks.append({'id': number, 'data': {'image': f'/data/upload/3/0f1e2d3{number}-{name}.jpg'},
                       'annotations': [{'id': 1, 'was_cancelled': False, 'result': [choices] if number % 2 else boxes}]})
@@ -80,7 +80,7 @@ def label_studio():
 
 def cvat():
     images = ''.join(f'<image id="{n}" name="{name}.jpg" width="60" height="40">' + ''.join(
-        f'<{"tag" if n % 2 else "box"} label="{label}" source="manual"></{"tag" if n % 2 else "box"}>' for label in labels)
+        f'<{"tag" if n % 2 else "box"} label="{label}"></{"tag" if n % 2 else "box"}>' for label in labels)
         + '</image>' for n, (name, labels) in enumerate(LABELS.items()))
     return f'<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version><meta/>{images}</annotations>'
 
@@ -104,7 +104,8 @@ FORMS = {
     'lists of pandas.csv': lines('image,labels', lambda n, ls: f'{n},"{ls}"'),
     'words for no class.csv': lines('image,labels', lambda n, ls: f'{n},{";".join(ls) or "None"}'),
     '_classes.csv': lines('filename, red kite, wren', lambda n, ls: one_hot(n, ls).replace(',', ', ')),
-    'one-hot with floats.csv': lines('image,red kite,wren', lambda n, ls: re.sub(r'([01])(?=,|$)', r'\1.0', one_hot(n, ls))),
+    'one-hot with floats.csv': lines('image,red kite,wren', lambda n, ls: re.sub(r'([01])(?=,|$)', r'\1.0',
+                                                                                 one_hot(n, ls))),
     'utf16.csv': lines('image,labels', lambda n, ls: f'{n},{";".join(ls)}').encode('utf-16'),
     'mapping.json': json.dumps({f'{n}.jpg': ls for n, ls in LABELS.items()}),
     'records.json': json.dumps([{'image': f'{n}.jpg', 'labels': ls} for n, ls in LABELS.items()], indent=1),
@@ -123,7 +124,7 @@ def test_a_list_of_this_form_becomes_the_same_set(home, capsys, name):
     spec = make(home, home / name)
     assert spec.classes == tuple(NAMES) and labels_of(spec) == LABELS
     printed = capsys.readouterr().out
-    assert '  red kite 3 images\n' in printed and '  wren     3 images\n' in printed and '  no class 1 images' in printed
+    assert '  red kite 3 images\n  wren     3 images\n  no class 1 images' in printed
 
 
 def test_excel_is_read_as_csv(home):
@@ -147,8 +148,8 @@ def test_a_folder_of_voc_xml_is_read_with_and_without_a_namespace(home, namespac
     (home / 'xml').mkdir()
     for name, labels in LABELS.items():
         objects = ''.join(f'<object><name>{label}</name><bndbox><xmin>1</xmin></bndbox></object>' for label in labels)
-        (home / f'xml/{name}.xml').write_text(f'<annotation{namespace}><folder>old</folder><filename>{name}.jpg</filename>'
-                                              f'{objects}</annotation>')
+        (home / f'xml/{name}.xml').write_text(
+            f'<annotation{namespace}><folder>old</folder><filename>{name}.jpg</filename>{objects}</annotation>')
     assert labels_of(make(home, home / 'xml')) == LABELS
 
 
@@ -229,7 +230,8 @@ def test_a_doubtful_separator_is_a_question(cells, words):
     ('dogs', 'dog', 'singular and plural'), ('boxes', 'box', 'singular and plural'),
     ('berries', 'berry', 'singular and plural'), ('wrenn', 'wren', 'one letter'), ('wran', 'wren', 'one letter'),
     ('kestrl', 'kestrel', 'one letter'), ('xkestrel', 'kestrel', 'one letter'), ('type a', 'type b', ''),
-    ('class 1', 'class 2', ''), ('class 1', 'class 10', ''), ('1', '2', ''), ('dog', 'cow', ''), ('wren', 'wrench', '')])
+    ('class 1', 'class 2', ''), ('class 1', 'class 10', ''), ('1', '2', ''), ('dog', 'cow', ''),
+    ('wren', 'wrench', '')])
 def test_labels_that_look_alike(first, second, kind):
     assert likeness(first, second) == likeness(second, first) == kind
 
@@ -263,7 +265,8 @@ def test_words_that_mean_no_class_are_none_and_counted(home, capsys):
 
 
 def test_warnings_say_which_classes_cannot_be_learned(home, capsys):
-    (home / 'l.csv').write_text('image,labels\n' + ''.join(f'{n}.jpg,bird{";wren;nest" * (n in "abc")}\n' for n in LABELS))
+    rows = [f'{name}.jpg,bird{";wren;nest" * (name in "abc")}\n' for name in LABELS]
+    (home / 'l.csv').write_text('image,labels\n' + ''.join(rows))
     make(home, home / 'l.csv')
     printed = capsys.readouterr().out
     assert 'warning: every image shows bird: labels alone cannot tell where it is' in printed
@@ -276,8 +279,9 @@ def test_warnings_say_which_classes_cannot_be_learned(home, capsys):
     ('l.csv', 'image,a,b\na.jpg,5,7\n', 'has no column of labels among image, a, b'),
     ('l.csv', 'image,wren,wren\na.jpg,1,1\n', "two columns 'wren'"), ('l.json', '{', 'is not valid JSON'),
     ('l.json', '{"samples": [{"filepath": "a.jpg"}]}', 'expected a table'), ('l.json', '[1, 2]', 'expected a table'),
-    ('l.json', '[{"image": "a.jpg"}]', 'has no column of labels'), ('l.xml', '<annotations/>', 'has no <image> of CVAT'),
-    ('l.xml', '<annotations', 'is not valid XML'), ('l.yaml', 'names: [wren]', 'is not a list of labels in a form'),
+    ('l.json', '[{"image": "a.jpg"}]', 'has no column of labels'),
+    ('l.xml', '<annotations/>', 'has no <image> of CVAT'), ('l.xml', '<annotations', 'is not valid XML'),
+    ('l.yaml', 'names: [wren]', 'is not a list of labels in a form'),
     ('l.json', coco(categories=[{'id': 1}]), 'lacks "name"'), ('none.csv', None, 'does not exist'),
     ('l.csv', b'\xff\xfeno text\x00', 'names no image')])
 def test_a_list_of_another_form_is_one_line(home, capsys, name, content, problem):

@@ -42,5 +42,5 @@ def test_images_of_equal_names_go_through_all_stages(tmp_path):
     # A file per image in every folder of outputs, and none of another name.
     names = [f'val/{label}/{name}' for label in ('kite', 'wren') for name in 'ab']
     for folder, suffix in (('labels/val/cam', '.npz'), ('labels/val/walk', '.png'), ('results/val', '.png')):
-        made = (tmp_path / 'exp/my' / folder).rglob(f'*{suffix}')
-        assert sorted(str(path.relative_to(tmp_path / 'exp/my' / folder)) for path in made) == [n + suffix for n in names]
+        made = tmp_path / 'exp/my' / folder
+        assert sorted(str(path.relative_to(made)) for path in made.rglob(f'*{suffix}')) == [n + suffix for n in names]

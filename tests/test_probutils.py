@@ -356,7 +356,7 @@ def test_importance_sampling_of_half_precision_logits_is_computed_in_float32():
 
 @pytest.mark.parametrize('labels, words', [
     (torch.ones(2, 1), r'\[2, 3, 4, 4\] and image_labels \[2, 1\], expected \[N,K,h,w\] and \[N,K\]'),
-    (torch.ones(1, 3), 'image_labels .1, 3.'), (torch.ones(2, 4), 'without background'), (torch.zeros(2), 'image_labels'),
+    (torch.ones(1, 3), 'image_labels .1, 3.'), (torch.ones(2, 4), 'without background'), (torch.zeros(2), 'expected'),
     (torch.full((2, 3), 255), 'up to 255, expected 0 or 1'), (-torch.ones(2, 3), 'expected 0 or 1')])
 def test_labels_of_another_shape_or_range_are_refused(labels, words):
     for loss in (isl_loss, fsl_maps):

@@ -152,7 +152,7 @@ def _check_labels(name: str, logits: Tensor, image_labels: Tensor) -> None:
         raise ValueError(f'{name} got logits {list(logits.shape)} and image_labels {list(image_labels.shape)}, '
                          'expected [N,K,h,w] and [N,K], both without background')
     if image_labels.device.type == 'cpu' and not ((image_labels >= 0) & (image_labels <= 1)).all():
-        raise ValueError(f'{name} got image_labels up to {image_labels.max():g}, expected 0 or 1; set unknown ones to 0')
+        raise ValueError(f'{name} got image_labels up to {image_labels.max():g}, expected 0 or 1; make others 0')
 
 
 def max_norm(maps: Tensor) -> Tensor:

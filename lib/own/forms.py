@@ -72,8 +72,8 @@ def read_coco(content: dict, path: Path, log: Log) -> list[Row]:
     labels = {image['id']: [] for image in content['images']}
     for number, annotation in enumerate(content.get('annotations', ()), 1):
         if annotation['image_id'] not in labels or annotation['category_id'] not in names:
-            log.problem(f'{path}: annotation {annotation.get("id", number)}', 'names an image or a category that is not '
-                        'listed')
+            log.problem(f'{path}: annotation {annotation.get("id", number)}',
+                        'names an image or a category that is not listed')
         else:
             labels[annotation['image_id']].append(names[annotation['category_id']])
     return [Row(f'{path}: image {image["id"]}', image['file_name'], tuple(labels[image['id']]), '')

@@ -109,7 +109,7 @@ def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: L
         raise ValueError(f'{path} names no image; expected a line per image below the header')
     columns = list(dict.fromkeys(name for _, record in records for name in record if name))
     images = _named(columns, IMAGES) or [name for name in columns if all(
-        _is_image(str(record.get(name, ''))) for _, record in records[:20])]
+        _is_image(str(record.get(name, ''))) for _, record in records[:10])]
     if records and not images:
         raise ValueError(f'{path} has no column of images: its header is {", ".join(columns)}; name one "image", and '
                          'write the names with their endings')
@@ -124,7 +124,7 @@ def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: L
         raise ValueError(f'{path} has no column of labels among {", ".join(columns)}; name one "labels", or give each '
                          'class a column of 0 and 1')
     if ignored := [name for name in rest if name not in labels + onehot]:
-        log.note(f'{path}: columns not used: {", ".join(ignored[:20])}'
+        log.note(f'{path}: columns not used: {", ".join(ignored[:10])}'
                  + (', where not all is 0 or 1' if onehot else ''))
     cells = [value for _, record in records for name in labels if isinstance(value := record.get(name), str)]
     separator = separator or choose_separator(cells, path, log)
