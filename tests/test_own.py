@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.data import own as former
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.registry import get_spec
 from lib.files.imageio import read_image, read_mask, read_size, write_label_png
@@ -223,3 +224,11 @@ def test_training_reads_images_as_the_set_says(home):
     spec = get_spec(str(home / 'out/my.json'))
     assert InferSet(spec, 'train')[0]['image'].shape[:2] == (21, 32) and spec.scaled(448) == 32
     assert CamTrainSet(spec, 'train', crop=32, long_side=(32, 40))[0, 0]['image'].shape == (3, 32, 32)
+
+
+def test_the_former_name_of_the_command_works_and_its_sets_are_replaced(home):
+    former.main([str(home / 'photos'), str(home / 'labels.csv'), '--out', str(home / 'out/my.json')])
+    path = home / 'out/my.json'
+    path.write_text(path.read_text().replace('"made_by": "lib.own"', '"made_by": "lib.data.own"'))
+    make(home)
+    assert '"made_by": "lib.own"' in path.read_text()

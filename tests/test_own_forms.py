@@ -95,6 +95,9 @@ FORMS = {
     'names without endings.csv': lines('id,labels', lambda n, ls: f'{n[0]},{";".join(ls)}'),
     'absolute paths of Windows.csv': lines('image_path,labels', lambda n, ls: f'C:\\x\\photos\\{n},{";".join(ls)}'),
     'further columns.csv': lines('image,width,height,labels', lambda n, ls: f'{n},60,40,{";".join(ls)}'),
+    'columns of FiftyOne.csv': lines(',filepath,ground_truth.label', lambda n, ls: f'7,/x/photos/{n},"{",".join(ls)}"'),
+    'no header, spaces.txt': '\n'.join(' '.join([f'{n}.jpg', *(f'"{label}"' for label in ls)])
+                                       for n, ls in LABELS.items()),
     'no header.csv': '\n'.join(f'{n}.jpg,{";".join(ls)}' for n, ls in LABELS.items()),
     'a line per label.csv': lines('image,label', lambda n, ls: '\n'.join(f'{n},{label}' for label in ls or [''])),
     'a line per box.csv': lines('filename,width,height,class,xmin,ymin,xmax,ymax', lambda n, ls: '\n'.join(
@@ -277,7 +280,8 @@ def test_warnings_say_which_classes_cannot_be_learned(home, capsys):
 @pytest.mark.parametrize('name, content, problem', [
     ('l.csv', 'x,y\n1,2\n', 'has no column of images: its header is x, y'), ('l.csv', '', 'is empty'),
     ('l.csv', 'image,a,b\na.jpg,5,7\n', 'has no column of labels among image, a, b'),
-    ('l.csv', 'image,wren,wren\na.jpg,1,1\n', "two columns 'wren'"), ('l.json', '{', 'is not valid JSON'),
+    ('l.csv', 'image,wren,wren\na.jpg,1,1\n', "two columns 'wren'"), ('l.csv', 'image\na.jpg\n', 'no column of labels'),
+    ('l.json', '{', 'is not valid JSON'),
     ('l.json', '{"samples": [{"filepath": "a.jpg"}]}', 'expected a table'), ('l.json', '[1, 2]', 'expected a table'),
     ('l.json', '[{"image": "a.jpg"}]', 'has no column of labels'),
     ('l.xml', '<annotations/>', 'has no <image> of CVAT'), ('l.xml', '<annotations', 'is not valid XML'),
@@ -289,6 +293,11 @@ def test_a_list_of_another_form_is_one_line(home, capsys, name, content, problem
         (home / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     line, = problems(home, capsys, home / name)
     assert line.startswith('error: ') and name in line and problem in line
+
+
+def test_a_class_that_is_unknown_in_an_image_is_a_problem_not_a_column_left_out(home, capsys):
+    (home / 'l.csv').write_text('image,wren,kite\na.jpg,1,0\nb.jpg,-1,1\n')
+    assert "l.csv: column 'wren' holds -1, expected 0 or 1" in problems(home, capsys, home / 'l.csv')[0]
 
 
 def test_annotations_of_images_that_are_not_listed_are_named(home, capsys):

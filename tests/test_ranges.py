@@ -31,7 +31,7 @@ def parser_of(module, monkeypatch):
     if module == 'pipeline':
         return pipeline.make_parser('demo')
     monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', found)
-    name = f'{module}.__main__' if module == 'lib.report' else module
+    name = f'{module}.__main__' if module in ('lib.own', 'lib.report') else module
     with pytest.raises(Found) as caught:
         importlib.import_module(name).main([])
     monkeypatch.undo()

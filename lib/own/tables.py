@@ -74,7 +74,9 @@ def to_records(lines: Sequence[Line], path: Path, log: Log) -> list[Record]:
     if _is_image(header[0]):
         log.note(f'{path} has no header: the first column is taken for images, a column of train, val or test for the '
                  'split, others for labels')
-        columns = list(zip(*(cells for _, cells in lines if len(cells) == len(header))))[1:]
+        width = max(len(cells) for _, cells in lines)
+        lines = [(location, cells + [''] * (width - len(cells))) for location, cells in lines]
+        columns = list(zip(*(cells for _, cells in lines)))[1:]
         header = ['image', *('split' if {_word(cell) for cell in column} <= SPLIT_NAMES.keys() else f'label{number}'
                              for number, column in enumerate(columns))]
     else:
@@ -113,11 +115,14 @@ def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: L
     if records and not images:
         raise ValueError(f'{path} has no column of images: its header is {", ".join(columns)}; name one "image", and '
                          'write the names with their endings')
-    image, split = (found[0] if found else '' for found in (images, _named(columns, SPLIT)))
+    image, split = (found[0] if found else None for found in (images, _named(columns, SPLIT)))
     rest = [name for name in columns if name not in (image, split)]
     labels = _named(rest, LABELS)
     words = {name: {_word(record.get(name)) for _, record in records} for name in rest if not labels}
     onehot = [name for name in words if words[name] <= ZERO | ONE and words[name] != {''}]
+    for name in words:
+        if '-1' in words[name] and words[name] <= ZERO | ONE | {'-1'}:
+            log.problem(path, f'column {name!r} holds -1, expected 0 or 1 for every class; decide the unknown ones')
     if not (labels or onehot) and len(rest) == 1:
         labels = rest
     if records and not (labels or onehot):
@@ -162,7 +167,7 @@ def _named(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _plain(column: str) -> str:
-    return re.sub(r'[\W\d_]', '', column.casefold())
+    return re.sub(r'[\W\d_]', '', column.casefold().rpartition('.')[2])      # ground_truth.label
 
 
 def _word(value: Any) -> str:
