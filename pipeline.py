@@ -124,7 +124,7 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> Job:
     dataset, run, suffix = driver, driver, '-smoke' if args.smoke else ''
     if driver == 'own':
         if not rest or not rest[0].endswith('.json'):
-            raise ValueError('name the data set first: ./run_own.sh data/my.json (python -m lib.data.own writes it)')
+            raise ValueError('name the data set first: ./run_own.sh data/my.json (python -m lib.own writes it)')
         path, rest = caller / rest[0], rest[1:]
         dataset = os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
         run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json is of birds

@@ -1,5 +1,7 @@
 """COCO's instances files, hundreds of megabytes each, read as a stream."""
 import pickle
+import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,11 +20,11 @@ def read_sizes(path: Path) -> dict[int, tuple[int, int]]:
 def read_annotations(path: Path) -> dict[int, list[bytes]]:
     """Annotations by image id, in file order: each pickled, as they would take gigabytes otherwise.
 
-    Only what masks are made of is kept; errors as in read_entries.
+    Only what masks are made of is kept, and the id for messages; errors as in read_entries.
     """
     annotations = {}
     for entry in read_entries(path, 'annotations', image_id=int, category_id=int, segmentation=(list, dict)):
-        kept = {key: entry[key] for key in ('category_id', 'segmentation')}
+        kept = {key: entry.get(key) for key in ('id', 'category_id', 'segmentation')}
         annotations.setdefault(entry['image_id'], []).append(pickle.dumps(kept))
     return annotations
 
@@ -39,17 +41,21 @@ def read_entries(path: Path, key: str, **fields: type) -> Iterator[dict]:
     entry = None
     bar = tqdm(total=path.stat().st_size, unit_scale=True, **bar_style(f'{path.name}: {key}', 'B'))
     with bar, open(path, 'rb') as file:
-        if file.read(1) != b'{':        # ijson would run out of memory on deeply nested garbage
+        start = 3 * (file.read(3) == BOM_UTF8)
+        file.seek(start)
+        if not file.read(64).lstrip().startswith(b'{'):     # ijson would run out of memory on deeply nested garbage
             raise ValueError(f'{path} does not start with an object; unpack it again')
-        file.seek(0)
+        file.seek(start)
         try:
             for entry in ijson.items(file, f'{key}.item', use_float=True):
                 bar.update(file.tell() - bar.n)
                 for field, kind in fields.items():
                     if not (isinstance(entry, dict) and isinstance(entry.get(field), kind)):
-                        raise ValueError(f'{path} has no valid "{field}" in an entry of "{key}"; unpack it again')
+                        name = f'id {entry.get("id")}' if isinstance(entry, dict) else 'an entry'
+                        raise ValueError(f'{path}: {name} of "{key}" has no valid "{field}"; unpack or export it again')
                 yield entry
         except (ijson.JSONError, UnicodeError, OverflowError) as error:
             raise ValueError(f'{path} is not valid JSON ({str(error).splitlines()[0]}); unpack it again') from None
-    if entry is None:
+    none = rb'"annotations"\s*:\s*\[\s*\]'            # a part without objects
+    if entry is None and not (key == 'annotations' and re.search(none, path.read_bytes())):
         raise ValueError(f'{path} has no "{key}"; unpack it again')

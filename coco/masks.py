@@ -23,8 +23,7 @@ def paint_mask(annotations: Iterable[dict], category_ids: Sequence[int], height:
         Mask uint8 [height, width], 0 where nothing was painted.
 
     Raises:
-        ValueError: if a category is unknown.
-        IndexError: if run lengths are of another size.
+        ValueError: if a category is unknown, or a segmentation is invalid, naming its annotation.
     """
     value_of = {category: rank for rank, category in enumerate(sorted(category_ids), 1)}
     mask = np.zeros((height, width), np.uint8)
@@ -32,19 +31,32 @@ def paint_mask(annotations: Iterable[dict], category_ids: Sequence[int], height:
         category, shapes = annotation['category_id'], annotation['segmentation']
         if category not in value_of:
             raise ValueError(f'unknown category {category}')
-        if rule == 'reference' and isinstance(shapes, list):
-            for points in shapes:
-                polygon = np.array(points, np.float64).reshape(-1, 2).astype(np.int32)
-                cv2.fillPoly(mask, [polygon], value_of[category])
-        elif shapes:
-            mask[_decode(shapes, height, width)] = value_of[category]
+        try:
+            shapes = _polygons(shapes) if isinstance(shapes, list) else shapes
+            if rule == 'reference' and isinstance(shapes, list):
+                for points in shapes:
+                    cv2.fillPoly(mask, [points.reshape(-1, 2).astype(np.int32)], value_of[category])
+            elif shapes:
+                mask[_decode(shapes, height, width)] = value_of[category]
+        except Exception as error:      # corrupt segmentations end in any error of the libraries
+            raise ValueError(f'annotation {annotation.get("id", "without an id")}: {error}') from error
     return mask
+
+
+def _polygons(shapes: list) -> list[np.ndarray]:
+    """Coordinates of polygons x, y, x, y, ...; those of fewer than three points, which have no area, are left out."""
+    if not all(isinstance(points, list) and len(points) % 2 == 0 for points in shapes):
+        raise ValueError('polygons must be lists of x and y in turn')
+    polygons = [np.array(points, np.float64) for points in shapes if len(points) >= 6]
+    if not all(np.isfinite(points).all() for points in polygons):
+        raise ValueError('polygons have coordinates that are not finite')
+    return polygons
 
 
 def _decode(shapes: list | dict, height: int, width: int) -> np.ndarray:
     """Polygons or run lengths, plain or compressed, as bool [height, width]."""
     if isinstance(shapes, list):
-        shapes = run_length.merge(run_length.frPyObjects(shapes, height, width))
+        shapes = run_length.merge(run_length.frPyObjects([points.tolist() for points in shapes], height, width))
     elif isinstance(shapes['counts'], list):
         shapes = run_length.frPyObjects(shapes, height, width)
     return run_length.decode(shapes).astype(bool)

@@ -88,7 +88,7 @@ def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category
     else:
         try:
             mask = paint_mask(map(pickle.loads, annotations), category_ids, *size, rule)
-        except Exception as error:      # corrupt segmentations end in any error of the libraries
+        except ValueError as error:
             raise ValueError(f'instances files of 2017, image {path.stem}: {error}; unpack them again') from error
         write_label_png(path, mask)
     return [value for value in np.flatnonzero(np.bincount(mask.ravel())).tolist() if value]

@@ -43,7 +43,7 @@ def commands(data: Path, steps: int) -> list[list[str]]:
               ['train_seg.py', *common, *TRAINING, *HEAD, *save[:-2], *weights],
               *(['infer_seg.py', *common, *NETWORK, *HEAD, *SCALES, *split] for split in splits)]
     return [['-m', 'lib.data.toy', '--out', 'sets/toy', '--train', '12', '--val', '6'],
-            ['-m', 'lib.data.own', str(data / 'toy/images'), str(data / 'own.csv'), '--out', 'sets/own/my.json'],
+            ['-m', 'lib.own', str(data / 'toy/images'), str(data / 'own.csv'), '--out', 'sets/own/my.json'],
             ['-m', 'voc12.config', *voc], ['-m', 'coco.config', *coco],
             *([str(ROOT / script), *words] for script, *words in stages)]
 

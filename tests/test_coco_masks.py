@@ -44,9 +44,26 @@ def test_both_forms_of_run_lengths_are_decoded():
 def test_faulty_annotations_are_refused():
     with pytest.raises(ValueError, match='unknown category 3'):
         paint_mask([annotation(3, [])], [1, 2], 4, 4)
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match='annotation '):
         paint_mask([annotation(1, {'size': [2, 2], 'counts': [4]})], [1], 4, 4)
 
 
 def test_image_without_annotations_is_background():
     assert not paint_mask([], [1], 3, 5).any()
+
+
+@pytest.mark.parametrize('rule', ['reference', 'coco'])
+@pytest.mark.parametrize('shapes', [[], [[]], [[5., 5.]], [[5., 5., 9., 9.]]])
+def test_polygons_without_an_area_are_left_out(rule, shapes):
+    square = [1., 1., 6., 1., 6., 6., 1., 6.]
+    assert not paint_mask([annotation(1, shapes)], [1], 9, 9, rule).any()
+    np.testing.assert_array_equal(paint_mask([annotation(1, [square, *shapes])], [1], 9, 9, rule),
+                                  paint_mask([annotation(1, [square])], [1], 9, 9, rule))
+
+
+@pytest.mark.parametrize('rule', ['reference', 'coco'])
+@pytest.mark.parametrize('shapes', [[[2, 2, 20, 2, 20]], [2, 2, 20, 2, 20, 20], [[2, 2, 9, None, 9, 9]],
+                                    {'counts': 'x', 'size': [3, 3]}, {'size': [9, 9]}])
+def test_an_invalid_segmentation_is_named_by_its_annotation(rule, shapes):
+    with pytest.raises(ValueError, match='annotation 7: '):
+        paint_mask([{'id': 7, **annotation(1, shapes)}], [1], 9, 9, rule)

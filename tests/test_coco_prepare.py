@@ -168,10 +168,11 @@ def test_annotations_take_little_more_memory_than_their_file(tmp_path):
     (lambda text: '[' * 100_000, 'does not start with an object'),
     (lambda text: '', 'does not start with an object'),
     (lambda text: '{"images": [], "annotations": []}', 'has no "categories"'),
-    (lambda text: text.replace('"height"', '"tall"', 1), 'has no valid "height" in an entry of "images"'),
+    (lambda text: text.replace('"height"', '"tall"', 1), 'id .* of "images" has no valid "height"'),
     (lambda text: text.replace('"image_id": ', '"image_id": 9', 1), 'annotates an image that it does not list'),
     (lambda text: text.replace('"segmentation": [[', '"segmentation": [[1e999, ', 1), 'is not valid JSON'),
-    (lambda text: text.replace('"segmentation": [[', '"segmentation": [["x", ', 1), 'image 0.* convert'),
+    (lambda text: text.replace('"segmentation": [[', '"segmentation": [["x", ', 1),
+     'image 0.*: annotation .*: polygons must'),
     (lambda text: text.replace('"toothbrush"', '"comb"'), 'does not have the .* categories of COCO'),
 ])
 def test_a_corrupt_instances_file_is_named(source, tmp_path, change, message):
@@ -212,3 +213,14 @@ def test_a_note_on_masks_of_another_shape_is_named(root, tmp_path, capsys, conte
     (root / 'Masks/a.png').touch()
     words = ['--data-root', root, '--lists', tmp_path / 'lists', '--workers', '0']
     assert str(root / 'Masks') in error_lines(main, words, capsys)[-1]
+
+
+def test_files_of_other_tools_may_start_with_a_byte_order_mark_and_have_no_objects(tmp_path):
+    path = tmp_path / 'a.json'
+    path.write_bytes('\ufeff {"images": [{"id": 1, "height": 2, "width": 3}], "annotations": [ ]}'.encode())
+    assert read_sizes(path) == {1: (2, 3)} and read_annotations(path) == {}
+    path.write_text('{"images": [], "annotations": [{"id": 7, "image_id": 1, "category_id": 1, "segmentation": null}]}')
+    with pytest.raises(ValueError, match='a.json: id 7 of "annotations" has no valid "segmentation"'):
+        read_annotations(path)
+    with pytest.raises(ValueError, match='has no "images"'):
+        read_sizes(path)

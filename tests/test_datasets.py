@@ -162,10 +162,14 @@ def test_single_files_are_read_and_may_not_share_a_name(spec, tmp_path):
     data = FileSet(files)
     data.check()
     assert [data[i]['name'] for i in range(len(data))] == [path.stem for path in files]
-    twin = tmp_path / files[0].name
-    twin.write_bytes(files[0].read_bytes())
-    with pytest.raises(ValueError, match='would both be written to'):
-        FileSet([*files, twin]).check()
+    twins = [tmp_path / files[0].name, tmp_path / f'{files[0].stem}.png']
+    for twin in twins:
+        twin.write_bytes(files[0].read_bytes())
+    below = FileSet([*files, twins[0]])
+    below.check()
+    assert len(set(below.names)) == len(files) + 1 and below.names[-1].endswith(f'{tmp_path.name}/{twins[0].stem}')
+    with pytest.raises(ValueError, match='2 images would be written to'):
+        FileSet(twins).check()
 
 
 def test_truncated_image_is_found_before_training(spec):

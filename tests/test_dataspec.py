@@ -156,7 +156,7 @@ def test_folder_file_that_is_absent_or_no_json_is_explained(tmp_path):
     with pytest.raises(ValueError, match='is not valid JSON'):
         read_spec(path)
     path.write_text('{"name": "x"}')
-    with pytest.raises(ValueError, match='it lacks "classes"; python -m lib.data.own makes one'):
+    with pytest.raises(ValueError, match='it lacks "classes"; python -m lib.own makes one'):
         read_spec(path)
 
 

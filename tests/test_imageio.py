@@ -1,8 +1,20 @@
+import importlib.util
+import sys
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from lib.files.imageio import read_image, read_mask, read_size, voc_palette, write_label_png
+from lib.files.imageio import (
+    IMAGE_SUFFIXES,
+    check_intact,
+    read_image,
+    read_mask,
+    read_size,
+    voc_palette,
+    write_label_png,
+)
 
 
 @pytest.fixture
@@ -35,6 +47,62 @@ def test_sixteen_bits_become_eight(tmp_path):
     grey = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     Image.fromarray(grey).save(tmp_path / 'a.png')
     np.testing.assert_array_equal(read_image(tmp_path / 'a.png')[..., 1], grey // 257)
+
+
+@pytest.mark.parametrize('scale, kind', [(1 / 255, np.float32), (1, np.float32), (1, np.uint16), (16, np.uint16),
+                                         (257, np.uint16), (257, np.int32), (257, np.float32)])
+def test_float_12_bit_and_32_bit_images_come_out_as_bright_as_they_are(tmp_path, scale, kind):
+    grey = np.linspace(0, 255, 30 * 40).round().reshape(30, 40)
+    Image.fromarray((grey * scale).astype(kind)).save(tmp_path / 'a.tif')
+    check_intact(tmp_path / 'a.tif')
+    assert np.abs(read_image(tmp_path / 'a.tif')[..., 2].astype(float) - grey).max() <= 1
+
+
+def test_the_largest_value_that_the_file_names_is_white(tmp_path):
+    Image.fromarray(np.full((9, 9), 500, np.uint16)).save(tmp_path / 'a.tif', tiffinfo={281: 1000})
+    assert (read_image(tmp_path / 'a.tif') == 128).all()
+
+
+@pytest.mark.parametrize('value, kind', [(-1, np.float32), (np.nan, np.float32), (1e9, np.float32), (70000, np.int32)])
+def test_values_of_no_known_range_are_refused_in_one_line(tmp_path, value, kind):
+    values = np.full((9, 9), 0.5 if kind == np.float32 else 5, kind)
+    values[2, 3] = value
+    Image.fromarray(values).save(tmp_path / 'a.tif')
+    for read in (read_image, check_intact):
+        with pytest.raises(ValueError, match=r'a\.tif is not a readable image \(values from .* expected 0 to 1'):
+            read(tmp_path / 'a.tif')
+
+
+def test_colour_of_12_bits_in_16_is_refused_and_not_read_as_black(picture, tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), picture.astype(np.uint16) * 16)
+    with pytest.raises(ValueError, match='colour of 16 bits that uses 12 at most: save it with 8'):
+        read_image(tmp_path / 'a.png')
+    cv2.imwrite(str(tmp_path / 'b.png'), picture[..., ::-1].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_image(tmp_path / 'b.png'), picture)
+
+
+@pytest.mark.parametrize('ending', [ending for ending in IMAGE_SUFFIXES if ending not in ('.heic', '.heif')])
+def test_every_ending_is_read_and_a_cut_file_is_found(tmp_path, ending):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    path, kind = tmp_path / f'a{ending}', {'.pgm': 'PPM', '.jfif': 'JPEG', '.jpe': 'JPEG'}.get(ending)
+    Image.fromarray(noise).convert('L' if ending == '.pgm' else 'RGB').save(path, format=kind)
+    check_intact(path)
+    assert read_image(path).shape == (60, 80, 3)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match='is not a readable image'):
+        check_intact(path)
+
+
+def test_heic_is_read_or_names_what_it_needs(picture, tmp_path, monkeypatch):
+    path = tmp_path / 'a.heic'
+    if importlib.util.find_spec('pillow_heif'):
+        import pillow_heif
+        pillow_heif.from_pillow(Image.fromarray(np.tile(picture, (4, 4, 1)))).save(path)
+        assert read_image(path).shape == (96, 128, 3)
+    path.write_bytes(b'not read')
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    with pytest.raises(ValueError, match=r'a\.heic is not a readable image \(HEIC needs pillow-heif: pip install'):
+        check_intact(path)
 
 
 def test_exif_rotation_is_not_applied(picture, tmp_path):

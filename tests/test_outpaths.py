@@ -10,9 +10,10 @@ from PIL import Image
 import voc12.prepare
 from benchmarks import compare
 from lib import panel
-from lib.data import own, toy
+from lib.data import toy
 from lib.data.registry import read_spec
 from lib.files.outpaths import image_mark, refuse_foreign, refuse_inputs, write_lists
+from lib.own import __main__ as own
 from lib.process.ending import run_script
 from lib.report import __main__ as report
 from tests.running import place
@@ -42,7 +43,7 @@ def commands(home, run_folder, toy, tree, monkeypatch):  # noqa: F811
     monkeypatch.setattr(compare, 'gather', lambda reports: next(iter(reports.values())))
     monkeypatch.setattr(compare, 'table', lambda result: '')
     run = place(toy, run_folder.parent)
-    words = {'lib.data.own': (own.main, home / 'photos', home / 'labels.json', '--out'),
+    words = {'lib.own': (own.main, home / 'photos', home / 'labels.json', '--out'),
              'lib.data.toy': (make_toy, '--out'),
              'lib.report': (report.main, *run, '--count', '3', '--out'),
              'lib.panel': (panel.main, *run, '--count', '1', '--out'),
@@ -69,11 +70,11 @@ def contents(folder):
 
 
 @pytest.mark.parametrize('command, out, foreign, content', [
-    ('lib.data.own', 'labels.json', 'labels.json', None),
-    ('lib.data.own', 'photos/../labels.json', 'labels.json', None),
-    ('lib.data.own', 'out/my.json', 'out/my.json', HAND_WRITTEN),
-    ('lib.data.own', 'out/my.json', 'out/my.json', '{"made_by": "lib.data.toy", "prepare": "x"}'),
-    ('lib.data.own', 'out/my.json', 'out/my.json', 'not JSON'),
+    ('lib.own', 'labels.json', 'labels.json', None),
+    ('lib.own', 'photos/../labels.json', 'labels.json', None),
+    ('lib.own', 'out/my.json', 'out/my.json', HAND_WRITTEN),
+    ('lib.own', 'out/my.json', 'out/my.json', '{"made_by": "lib.data.toy", "prepare": "x"}'),
+    ('lib.own', 'out/my.json', 'out/my.json', 'not JSON'),
     ('lib.data.toy', 'out', 'out/dataset.json', HAND_WRITTEN),
     ('lib.data.toy', 'out', 'out/made_by.json', '{"seed": 1}'),
     ('lib.data.toy', 'out', 'out/images/train_00001.jpg', 'a photo'),
@@ -105,7 +106,7 @@ def test_a_file_that_the_command_did_not_write_stays_and_is_named(commands, home
 
 
 @pytest.mark.parametrize('command, out', [
-    ('lib.data.own', 'out/my.json'), ('lib.data.own', 'photos/my.json'), ('lib.data.toy', 'out'),
+    ('lib.own', 'out/my.json'), ('lib.own', 'photos/my.json'), ('lib.data.toy', 'out'),
     ('lib.report', 'out/page.html'), ('lib.panel', 'out/panel.png'), ('lib.panel', 'out/panel.jpg'),
     ('voc12.prepare', 'out'), ('benchmarks/compare.py', 'out.json')])
 def test_a_second_call_replaces_its_own_output_and_nothing_else(commands, home, command, out):
@@ -157,10 +158,10 @@ def test_lists_of_the_same_content_stay_and_others_are_refused_before_any_is_wri
 
 
 def test_a_link_to_a_set_stays_a_link(commands, home):
-    commands['lib.data.own'](home / 'my.json')
+    commands['lib.own'](home / 'my.json')
     (home / 'sub').mkdir()
     (home / 'sub/link.json').symlink_to(home / 'my.json')
-    assert commands['lib.data.own'](home / 'sub/link.json') == 0
+    assert commands['lib.own'](home / 'sub/link.json') == 0
     assert (home / 'sub/link.json').is_symlink() and not (home / 'sub/link_lists').exists()
     read_spec(home / 'my.json').check('train')
 
@@ -173,7 +174,7 @@ def state(path):
 
 
 def test_a_set_broken_off_anywhere_is_old_or_incomplete_and_finished_by_the_same_call(commands, home, monkeypatch):
-    make, path, replace = commands['lib.data.own'], home / 'my.json', os.replace
+    make, path, replace = commands['lib.own'], home / 'my.json', os.replace
     make(path)
     old, new_table = state(path), [{'image': row['image'], 'labels': ['owl']} for row in TABLE]
     (home / 'labels.json').write_text(json.dumps(new_table))
@@ -199,7 +200,7 @@ def test_a_set_broken_off_anywhere_is_old_or_incomplete_and_finished_by_the_same
 
 
 def test_lists_that_were_edited_are_neither_overwritten_nor_removed(commands, home, capsys):
-    make, path = commands['lib.data.own'], home / 'my.json'
+    make, path = commands['lib.own'], home / 'my.json'
     make(path)
     edited = read_spec(path).lists / 'train.txt'
     edited.write_text('/photos/a.png\n')

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.data import own
+from lib.data import own as former
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.registry import get_spec
 from lib.files.imageio import read_image, read_mask, read_size, write_label_png
+from lib.own import __main__ as own
 from tests.running import error_lines
 
 LABELS = {'a': ['wren'], 'b': ['kite'], 'c': ['wren', 'kite'], 'd': [], 'e': ['wren'], 'f': ['kite']}
@@ -58,7 +59,8 @@ def test_a_table_becomes_a_set_that_every_script_reads(home, capsys):
     assert labels_of(spec) == {name: sorted(labels) for name, labels in LABELS.items()}
     assert len(spec.samples('val')) == 1 and not any(sample.mask for sample in spec.samples('train'))
     assert InferSet(spec, 'train')[0]['image'].shape == (40, 60, 3)
-    assert '6 images (5 train, 1 val); images per class: kite 3, wren 3; without' in capsys.readouterr().out
+    assert '6 images (5 train, 1 val), 2 classes\n  kite     3 images\n  wren     3 images\n  no class 1' in \
+        capsys.readouterr().out
     assert sorted(path.name for path in home.iterdir()) == ['labels.csv', 'masks', 'out', 'photos']
 
 
@@ -105,28 +107,28 @@ def test_a_column_split_decides_and_a_share_is_always_drawn_alike(home):
 def test_every_problem_is_listed_at_once_in_order_of_its_line(home, capsys):
     (home / 'photos/broken.jpg').write_text('no image')
     Image.new('RGB', (5, 5)).save(home / 'photos/a.png')
-    write_table(home, ['a.jpg,wren;kite', 'b.jpg,wren,kite', 'b.jpg,wren;;kite', ',wren', 'x.jpg,wren', 'a.jpg,kite',
-                       'broken.jpg,kite', '../a.jpg,kite', 'c.jpg,wren;wren', 'a.png,kite', 'e.jpg,wren',
-                       'f.jpg,"wren'])
+    write_table(home, ['a.jpg,wren;kite,train', 'b.jpg,wren,kite,val', 'b.jpg,wren;;kite,train', ',wren,train',
+                       'x.jpg,wren,train', 'a.jpg,kite,val', 'broken.jpg,kite,val', '../b.png,kite,train',
+                       'c.jpg,wren\a,train', 'a.png,kite,val', 'e.jpg,wren,dev', 'f.jpg,"wren'], 'image,labels,split')
     lines = problems(home, capsys)
-    expected = ['3: has 3 fields', '4: has an empty label', '5: names no image', '6: x.jpg is not in photos',
-                '7: a.jpg has the same name as a.jpg (labels.csv:2)', '8: photos/broken.jpg is ',
-                '9: ../a.jpg is not in photos', "10: names 'wren' twice",
-                '11: a.png has the same name as a.jpg (labels.csv:2)', '13: cannot be read']
+    expected = ['3: has 4 fields, the header 3', '5: an empty name is not in photos', '6: x.jpg is not in photos',
+                '7: a.jpg was in labels.csv:2 too, with another split', '8: photos/broken.jpg is ',
+                '9: ../b.png is not in photos; did you mean b.jpg?', "10: 'wren\\x07' cannot be the name of a class",
+                '11: a.png has the same name as a.jpg (labels.csv:2)', "12: has split 'dev'; use train, val, test",
+                '13: cannot be read']
     assert len(lines) == len(expected) + 1 and lines[-1].startswith('error: 10 problems in labels.csv')
     for line, words in zip(lines, expected):
         assert line.startswith(f'labels.csv:{words}'), line
 
 
 @pytest.mark.parametrize('text, problem', [
-    ('image,labels\n', 'names no class'),
-    ('image;labels\na.jpg;wren;kite\n', 'has 3 fields, the header 2; labels are separated by'),
+    ('image,labels\na.jpg,\nb.jpg,\n', 'names no class'),
+    ('image;n;labels\na.jpg;wren\n', 'has 2 fields, the header 3; a field with a separator in it'),
     ('image,labels\na.jpg,\nB.jpg,wren\nc.jpg,wren\n', 'B.jpg is not in photos; did you mean b.jpg?'),
     ('image,labels\na.jpg,wren\nb.jpg,wrenn\nc.jpg,wren\n',
-     "'wrenn' is the label of this image alone; did you mean 'wren'?"),
-    ('image,labels,split\na.jpg,wren,dev\n', "has split 'dev'; use train, val, test"),
+     "'wrenn' (1 images) and 'wren' (2) differ in one letter"),
     ('image,labels,split\na.jpg,wren,train\nb.jpg,wren,val\ne.jpg,wren,\n', 'has no split, but other images have'),
-    ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\n', 'leaves no image for val'),
+    ('image,labels,split\na.jpg,wren,test\ne.jpg,wren,val\n', 'leaves no image for train'),
     ('image,labels,split\na.jpg,wren,train\ne.jpg,wren,train\nb.jpg,kite,val\nf.jpg,kite,val\n',
      "no image of the split train shows 'kite'")])
 def test_a_table_that_is_no_use_is_one_problem(home, capsys, text, problem):
@@ -136,11 +138,9 @@ def test_a_table_that_is_no_use_is_one_problem(home, capsys, text, problem):
 
 
 @pytest.mark.parametrize('name, content, problem', [
-    ('labels.csv', b'', "has the header ''"), ('labels.csv', b'file,class\na.jpg,wren\n', "header 'file,class'"),
-    ('labels.csv', 'image,labels\na.jpg,grün\n'.encode('latin-1'), 'is not in UTF-8'),
-    ('t.json', b'{', 'is not valid JSON'), ('t.json', b'{}', 'expected list'),
-    ('t.json', b'[{"image": "a"}]', 'item 1 lacks "labels"'), ('no.csv', None, 'no.csv is not a file'),
-    ('photos', None, 'photos is not a file; expected the table of the images')])
+    ('labels.csv', b'', 'labels.csv is empty'), ('labels.csv', b'image,labels\n', 'names no image; expected a line'),
+    ('t.json', b'{', 'is not valid JSON'), ('t.json', b'{}', 'names no image'),
+    ('no.csv', None, 'no.csv does not exist'), ('photos', None, 'photos is a folder without XML files')])
 def test_a_table_of_another_form_is_refused_in_one_line(home, capsys, name, content, problem):
     if content is not None:
         (home / name).write_bytes(content)
@@ -185,8 +185,8 @@ def test_masks_are_checked_and_some_may_be_absent(home, capsys):
     assert any(sample.mask for sample in spec.samples('train'))
     assert not any(sample.mask for sample in spec.samples('val'))       # d is all of it
     make(home, '--masks', home / 'masks', '--classes', 'wren', 'kite')
-    assert '4 masks show other classes than the table says (a.png shows kite, the table says wren)' in \
-        capsys.readouterr().out
+    assert '4 masks show other classes than the labels (a.png shows kite, labelled wren): is the order of the ' \
+        'classes right? It is wren, kite; --classes sets it' in capsys.readouterr().out
     shutil.rmtree(home / 'out')
     write_label_png(home / 'masks/a.png', np.full((40, 60), 3, np.uint8))
     write_label_png(home / 'masks/b.png', np.zeros((40, 40), np.uint8))
@@ -224,3 +224,11 @@ def test_training_reads_images_as_the_set_says(home):
     spec = get_spec(str(home / 'out/my.json'))
     assert InferSet(spec, 'train')[0]['image'].shape[:2] == (21, 32) and spec.scaled(448) == 32
     assert CamTrainSet(spec, 'train', crop=32, long_side=(32, 40))[0, 0]['image'].shape == (3, 32, 32)
+
+
+def test_the_former_name_of_the_command_works_and_its_sets_are_replaced(home):
+    former.main([str(home / 'photos'), str(home / 'labels.csv'), '--out', str(home / 'out/my.json')])
+    path = home / 'out/my.json'
+    path.write_text(path.read_text().replace('"made_by": "lib.own"', '"made_by": "lib.data.own"'))
+    make(home)
+    assert '"made_by": "lib.own"' in path.read_text()

@@ -80,14 +80,34 @@ def test_folders_and_patterns_name_images_once(photos):
                      'turned.jpg']
     assert [path.name for path in find_images([str(photos.parent / '**/d*')])] == ['deep.tif']
     (photos / 'folder').mkdir()
-    (photos / 'folder/a.heic').touch()
+    (photos / 'folder/a.mov').touch()
     for word, problem in (('folder', 'holds no image among 1 files'), ('no*.jpg', 'matches no file')):
         with pytest.raises(FileNotFoundError, match=problem):
             find_images([str(photos / word)])
 
 
+def test_what_is_left_out_of_a_folder_is_named(photos, capsys):
+    (photos / 'more').mkdir()
+    find_images([str(photos)])
+    assert 'left out 2 subfolders and files that are not images: labels.csv, more/' in capsys.readouterr().out
+
+
+def test_equal_names_in_different_folders_mirror_their_folders(run_folder, photos, tmp_path):
+    for name in ('x', 'y/z'):
+        (photos / name).mkdir(parents=True)
+        (photos / name / 'plain.png').write_bytes((photos / 'tiny.png').read_bytes())
+    images = [photos / 'x/plain.png', photos / 'y/z/plain.png']
+    for _ in range(2):                      # the second run finds all of it
+        predict(run_folder / 'seg/model.pth', tmp_path / 'out', '--images', *images, '--probs')
+    assert sorted(path.relative_to(tmp_path / 'out').as_posix() for path in (tmp_path / 'out').rglob('*.*g')) == [
+        'overlays/x/plain.jpg', 'overlays/y/z/plain.jpg', 'x/plain.png', 'y/z/plain.png']
+    (photos / 'x/plain.jpg').write_bytes((photos / 'large.JPG').read_bytes())
+    with pytest.raises(ValueError, match='2 images would be written to x/plain.png'):
+        predict(run_folder / 'seg/model.pth', tmp_path / 'out', '--images', *images, photos / 'x/plain.jpg')
+
+
 @pytest.mark.parametrize('words, problem', [
-    (('--images', 'photos'), '2 of 10 files cannot be read as images: photos/a.png, photos/b.jpg; remove them'),
+    (('--images', 'photos'), '2 of 10 files cannot be read as images: photos/a.png is not a readable image'),
     (('--images', 'photos/none.jpg'), 'photos/none.jpg; check the names after --images'),
     (('--images', 'photos/plain.png', '--checkpoint', 'aff'),
      'aff/model.pth belongs to a different network'),

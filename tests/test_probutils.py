@@ -352,3 +352,20 @@ def test_importance_sampling_of_half_precision_logits_is_computed_in_float32():
         loss = isl_loss(logits, labels, indices=indices)
     assert torch.equal(loss, isl_loss(logits.float(), labels, indices=indices))
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize('labels, words', [
+    (torch.ones(2, 1), r'\[2, 3, 4, 4\] and image_labels \[2, 1\], expected \[N,K,h,w\] and \[N,K\]'),
+    (torch.ones(1, 3), 'image_labels .1, 3.'), (torch.ones(2, 4), 'without background'), (torch.zeros(2), 'expected'),
+    (torch.full((2, 3), 255), 'up to 255, expected 0 or 1'), (-torch.ones(2, 3), 'expected 0 or 1')])
+def test_labels_of_another_shape_or_range_are_refused(labels, words):
+    for loss in (isl_loss, fsl_maps):
+        with pytest.raises(ValueError, match=f'{loss.__name__} got .*{words}'):
+            loss(torch.zeros(2, 3, 4, 4), labels)
+    with pytest.raises(ValueError, match='isl_loss got logits'):
+        isl_loss(torch.zeros(2, 3), torch.ones(2, 3))
+
+
+def test_images_of_0_to_255_are_refused():
+    with pytest.raises(ValueError, match='fsl_images got values up to 255, expected .*; divide by 255'):
+        fsl_images(torch.full((1, 3, 4, 4), 255.), (2, 2), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))

@@ -17,7 +17,6 @@ import torch
 from coco.instances import read_annotations, read_sizes
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import read_npy_maps, read_npy_seeds, write_npy_maps, write_npy_scores
-from lib.data.own_table import read_table
 from lib.data.registry import read_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import misfit, parse_json, read_json, read_json_lines, write_json
@@ -27,6 +26,8 @@ from lib.net.deeplab import DeepLab
 from lib.net.mxnet import resnet38d_from_mxnet
 from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_imagenet, load_network, read_meta, save_network
+from lib.own.forms import read_labels
+from lib.own.photos import Log
 from lib.process.ending import one_line
 from lib.report.gather import read_stages
 from lib.run.record import METRICS, read_scores
@@ -71,9 +72,9 @@ def use_instances(path):
 
 
 def use_table(path):
-    problems = []
-    rows = read_table(path, ';', lambda place, problem: problems.append(place))
-    assert all(str(path) in place for place in problems)
+    log = Log()
+    rows = read_labels(path, ';', log)
+    assert all(str(path) in place for place, _ in log.problems)
     return rows
 
 

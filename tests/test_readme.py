@@ -15,8 +15,8 @@ import eval as evaluation
 import infer_seg
 import pipeline
 from benchmarks import figure
-from lib.data import own
 from lib.data.toy import write_set
+from lib.own import __main__ as own
 from lib.report import __main__ as report
 from lib.run.options import plain_flag
 from tests.running import LOADED_HERE, NETWORK, SCALES
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').glob('*.md'))
 PAGES = ['README.md', *DOCS]
 SCRIPTS = ('train_cam_voc', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel',
-           'lib.report.__main__', 'lib.data.own', 'lib.data.toy', 'benchmarks.compare')
+           'lib.report.__main__', 'lib.own.__main__', 'lib.data.toy', 'benchmarks.compare')
 DRIVERS = {'./run_voc.sh': 'voc12', './run_coco.sh': 'coco', './run_demo.sh': 'demo', './run_own.sh': 'own'}
 JOBS = ('examples/slurm/run_voc_one_node.sh', 'examples/slurm/run_voc_nodes.sh')
 COMMAND = re.compile(r'(?:(?:\./|benchmarks/)\w+\.sh|python|torchrun|sbatch|apptainer|pip|tensorboard|DATA=\S+)(?: |$)')
@@ -72,7 +72,7 @@ def user(tmp_path_factory):
     (folder / 'new').mkdir()
     for name in names[:2]:
         (folder / 'new' / name).write_bytes((folder / 'photos' / name).read_bytes())
-    words, = {shlex.join(words): words for words in commands('README.md') if 'lib.data.own' in words}.values()
+    words, = {shlex.join(words): words for words in commands('README.md') if 'lib.own' in words}.values()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         own.main(words[3:])

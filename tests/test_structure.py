@@ -18,7 +18,8 @@ NOT_IN_TOOL = {'os', 'pathlib', 'multiprocessing', 'threading', 'urllib', 'tarfi
 DATA_SETS = ('voc12', 'coco')
 THIRD_PARTY = {'torch', 'torchvision', 'numpy', 'PIL', 'cv2', 'scipy', 'pydensecrf', 'pycocotools', 'tqdm',
                'matplotlib', 'jinja2', 'ijson'}
-OPTIONAL = {'requirements-timm.txt': {'timm', 'safetensors'}, 'requirements-export.txt': {'onnx', 'onnxruntime'}}
+OPTIONAL = {'requirements-timm.txt': {'timm', 'safetensors'}, 'requirements-export.txt': {'onnx', 'onnxruntime'},
+            'requirements-own.txt': {'openpyxl', 'pillow_heif'}}
 SKIP = {'tests', 'exp', 'pretrained', 'data', '.venv', '.git'}
 # 80 is also a width of the CRF, in one file.
 COUNTS, COUNTS_ALLOWED = (20, 21, 80, 81), {('densecrf.py', 80)}

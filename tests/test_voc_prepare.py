@@ -91,3 +91,15 @@ def test_missing_annotation_is_named(tree, tmp_path):
     (tree / 'Annotations/c.xml').unlink()
     with pytest.raises(FileNotFoundError, match='c.xml is missing'):
         prepare(tree, tmp_path)
+
+
+def test_annotations_with_a_namespace_and_lists_with_a_byte_order_mark_are_read(tree, tmp_path):
+    for path in (tree / 'Annotations').glob('*.xml'):
+        path.write_text(path.read_text().replace('<annotation>', '<annotation xmlns="http://example.org/voc">'))
+    for path in (tree / 'ImageSets/Segmentation').glob('*.txt'):
+        path.write_text('\ufeff' + path.read_text())
+    assert prepare(tree, tmp_path / 'lists')['train'] == ['a', 'b']
+    assert classes_of(tree / 'Annotations/a.xml') == ['dog', 'person']
+    (tree / 'Annotations/a.xml').write_text('<html/>')
+    with pytest.raises(ValueError, match='a.xml holds no <annotation>'):
+        classes_of(tree / 'Annotations/a.xml')

@@ -305,6 +305,5 @@ def test_single_pictures_that_are_not_there_or_share_a_name(run_folder, data, tm
              run_folder / 'seg/model.pth', '--images')
     refused(tmp_path, capsys, infer_seg.main, (*words, tmp_path / 'a.jpg'), r'a\.jpg', 'check the names after --images')
     first = data / 'images/val_00000.jpg'
-    (tmp_path / 'other').mkdir()
-    second = shutil.copy(first, tmp_path / 'other')
-    refused(tmp_path, capsys, infer_seg.main, (*words, first, second), 'would both be written to', 'different --out')
+    second = shutil.copy(first, first.with_suffix('.png'))
+    refused(tmp_path, capsys, infer_seg.main, (*words, first, second), '2 images would be written', 'different --out')

@@ -71,8 +71,12 @@ def cam_fsl(logits: Tensor, images: Tensor, image_labels: Tensor, norm: tuple[Ch
             mu: float = 2.5, sigma: float | None = 5.0) -> Tensor:
     """Feature-similarity loss of logits [N,C,h,w], channel 0 background, for normalised images [N,3,H,W]; scalar.
 
-    Foreground is stretched to [0, 1], absent classes become 0, and background 1 - strongest foreground.
+    Foreground is stretched to [0, 1], absent classes become 0, and background 1 - strongest foreground. ValueError for
+    other shapes.
     """
+    if logits.ndim != 4 or image_labels.shape != logits[:, 1:, 0, 0].shape:
+        raise ValueError(f'cam_fsl got logits {list(logits.shape)} and image_labels {list(image_labels.shape)}, '
+                         'expected [N,1+K,h,w], background first, and [N,K]')
     # fsl_maps of the foreground logits, up to the last digit of gradients: background is dropped later.
     cam = add_background(max_norm(logits)[:, 1:] * image_labels[:, :, None, None])
     return fsl_loss(cam, fsl_images(images, cam.shape[2:], *norm), mu, sigma)

@@ -7,8 +7,8 @@ image-level labels [N,K] and input images [N,3,H,W] that were normalised with me
     fsl = fsl_loss(fsl_maps(logits, image_labels), fsl_images(images, logits.shape[2:], mean, std))
     loss = 0.8 * your_classification_loss + 0.2 * isl + 1.0 * fsl
 
-Each loss is given twice. The plain form is the equation, with the matrix of all pixel pairs: read that. The form
-without `_plain` computes the same in a fraction of the time and memory: use that. A test checks that they agree.
+Each loss is given twice: read the plain form, the equation with the matrix of all pixel pairs; use the form without
+`_plain`, the same in a fraction of the time and memory. A test checks that they agree.
 
 Source: Jonnarth, Zhang, Felsberg, High-fidelity Pseudo-labels for Boosting Weakly-Supervised Segmentation, WACV 2024.
 """
@@ -69,16 +69,18 @@ def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indice
         num_samples, generator, batch_rows: see draw_pixels; no gradient flows through the choice of pixels.
         indices: pixels to use instead of drawing, int64 [N,K,S].
 
-    Returns:
-        Scalar, mean over images, classes and draws, in float32 at least; NaN if any logit is not finite.
+    Returns the mean over images, classes and draws, in float32 at least; NaN if any logit is not finite. ValueError for
+    other shapes and for labels outside [0, 1]; for these, NaN on a GPU, which is not waited for.
     """
+    _check_labels('isl_loss', logits, image_labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if indices is None:
         indices = draw_pixels(logits.sigmoid(), num_samples, generator, batch_rows)
     drawn = logits.flatten(2).gather(2, indices)
     loss = F.binary_cross_entropy_with_logits(drawn, image_labels.to(logits.dtype)[:, :, None].expand_as(drawn))
     # Non-finite pixels are almost never sampled; the loss must reveal them anyway.
-    return torch.where(logits.detach().isfinite().all(), loss, math.nan)
+    valid = logits.detach().isfinite().all() & ((image_labels >= 0) & (image_labels <= 1)).all()
+    return torch.where(valid, loss, math.nan)
 
 
 def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator | None = None,
@@ -88,20 +90,17 @@ def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator
     Args:
         probs: [N,K,h,w], not negative; the maps are independent and need not sum to 1. Invalid values (negative,
             infinite, NaN) count as 0: on CUDA torch.multinomial would abort the process.
-        num_samples: pixels S drawn per map.
-        generator: source of randomness on the device of probs; the global one by default.
+        num_samples, generator: pixels S per map; source of randomness on the device of probs, or None.
         batch_rows: if several processes share a batch and a random state: the number of samples in the whole batch,
             and which of them these N are. Each process draws for all, so the result is that of one process.
-
-    Returns:
-        Pixel numbers y * w + x, int64 [N,K,S].
+    Returns pixel numbers y * w + x, int64 [N,K,S].
     """
     weights = probs.detach().float().flatten(2).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
     count, own = batch_rows or (len(weights), slice(None))
     rows = weights.new_ones(count, *weights.shape[1:])      # samples of other processes: only their number matters
     rows[own] = weights + EPS
     drawn = torch.multinomial(rows.flatten(0, 1), num_samples, replacement=True, generator=generator)
-    return drawn.view(count, probs.shape[1], num_samples)[own]
+    return drawn.view(count, -1, num_samples)[own]
 
 
 def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None = 5.0,
@@ -116,13 +115,10 @@ def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None =
         cut: pairs more than cut * sigma rows or columns apart are omitted; at 5 the relative error is below 1e-5.
             None keeps all.
 
-    Returns:
-        Scalar, in float32 at least; negative where maps follow the image's edges.
-
-    Raises:
-        ValueError: if the sizes of cam and images differ, or sigma is not positive.
+    Returns a scalar, in float32 at least, negative where maps follow the image's edges. ValueError if the sizes of cam
+    and images differ, or sigma is not positive.
     """
-    if cam.shape[0] != images.shape[0] or cam.shape[2:] != images.shape[2:]:
+    if cam.ndim != 4 or cam.shape[0] != images.shape[0] or cam.shape[2:] != images.shape[2:]:
         raise ValueError(f'fsl_loss got cam {list(cam.shape)} and images {list(images.shape)}, expected one image per '
                          'map, of the same height and width; resize the images with fsl_images')
     if sigma is not None and sigma <= 0:
@@ -133,16 +129,30 @@ def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None =
 
 def fsl_maps(logits: Tensor, image_labels: Tensor) -> Tensor:
     """Maps [N,1+K,h,w] for fsl_loss: foreground logits [N,K,h,w] after max_norm, absent classes 0, background first."""
+    _check_labels('fsl_maps', logits, image_labels)
     return add_background(max_norm(logits) * image_labels[:, :, None, None])
 
 
 def fsl_images(images: Tensor, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images for fsl_loss: [N,3,H,W], normalised with mean and std, to [N,3,*size] in [0, 1], bilinearly."""
+    """Images for fsl_loss: [N,3,H,W], normalised with mean and std, to [N,3,*size] in [0, 1], bilinearly. ValueError
+    (NaN on a GPU) for images from 0 to 255."""
     with torch.no_grad():
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         small = F.interpolate(images, size=tuple(size), mode='bilinear', align_corners=True)
         # Channel by channel with plain numbers: tensors would have to be copied to the device.
-        return torch.stack([x * s + m for x, m, s in zip(small.unbind(1), mean, std, strict=True)], 1).clamp(0, 1)
+        small = torch.stack([x * s + m for x, m, s in zip(small.unbind(1), mean, std, strict=True)], 1)
+        if small.device.type == 'cpu' and small.amax() > 10:
+            raise ValueError(f'fsl_images got values up to {images.amax():g}, expected images in [0, 1], normalised '
+                             'with mean and std; divide by 255, then normalise')
+        return torch.where(small.amax() > 10, math.nan, small.clamp(0, 1))
+
+
+def _check_labels(name: str, logits: Tensor, image_labels: Tensor) -> None:
+    if logits.ndim != 4 or image_labels.shape != logits.shape[:2]:
+        raise ValueError(f'{name} got logits {list(logits.shape)} and image_labels {list(image_labels.shape)}, '
+                         'expected [N,K,h,w] and [N,K], both without background')
+    if image_labels.device.type == 'cpu' and not ((image_labels >= 0) & (image_labels <= 1)).all():
+        raise ValueError(f'{name} got image_labels up to {image_labels.max():g}, expected 0 or 1; make others 0')
 
 
 def max_norm(maps: Tensor) -> Tensor:
@@ -158,10 +168,8 @@ def add_background(foreground: Tensor) -> Tensor:
 
 
 class _QuadraticForm(torch.autograd.Function):
-    """Loss and gradient in one pass over the pairs of pixels.
-
-    With W = g s, symmetric and free of gradient, and R = diag(W 1), the loss is the quadratic form
-    -1 / (N h w) cam^T (R - W) cam and its gradient -2 / (N h w) (R - W) cam: one product yields both.
+    """Loss and gradient in one pass over the pairs of pixels: with W = g s, symmetric and free of gradient, and
+    R = diag(W 1), the loss is -1 / (N h w) cam^T (R - W) cam and its gradient -2 / (N h w) (R - W) cam.
     """
 
     @staticmethod
@@ -198,23 +206,18 @@ def _apply_form(cam: Tensor, images: Tensor, mu: float, sigma: float | None, cut
         group = max(1, budget // near.numel())
         for n in (slice(start, start + group) for start in range(0, count, group)):
             weight = _pair_weight(colours[n, :, ys, xs], colours[n, :, vs, us], near, mu)
-            _add_product(total[n, ys, xs], weight, maps[n, vs, us])
+            first, second = maps[n, ys, xs], maps[n, vs, us]
+            total[n, ys, xs].add_(torch.bmm(weight, second.flatten(1, 2)).view_as(first))
             if (ys, xs) != (vs, us):
-                _add_product(total[n, vs, us], weight.transpose(1, 2), maps[n, ys, xs])
+                total[n, vs, us].add_(torch.bmm(weight.mT, first.flatten(1, 2)).view_as(second))
     total = total.permute(0, 3, 1, 2)
     return torch.addcmul(total[:, :-1], total[:, -1:], cam, value=-1).neg_()
-
-
-def _add_product(total: Tensor, weight: Tensor, maps: Tensor) -> None:
-    """total += weight times maps, in place."""
-    total += torch.bmm(weight, maps.flatten(1, 2)).view_as(total)
 
 
 def _pair_weight(first: Tensor, second: Tensor, near: Tensor, mu: float) -> Tensor:
     """W = near * s [n,P,Q] between two rectangles of P and Q pixels: near [P,Q], colours / channels [n,c,...].
 
-    tanh(mu + ln(a / b)) = 1 - 2 / (1 + r^2) with r = e^mu a / b: no transcendental function per pair. In place,
-    because memory passes dominate the cost.
+    tanh(mu + ln(a / b)) = 1 - 2 / (1 + r^2), r = e^mu a / b: no transcendental function per pair. In place for speed.
     """
     first, second = first.flatten(2)[:, :, :, None], second.flatten(2)[:, :, None]
     delta = (first[:, 0] - second[:, 0]).abs_()
@@ -228,11 +231,8 @@ def _pair_weight(first: Tensor, second: Tensor, near: Tensor, mu: float) -> Tens
 
 
 def _rectangles(height: int, width: int, reach: int, budget: int) -> Iterator:
-    """Cover every unordered pair of pixels within reach (in rows and in columns) by one pair of rectangles.
-
-    Yields (source, partner), each (rows, columns) as slices. A rectangle paired with itself holds both orders of its
-    pairs; all other pairs of rectangles are disjoint.
-    """
+    """Cover every unordered pair of pixels within reach (in rows and in columns) by one pair of rectangles, each two
+    slices. A rectangle paired with itself holds both orders; all others are disjoint."""
     columns = min(width, TILE_COLUMNS)
     widest = columns * min(width, columns + 2 * reach) * min(height, reach)
     # More rows would waste work: pairs within one source are visited in both orders.

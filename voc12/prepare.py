@@ -64,12 +64,14 @@ def classes_of(path: Path) -> list[str]:
         ValueError: if it is not valid XML or names an unknown class.
     """
     try:
-        tree = ElementTree.parse(path)
+        root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} is missing; unpack the annotations of the trainval archive') from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise ValueError(f'{path} is not valid XML ({error}); restore the original file') from None
-    names = {(element.findtext('name') or '').strip() for element in tree.iter('object')}
+    if root.tag.rpartition('}')[2] != 'annotation':
+        raise ValueError(f'{path} holds no <annotation>; restore the original file')
+    names = {(element.findtext('{*}name') or '').strip() for element in root.iterfind('.//{*}object')}
     unknown = sorted(names - set(VOC_CLASSES))
     if unknown:
         raise ValueError(f'{path} names the class {unknown[0]!r}, which is not one of VOC\'s {len(VOC_CLASSES)}; '
@@ -87,7 +89,7 @@ def _read_names(path: Path) -> list[str]:
     """Names of a list with either bare names or '/JPEGImages/a.jpg ...' lines."""
     if not path.exists():
         raise FileNotFoundError(f'{path} is missing; unpack the trainval archive first')
-    words = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    words = [line.split()[0] for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
     return [Path(word).stem if '/' in word else word for word in words]
 
 

@@ -1,18 +1,21 @@
 """Images that belong to no data set: named one by one, by folder or by pattern."""
 import glob
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from lib.files.dataspec import check_files
-from lib.files.imageio import Corrupt, check_intact, read_image, read_size
-
-SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+from lib.files.dataspec import and_more, check_files
+from lib.files.imageio import IMAGE_SUFFIXES, Corrupt, check_intact, read_image, read_size
+from lib.process.ranks import print_rank0
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
     """Expand files, folders (their images, without subfolders) and patterns with *, ? or ** (subfolders too).
+
+    Prints what is left out of a folder.
 
     Returns:
         The files in order, each once.
@@ -24,9 +27,13 @@ def find_images(words: Sequence[str]) -> list[Path]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith('.'))
-            matches = [file for file in files if file.suffix.lower() in SUFFIXES]
-            problem = f'{path} holds no image among {len(files)} files; expected {" ".join(SUFFIXES)}'
+            files = sorted(file for file in path.iterdir() if not file.name.startswith('.'))
+            matches = [file for file in files if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES]
+            others = [file.name + '/' * file.is_dir() for file in files if file not in matches]
+            problem = f'{path} holds no image among {len(files)} files; expected {" ".join(IMAGE_SUFFIXES)}'
+            if others and matches:
+                print_rank0(f'{path}: left out {len(others)} subfolders and files that are not images: '
+                            f'{", ".join(others[:3])}{and_more(others[2:])}')
         elif glob.has_magic(word) and not path.exists():
             matches = [Path(file) for file in sorted(glob.glob(word, recursive=True)) if Path(file).is_file()]
             problem = f'{word} matches no file; check the pattern after --images'
@@ -41,23 +48,23 @@ def find_images(words: Sequence[str]) -> list[Path]:
 class FileSet(Dataset):
     """{'image': uint8 [H, W, 3] upright, 'name', 'path', 'size': (height, width) of the file} of single images.
 
-    Images whose long side exceeds max_side are reduced to it.
+    Images whose long side exceeds max_side are reduced to it. `names` are those of the results: of the files without
+    their endings; if some are equal, with their folders below the one that holds them all.
     """
 
     def __init__(self, files: Sequence[Path], max_side: int | None = None, on_corrupt: str = 'error'):
         self.paths, self.max_side, self.on_corrupt = list(files), max_side, on_corrupt
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the results."""
-        return [path.stem for path in self.paths]
+        self.names = [path.stem for path in self.paths]
+        if len(set(self.names)) < len(self.names):
+            base = os.path.commonpath([path.resolve().parent for path in self.paths])
+            self.names = [path.resolve().relative_to(base).with_suffix('').as_posix() for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict:
         path = self.paths[index]
-        return {'image': read_image(path, True, self.max_side), 'name': path.stem, 'path': path,
+        return {'image': read_image(path, True, self.max_side), 'name': self.names[index], 'path': path,
                 'size': read_size(path, True)}
 
     def check(self) -> None:
@@ -67,16 +74,18 @@ class FileSet(Dataset):
             FileNotFoundError, ValueError: naming the files.
         """
         check_files(self.paths, 'some images do not exist', 'check the names after --images')
-        corrupt, seen = [], {}
+        corrupt = []
+        name, times = Counter(self.names).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f'{times} images would be written to {name}.png, '
+                             f'{self.paths[self.names.index(name)]} the first; process them separately with different '
+                             '--out')
         for path in self.paths:
             try:
                 check_intact(path)
-            except Corrupt:
-                corrupt.append(str(path))
-            if (other := seen.setdefault(path.stem, path)) != path:
-                raise ValueError(f'{path} and {other} would both be written to {path.stem}.png; process them '
-                                 'separately with different --out')
+            except Corrupt as error:
+                corrupt.append(str(error).partition('; restore')[0])
         if corrupt and (self.on_corrupt == 'error' or len(corrupt) == len(self.paths)):
             raise ValueError(f'{len(corrupt)} of {len(self.paths)} files cannot be read as images: '
-                             f'{", ".join(corrupt)}; remove them, name the others, or leave them out with '
-                             '--on-corrupt skip')
+                             f'{", ".join(corrupt[:10])}{and_more(corrupt[9:])}; remove them, name the others, or '
+                             'leave them out with --on-corrupt skip')

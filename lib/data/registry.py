@@ -8,7 +8,7 @@ dataset.json holds, as for the toy set and for a user's own photos:
 Paths are relative to the folder of dataset.json; "root" names another folder for images and masks. Without "masks" the
 set can be trained on and predicted, not scored. "lists" holds <split>.txt and labels.txt, described in
 lib/files/dataspec.py. With "upright": true, images are turned as their EXIF tag says; "max_side" is the long side in
-pixels to which larger images are reduced when read. lib/data/own.py writes such a file from a folder and a table;
+pixels to which larger images are reduced when read. lib/own writes such a file from a folder and a list of labels;
 "made_by" then says so, and no command overwrites a file without it.
 """
 from pathlib import Path
@@ -67,7 +67,7 @@ def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -
         FileNotFoundError, ValueError: if the file is missing, or it lacks an entry or has an unknown or wrong one.
     """
     path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
-    entries = read_json(path, ENTRIES, 'python -m lib.data.own makes one from photos, python -m lib.data.toy a '
+    entries = read_json(path, ENTRIES, 'python -m lib.own makes one from photos, python -m lib.data.toy a '
                         'synthetic set')
     if problem := _problem(entries):
         raise ValueError(f'{path}: {problem}')

@@ -1,15 +1,17 @@
 """A data set as the rest of the code sees it: class names, paths, split lists and image-level labels.
 
 A list, <lists>/<split>.txt, has one sample per line: '/JPEGImages/a.jpg /SegmentationClassAug/a.png' (paths below the
-root; the mask is optional) or the bare name 'a' (paths from the templates). <lists>/labels.txt has a line
-'name<TAB>class<TAB>class' per image; an image without any class is its bare name.
+root; the mask is optional) or the bare name 'a' (paths from the templates). The name of an image is its path below
+the folder of the templates, without the ending: photos/x/a.jpg of 'photos/{}.jpg' is 'x/a', and its outputs are in
+folders x, too. <lists>/labels.txt has a line 'name<TAB>class<TAB>class' per image; an image without any class is its
+bare name.
 """
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -162,7 +164,9 @@ class DatasetSpec:
         if len(masks) > 1 or '..' in re.split(r'[/\s]', line):
             raise ValueError(f'{place}: {line!r} must be the path of an image, optionally followed by that of its '
                              f'mask, both inside {self.root}')
-        return Sample(image.stem, image, masks[0] if masks else self._find_mask(image.stem))
+        folder = self.root / PurePosixPath(self.image_template).parent
+        name = (image.relative_to(folder).with_suffix('').as_posix() if image.is_relative_to(folder) else image.stem)
+        return Sample(name, image, masks[0] if masks else self._find_mask(name))
 
     def _find_mask(self, name: str) -> Path | None:
         paths = [self.root / template.format(name) for template in self.mask_templates]

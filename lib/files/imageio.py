@@ -18,8 +18,15 @@ from lib.files.origin import png_info
 from tool.imutils import resize_bicubic, resize_nearest, scaled_size
 
 IGNORED = 255
+# Of the files in a folder that are taken for images, in training and prediction.
+IMAGE_SUFFIXES = ('.bmp', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm',
+                  '.tif', '.tiff', '.webp')
 EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
-END_MARKS = {'.jpg': b'\xff\xd9', '.jpeg': b'\xff\xd9', '.png': b'IEND'}
+END_MARKS = {**dict.fromkeys(('.jfif', '.jpe', '.jpeg', '.jpg'), b'\xff\xd9'), '.png': b'IEND'}
+TIFF_LARGEST = 281          # tag: the largest value that a sample can have
+# What samples of more than 8 bits can be, by their largest value: 8, 12 or 16 bits; floats from 0 to 1 besides.
+DEPTHS = (255, 4095, 65535)
+GREY_STEPS = {'L;2': 85, 'L;4': 17}     # PIL stretches grey of 2 and 4 bits to 8
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
@@ -44,12 +51,15 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
         size = reduced_size(_size(file, upright), max_side)
         if max_side and max(file.size) > max_side:
             file.draft(None, (2 * max_side, 2 * max_side))  # a JPEG need not be decoded at its full size
+        raw = _raw_mode(file)
         file.load()
         turned = ImageOps.exif_transpose(file) if upright else file
         if turned.mode.startswith('I') or turned.mode == 'F':
-            image = _reduce_depth(np.asarray(turned))
+            image = _reduce_depth(np.asarray(turned), getattr(file, 'tag_v2', {}).get(TIFF_LARGEST))
         else:
             image = np.array(turned.convert('RGB'))
+            if ';16' in raw and image.max(initial=0) <= DEPTHS[1] >> 8:
+                raise ValueError('colour of 16 bits that uses 12 at most: save it with 8')
     return resize_bicubic(image, *size)
 
 
@@ -57,6 +67,12 @@ def read_size(path: Path, upright: bool = False, max_side: int | None = None) ->
     """(height, width) that read_image would give, from the file's header alone; the same errors."""
     with _opened(path, 'image') as file:
         return reduced_size(_size(file, upright), max_side)
+
+
+def read_orientation(path: Path) -> int:
+    """The EXIF orientation of an image, 1 if it has none or is not rotated; the same errors as read_image."""
+    with _opened(path, 'image') as file:
+        return file.getexif().get(EXIF_ORIENTATION, 1)
 
 
 def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
@@ -67,33 +83,43 @@ def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]
 def check_intact(path: Path) -> None:
     """Make sure, cheaply, that an image has a readable header and its end; the same errors as read_image.
 
-    Only a JPEG or PNG that does not end as it should is decoded in full, since some have bytes behind their end.
+    Decoded in full are formats without a mark at their end, and a JPEG or PNG that does not end as it should, since
+    some have bytes behind their end.
     """
     read_size(path)
+    mark = END_MARKS.get(path.suffix.lower())
     with open(path, 'rb') as file:
         file.seek(max(0, path.stat().st_size - 32))
-        if END_MARKS.get(path.suffix.lower(), b'') not in file.read():
+        if not mark or mark not in file.read():
             read_image(path)
 
 
 def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:
-    """Read a label PNG (palette or grey) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255 ignored.
+    """Read a label PNG (palette or grey, of 1 to 16 bits) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255
+    ignored.
 
     Reduced as read_image does, without mixing labels.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it is corrupt, in colour, or holds a value that no class has.
+        ValueError: if it is corrupt, in colour, holds a value that no class has, or has the VOC palette in another
+            order.
     """
     with _opened(path, 'mask') as file:
-        mode, mask = file.mode, np.array(file)
-    if mode not in ('P', 'L'):
-        raise ValueError(f'{path} is an image of mode {mode}; a mask is an 8-bit palette or grey PNG whose values are '
+        mode, step = file.mode, GREY_STEPS.get(_raw_mode(file), 1)
+        mask = np.array(file)
+        palette = file.getpalette('RGB') if mode == 'P' else None
+    if mode not in ('P', 'L', '1', 'I', 'I;16', 'I;16B'):
+        raise ValueError(f'{path} is an image of mode {mode}; a mask is a palette or grey PNG whose values are '
                          'class indices')
+    mask = mask // step if step > 1 else mask
     largest = int(mask[mask != IGNORED].max(initial=0))
     if largest >= num_classes:
         raise ValueError(f'{path} holds the value {largest}; expected 0 to {num_classes - 1} or {IGNORED}: '
                          'check the class list, or whether the mask belongs to another data set')
+    mask = mask.astype(np.uint8)
+    if palette:
+        _check_palette(path, np.flatnonzero(np.bincount(mask.ravel())), palette, num_classes)
     return resize_nearest(mask, *reduced_size(mask.shape, max_side))
 
 
@@ -120,6 +146,8 @@ def voc_palette() -> np.ndarray:
 def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     """An image opened with PIL; whatever PIL raises in the block becomes an error with file and remedy."""
     try:
+        if Path(path).suffix.lower() in ('.heic', '.heif'):
+            _register_heif()
         with Image.open(path) as file:
             yield file
     except FileNotFoundError:
@@ -142,9 +170,43 @@ def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
     return (file.width, file.height) if turned else (file.height, file.width)
 
 
-def _reduce_depth(values: np.ndarray) -> np.ndarray:
-    """16-bit grey (PIL's modes I and F) to 8-bit RGB."""
+def _reduce_depth(values: np.ndarray, largest: tuple | int | None) -> np.ndarray:
+    """Grey of more than 8 bits (PIL's modes I and F) to 8-bit RGB.
+
+    White is the largest value possible as the file says it; else 1 for floats up to there, and what fits of 8, 12 and
+    16 bits, as cameras and microscopes store 12 bits in 16.
+    """
     low, high = float(values.min()), float(values.max())
-    if not (0 <= low and high <= 65535):
-        raise ValueError(f'values from {low:g} to {high:g}, expected 8 or 16 bits')
-    return np.repeat((values / 257 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
+    if values.dtype.kind == 'f' and high <= 1.01:
+        white = 1
+    else:
+        fitting = [depth for depth in DEPTHS if high <= depth]
+        white = np.ravel(largest)[0] if largest and np.ravel(largest)[0] >= high else next(iter(fitting), 0)
+    if not (0 <= low and white):
+        raise ValueError(f'values from {low:g} to {high:g}, expected 0 to 1, or 8, 12 or 16 bits')
+    return np.repeat((values * (255 / float(white)) + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _check_palette(path: Path, used: np.ndarray, palette: list[int], num_classes: int) -> None:
+    """Refuse a mask whose colours are those of VOC at other indices: image optimisers reorder palettes."""
+    values = {tuple(voc_palette()[value]): value for value in (*range(num_classes), IGNORED)}
+    meant = [values.get(tuple(palette[3 * index:3 * index + 3]), -1) for index in used.tolist()]
+    if -1 not in meant and meant != used.tolist():
+        index, value = next((index, value) for index, value in zip(used.tolist(), meant) if index != value)
+        raise ValueError(f'{path} has its palette in another order (value {index} has the colour of value {value}), as '
+                         'image optimisers leave it; save it with the VOC palette, or in grey')
+
+
+def _raw_mode(file: Image.Image) -> str:
+    """How PIL unpacks the samples of an opened file that is not loaded yet: 'L;4' is grey of 4 bits."""
+    arguments = file.tile[0][3] if file.tile else ''
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _register_heif() -> None:
+    """Teach PIL to read photos of iPhones."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise OSError('HEIC needs pillow-heif: pip install -r requirements-own.txt') from None
+    pillow_heif.register_heif_opener()

@@ -25,12 +25,15 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
                              'overwritten; choose another --out')
 
 
-def refuse_foreign(path: Path, maker: str, flag: str = '--out') -> None:
-    """Make sure that a file to be written is absent, empty or written by the same command; else raise ValueError."""
+def refuse_foreign(path: Path, maker: str, flag: str = '--out', former: str | None = None) -> None:
+    """Make sure that a file to be written is absent, empty or written by the same command; else raise ValueError.
+
+    `former` is the name that the command had before.
+    """
     if not os.path.lexists(path):
         return
     content = path.read_bytes() if path.is_file() else None         # None: a folder, or a link to nowhere
-    mark = rf'(made_by|generator" content)\W+{re.escape(maker)}'.encode()
+    mark = rf'(made_by|generator" content)\W+({re.escape(maker)}|{re.escape(former or maker)})'.encode()
     if content is None or content and not re.search(mark, content):
         raise ValueError(f'{path} exists and was not written by python -m {maker}; choose another {flag}, or move the '
                          'file away')

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from lib.files.dataspec import and_more
+from lib.files.fileio import remove_leftovers
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
 from lib.process.ending import Signals
@@ -90,6 +91,8 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
     with ExitStack() as stack:
         for output in outputs if not args.dry_run else ():
             stack.enter_context(Lock(output.folder))
+            for folder in {output.path(name).parent for name in names} - {output.folder}:   # of images in subfolders
+                remove_leftovers(folder)
         inputs = _digested(names, sources, digests)
         outdated = set().union(*(_outdated(output, inputs, args.fresh) for output in outputs))
         mine = range(rank, len(names), world)

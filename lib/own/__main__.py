@@ -1,0 +1,130 @@
+"""Your own photos as a data set: a folder and a list of labels become a dataset.json. No image is copied.
+
+    python -m lib.own photos/ labels.csv --out data/my.json
+    python -m lib.own photos/ --out data/my.json                    a folder per class, no list
+    python -m lib.own photos/ labels.csv --masks masks/ --classes wren "red kite" --out data/my.json
+
+The labels can be a table (CSV, Excel), JSON (records, a mapping, COCO, Label Studio), JSON lines, XML of CVAT, or a
+folder of XML of VOC; docs/own_data.md shows them all. Classes are all labels that occur, in alphabetical order, or
+those of --classes: masks count them from 1. A mask is a palette or grey PNG with the name of its image: 0 background,
+255 ignored; some images may have none.
+
+All problems are listed, and nothing is written; or the lists go to a folder beside dataset.json, data/my_lists.
+"""
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lib.data.registry import LARGEST_SIDE
+from lib.files.outpaths import refuse_foreign, refuse_inputs
+from lib.own.forms import read_folders, read_labels, splits_by_name
+from lib.own.labels import MOST_LINES, clean_labels, find_classes, warn_about_classes
+from lib.own.masks import ORIENTATIONS, check_masks, find_masks
+from lib.own.photos import Folder, Log, Row, match_images
+from lib.own.write import FORMER_MAKER, MAKER, split_rows, write_set
+from lib.process.cli import Parser, integer, number
+from lib.process.ending import run_script
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = Parser(__doc__)
+    parser.add_argument('photos', type=Path, help='folder of the images, with subfolders')
+    parser.add_argument('labels', type=Path, nargs='*', help='the list of their labels, or several; without any, the '
+                        'folders of the images are the classes')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name is '
+                        'that of the data set and its runs, for example data/my.json')
+    parser.add_argument('--masks', type=Path, metavar='DIR', help='folder of ground-truth masks, for scores only')
+    parser.add_argument('--mask-orientation', choices=ORIENTATIONS, help='what masks of images with an EXIF rotation '
+                        'are drawn on: the image as viewers show it, or its pixels as stored; then images are not '
+                        'rotated')
+    parser.add_argument('--classes', nargs='+', metavar='NAME', help='all classes, in the order of the values in the '
+                        'masks; any other label is an error')
+    parser.add_argument('--merge', nargs='+', type=renaming, default=[], metavar='OLD=NEW', help='labels that mean '
+                        'another label, for example dogs=dog, or no class, for example normal=none')
+    parser.add_argument('--keep-labels', action='store_true', help='labels that look alike are different classes')
+    parser.add_argument('--separator', help='between the labels in a cell of a table: a character, or none; by default '
+                        'the one that makes the fewest distinct labels')
+    parser.add_argument('--val', type=number(0, 1, above=True, below=True), default=0.2, metavar='FRACTION',
+                        help='fraction of the images held out for validation, where the labels name no such split')
+    parser.add_argument('--max-side', type=integer(32, LARGEST_SIDE), default=500, metavar='PIXELS',
+                        help='larger images are reduced to this long side when read; training and inference are set '
+                        'up for it')
+    return parser
+
+
+def renaming(word: str) -> tuple[str, str]:
+    """Type of --merge."""
+    old, equals, new = word.partition('=')
+    if not (old and equals and new):
+        raise argparse.ArgumentTypeError(f'{word!r} is not accepted; expected OLD=NEW')
+    return old.strip(), new.strip()
+
+
+def read_rows(args: argparse.Namespace, photos: Folder, log: Log) -> list[Row]:
+    """The labels of all images that have any, whatever form they are in."""
+    rows = [row for path in args.labels for row in read_labels(path, args.separator, log)]
+    rows = match_images(rows if args.labels else read_folders(photos, log), photos, log)
+    return clean_labels(splits_by_name(rows, log), dict(args.merge), log)
+
+
+def stop_at(problems: Sequence[tuple[str, str]], source: str) -> None:
+    """Print all problems, in order of the numbers in their locations, and raise ValueError."""
+    problems = sorted(problems, key=lambda problem: [int(digits) for digits in re.findall(r'\d+', problem[0])])
+    print(*(': '.join(problem) for problem in problems[:MOST_LINES]), sep='\n', file=sys.stderr)
+    if len(problems) > MOST_LINES:
+        print(f'... and {len(problems) - MOST_LINES} more', file=sys.stderr)
+    count = 'one problem' if len(problems) == 1 else f'{len(problems)} problems'
+    raise ValueError(f'{count} in {source} and what it names; nothing was written')
+
+
+def describe(out: Path, splits: Mapping[str, list[Row]], classes: Sequence[str]) -> list[str]:
+    """Lines that say what is in the set: images by split, and a line for each class."""
+    rows = [row for part in splits.values() for row in part]
+    sizes = ', '.join(f'{len(part)} {name}' for name, part in splits.items())
+    counts = {name: 0 for name in classes}
+    for row in rows:
+        for label in row.labels:
+            counts[label] += 1
+    width = max(map(len, [*classes, 'no class']))
+    return [f'{out}: {len(rows)} images ({sizes}), {len(classes)} classes',
+            *(f'  {name:{width}} {count} images' for name, count in counts.items()),
+            f'  {"no class":{width}} {sum(not row.labels for row in rows)} images']
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check everything, then write the set."""
+    words = sys.argv[1:] if argv is None else argv
+    args = make_parser().parse_args(words)
+    for folder in filter(None, (args.photos, args.masks)):
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{folder} is not a folder; expected the folder of the images, or of the masks')
+    if args.out.suffix != '.json' or args.separator == '':
+        raise ValueError(f'--out {args.out} --separator {args.separator!r}: expected a .json file and a character')
+    args.out = args.out.resolve() if args.out.is_symlink() else args.out      # the link stays
+    refuse_inputs([args.out], args.labels)
+    refuse_foreign(args.out, MAKER, former=FORMER_MAKER)
+    source = ', '.join(map(str, args.labels)) or str(args.photos)
+
+    # The labels and the images; then what only all rows together can tell.
+    log, masks = Log(), {}
+    rows = read_rows(args, Folder(args.photos), log)
+    if not log.problems:
+        classes = find_classes(rows, args.classes, args.keep_labels, source, log)
+    if args.masks and not log.problems:
+        masks = {image: args.masks / path for image, path in find_masks(rows, args.masks, log).items()}
+        check_masks(rows, args.photos, masks, classes, bool(args.classes), args.mask_orientation, log)
+    splits = {} if log.problems else split_rows(rows, args.val, source, log)
+    if log.problems:
+        print('\n'.join(log.notes), end='\n' * bool(log.notes))
+        stop_at(log.problems, source)
+    warn_about_classes(rows, classes, log)
+    write_set(args, splits, classes, masks, f'python -m {MAKER} {shlex.join(map(str, words))}')
+    print(*log.notes, *describe(args.out, splits, classes), sep='\n')
+
+
+if __name__ == '__main__':
+    run_script(main)

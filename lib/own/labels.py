@@ -1,0 +1,157 @@
+"""Labels as people write them: what separates them, which mean no class, which are the same class written twice."""
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from lib.files.dataspec import check_classes
+from lib.own.photos import Log, Row, composed, shortened
+
+# Characters that a name can hold, too, separate labels only where the labels they give also stand alone.
+SEPARATORS = (';', '|', ',', '/', '+', '&', ' ')
+NO_CLASS = {'', 'none', 'n/a', 'na', 'nan', 'null', '-', 'nothing', 'background'}
+FEW = 5                 # images of a class
+MOST_LINES = 100        # about problems of one kind
+KEEP = '--keep-labels if they are not'
+
+
+def tidied(label: str) -> str:
+    """A label without the quotes and spaces around it."""
+    return ' '.join(composed(label).strip(' \t\r\n\'"').split())
+
+
+def split_cell(cell: str, separator: str) -> list[str]:
+    """The labels in the cell of a table, which may look like a list in Python; separator 'none' takes it as one label.
+    """
+    cell = re.sub(r'^\s*[\[{](.*)[\]}]\s*$', r'\1', cell)
+    parts = [cell] if separator == 'none' else cell.split(None if separator == ' ' else separator)
+    return [label for part in parts if (label := tidied(part))]
+
+
+def choose_separator(cells: Iterable[str], path: Path, log: Log) -> str:
+    """The separator that makes the fewest distinct labels; a problem where that leaves a doubt."""
+    cells = {cell for cell in cells if tidied(cell).casefold() not in NO_CLASS}
+    whole = {label for cell in cells for label in split_cell(cell, 'none')}
+    labels = {separator: {label for cell in cells for label in split_cell(cell, separator)}
+              for separator in SEPARATORS if any(len(split_cell(cell, separator)) > 1 for cell in cells)}
+    if not labels:
+        return 'none'
+    best = min(labels, key=lambda separator: len(labels[separator]))
+    several = [cell for cell in sorted(cells) if len(split_cell(cell, best)) > 1]
+    alone = whole & {label for cell in several for label in split_cell(cell, best)}
+    fewer = len(labels[best]) < len(whole)
+    certain = best in ';|' or best == ',' and (alone or fewer) or alone and fewer
+    if not certain and (best == ',' or len(labels[best]) <= len(whole)):
+        log.problem(path, f'is {tidied(several[0])!r} one label or several? --separator none or --separator {best!r}')
+    if not certain:
+        return 'none'
+    log.note(f'labels are separated by {best!r} (--separator changes that): {len(labels[best])} distinct ones')
+    if mixed := [label for label in sorted(labels[best]) if set(label) & set(';|,')]:
+        log.problem(path, f'labels are separated by {best!r}, but {mixed[0]!r} holds another separator; use one for '
+                    f'all, or accept such names with --separator {best!r}')
+    return best
+
+
+def clean_labels(rows: Sequence[Row], merge: Mapping[str, str], log: Log) -> list[Row]:
+    """Rows with tidied labels, each once, after --merge; labels that mean no class are dropped and noted."""
+    dropped, found, cleaned = Counter(), set(), []
+    for row in rows:
+        labels = [tidied(label) for label in row.labels]
+        found.update(labels)
+        labels = dict.fromkeys(merge.get(label, label) for label in labels)
+        none = [label for label in labels if label.casefold() in NO_CLASS]
+        dropped.update(filter(None, none))
+        cleaned.append(row._replace(labels=tuple(label for label in labels if label not in none)))
+        for label in labels:
+            if not label.isprintable():
+                log.problem(row.location, f'{label!r} cannot be the name of a class')
+    for label in merge:
+        if label not in found:
+            log.problem('--merge', f'{label!r} is not a label; labels are {", ".join(sorted(found))[:300]}')
+    if dropped:
+        log.note('no class: ' + ', '.join(f'{label} ({count} images)' for label, count in dropped.items()))
+    return cleaned
+
+
+def find_classes(rows: Sequence[Row], given: Sequence[str] | None, keep: bool, source: str, log: Log) -> list[str]:
+    """The classes in order: those of --classes, or all labels in alphabetical order.
+
+    Reports labels that --classes lacks, and without it, unless `keep`, labels that look like the same class.
+
+    Raises:
+        ValueError: if there are more classes than a label PNG can hold.
+    """
+    counts = Counter(label for row in rows for label in row.labels)
+    classes = [composed(name.strip()) for name in given] if given else sorted(counts)
+    check_classes(classes, source)
+    if not classes:
+        log.problem(source, 'names no class at all')
+    if not given and not keep:
+        ask_about_alike(counts, source, log)
+    unknown, known = {}, set(classes)
+    for row in rows:
+        for label in row.labels:
+            if label not in known:
+                unknown.setdefault(label, row.location)
+    for label, location in list(unknown.items())[:MOST_LINES]:
+        near = [name for name in classes if likeness(label, name)]
+        log.problem(location, f'unknown class {label!r}; --classes names {", ".join(classes)}'
+                    + (f'; did you mean {near[0]!r}?' if near else ''))
+    for name in dict.fromkeys(classes):
+        if name == 'background' or classes.count(name) > 1:
+            log.problem('--classes', f'{name!r} must not be listed' + (' twice' if name != 'background' else ''))
+        elif name not in counts:
+            log.problem(source, f'no image shows {name!r} of --classes')
+    return classes
+
+
+def ask_about_alike(counts: Mapping[str, int], source: str, log: Log) -> None:
+    """Report labels that are probably one class: a question that only the user can answer."""
+    for pair in combinations(sorted(counts, key=lambda label: (-counts[label], label)), 2):
+        often, rare = pair
+        kind = likeness(often, rare)
+        # Short words one letter apart are mostly different words (cat, car): a typo would be rare.
+        if kind and (kind != 'one letter' or min(map(len, pair)) > 4 or counts[rare] < FEW):
+            log.problem(source, f'{rare!r} ({counts[rare]} images) and {often!r} ({counts[often]}) differ in {kind}: '
+                        f'--merge "{rare}={often}" if they are one class, {KEEP}')
+
+
+def likeness(first: str, second: str) -> str:
+    """How little two labels differ, in words; '' if by more."""
+    first, second = (re.sub(r'[\s_-]+', ' ', label.casefold()) for label in (first, second))
+    if first == second:
+        return 'upper case or hyphens'
+    if _singular(first) == _singular(second):
+        return 'singular and plural'
+    longer, shorter = sorted((first, second), key=len, reverse=True)
+    start = next((i for i, (a, b) in enumerate(zip(longer, shorter)) if a != b), len(shorter))
+    edited = longer[start + 1:] in (shorter[start:], shorter[start + 1:])
+    letters = longer[start:start + 1] + (shorter[start:start + 1] if len(longer) == len(shorter) else '')
+    word = re.search(r'[^\W\d_]*$', longer[:start])[0] + re.match(r'[^\W\d_]*', longer[start:])[0]
+    return 'one letter' if edited and letters.isalpha() and len(word) > 2 else ''      # not: type a, type b
+
+
+def _singular(label: str) -> str:
+    return re.sub(r'(?<=s|x|z)es$|(?<=ch|sh)es$|s$', '', re.sub(r'ies$', 'y', label))
+
+
+def warn_about_classes(rows: Sequence[Row], classes: Sequence[str], log: Log) -> None:
+    """Note classes that image-level labels cannot teach."""
+    shown = {name: [] for name in classes}
+    for number, row in enumerate(rows):
+        for label in row.labels:
+            shown[label].append(number)
+    together = {}
+    for name, numbers in shown.items():
+        together.setdefault(tuple(numbers), []).append(name)
+    for numbers, names in together.items():
+        if len(numbers) == len(rows):
+            log.note(f'warning: every image shows {", ".join(names)}: labels alone cannot tell where it is; add images '
+                     'without it')
+        elif len(names) > 1:
+            log.note(f'warning: {shortened(names)} are always in the same images: nothing tells them apart; add images '
+                     'that show only one of them')
+    if few := [name for name, numbers in shown.items() if len(numbers) < FEW]:
+        log.note(f'warning: {shortened(few)}: fewer than {FEW} images each, from which a class is hardly learned; add '
+                 'images, or merge or leave out the class')

@@ -1,0 +1,98 @@
+"""Checks of ground-truth masks: do they fit the images, their orientation and the order of the classes?"""
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from lib.files.imageio import IGNORED, read_mask, read_orientation, read_size
+from lib.own.photos import Folder, Log, Row, shortened, without_suffix
+
+ORIENTATIONS = ('upright', 'stored')
+
+
+def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, str]:
+    """The mask below `folder` of each image that has one; reports masks that could be those of two images."""
+    masks, found, owners = Folder(folder, ('.png',)), {}, {}
+    for row in rows:
+        paths = masks.find(without_suffix(row.image))
+        other = owners.setdefault(paths[0], row.image) if paths else row.image
+        if len(paths) > 1 or other != row.image:
+            log.problem(row.location, f'{folder} has {shortened(paths)} for {row.image}'
+                        + (f' and {other}' if other != row.image else '') + '; put masks into the same subfolders as '
+                        'their images')
+        elif paths:
+            found[row.image] = paths[0]
+    if not found:
+        log.problem(folder, 'has no mask for any image; masks are PNGs with the names of the images')
+    log.note(f'{len(found)} of {len(rows)} images have a mask')
+    return found
+
+
+def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], classes: Sequence[str], fixed: bool,
+                orientation: str | None, log: Log) -> None:
+    """Report masks that are corrupt, of another size than their image, or whose meaning is in doubt.
+
+    Args:
+        masks: by image.
+        fixed: whether the user has given the order of the classes.
+        orientation: one of ORIENTATIONS, if the user has said how the masks are drawn.
+    """
+    rows = [row for row in rows if row.image in masks]
+    shown, turned = np.zeros((len(rows), IGNORED + 1), bool), {}
+    for number, row in enumerate(rows):
+        path = masks[row.image]
+        try:
+            mask = read_mask(path, len(classes) + 1)
+            sizes = {name: read_size(images / row.image, name == 'upright') for name in ORIENTATIONS}
+        except (ValueError, OSError) as error:
+            log.problem(row.location, str(error).partition('; restore')[0])
+            continue
+        shown[number, np.unique(mask)] = True
+        fits = [name for name in ORIENTATIONS if mask.shape == sizes[name]]
+        if read_orientation(images / row.image) > 1:
+            turned[row.image] = fits
+        if not fits or orientation and orientation not in fits:
+            height, width = sizes[orientation or 'upright']
+            log.problem(row.location, f'{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height}')
+    if not orientation:
+        _check_orientation(turned, log)
+    if shown[:, IGNORED].any() and not shown[:, 1:IGNORED].any():
+        log.problem(next(iter(masks.values())).parent, f'masks hold nothing but 0 and {IGNORED}, which means ignored; '
+                    'save objects with the value of their class, 1 for the first')
+    elif not log.problems:
+        _check_order(rows, [masks[row.image].name for row in rows], classes, shown, fixed, log)
+
+
+def _check_orientation(turned: dict[str, list[str]], log: Log) -> None:
+    """Report images that EXIF rotates, by name with the orientations that fit their masks, if masks are not upright."""
+    decided = {fits[0] for fits in turned.values() if len(fits) == 1}
+    if turned and decided != {'upright'}:
+        log.problem('--masks', f'{len(turned)} images with masks are rotated by EXIF ({shortened(sorted(turned))}): '
+                    + ('the masks fit their pixels as stored: --mask-orientation stored' if decided == {'stored'} else
+                       'are the masks drawn on the rotated images, as viewers show them (--mask-orientation upright), '
+                       'or on their pixels as stored (--mask-orientation stored)?'))
+
+
+def _check_order(rows: Sequence[Row], names: Sequence[str], classes: Sequence[str], shown: np.ndarray, fixed: bool,
+                 log: Log) -> None:
+    """Note masks that show other classes than the labels; a problem if they agree better in another order of classes.
+
+    shown: bool [images, 256], which values a mask holds.
+    """
+    labelled = np.array([[name in row.labels for name in classes] for row in rows]).reshape(len(rows), len(classes))
+    held = shown[:, 1:len(classes) + 1]
+    differing = np.flatnonzero((held != labelled).any(1))
+    if not len(differing):
+        return
+    first = differing[0]
+    drawn = ', '.join(np.array(classes)[held[first]]) or 'nothing'
+    text = (f'{len(differing)} masks show other classes than the labels ({names[first]} shows {drawn}, labelled '
+            f'{", ".join(rows[first].labels) or "nothing"})')
+    cost = held.T.astype(int) @ ~labelled + (~held).T.astype(int) @ labelled       # masks in which they disagree
+    values, order = linear_sum_assignment(cost)
+    if cost[values, order].sum() < np.trace(cost) and not fixed:
+        better = ' '.join(f'"{classes[place]}"' for place in order)
+        log.problem('--masks', f'{text}; they agree better in another order: --classes {better}')
+    else:
+        log.note(f'{text}: is the order of the classes right? It is {", ".join(classes)}; --classes sets it')

@@ -1,0 +1,138 @@
+"""The images that a label list names: found below a folder, whatever path the labelling tool wrote, and checked."""
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from lib.files.dataspec import and_more
+from lib.files.imageio import IMAGE_SUFFIXES, check_intact
+
+
+class Row(NamedTuple):
+    """One entry of a label list. labels is None where nobody has labelled the image, split '' where the list has none.
+    """
+
+    location: str               # 'file:line', for messages
+    image: str                  # as the list names it; from match_images on, the path below the folder of the images
+    labels: tuple[str, ...] | None
+    split: str
+
+
+class Log:
+    """What there is to say: problems with their locations, which end the command, and notes."""
+
+    def __init__(self):
+        self.problems: list[tuple[str, str]] = []
+        self.notes: list[str] = []
+
+    def problem(self, location: str | Path, text: str) -> None:
+        self.problems.append((str(location), text))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class Folder:
+    """The files below a folder, hidden ones left out, found by the names that people and tools give them."""
+
+    def __init__(self, folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES):
+        self.folder, self.exact, self.tails = folder, {}, {}
+        files = sorted(f'{base}/{name}'[len(str(folder)) + 1:] for base, _, names in os.walk(folder, followlinks=True)
+                       for name in names if name[0] != '.')
+        self.images = [file for file in files if file.lower().endswith(tuple(suffixes))]
+        self.others = [file for file in files if not file.lower().endswith(tuple(suffixes))]
+        for image in self.images:
+            for path in (composed(image), without_suffix(composed(image))):
+                self.exact.setdefault(path, []).append(image)
+                for cut in re.finditer('/', path):
+                    self.tails.setdefault(path[cut.end():], []).append(image)
+
+    def find(self, name: str) -> list[str]:
+        """Paths below the folder that a name can mean: x/a.jpg is found by it, x/a, /elsewhere/x/a.jpg and a.jpg."""
+        for variant in _variants(name):
+            parts = [part for part in variant.split('/') if part not in ('', '.')]
+            wholes = ('/'.join(parts[start:]) for start in range(len(parts)))
+            found = next((self.exact[whole] for whole in wholes if whole in self.exact), None)
+            if found := found or self.tails.get('/'.join(parts)):
+                return found
+        return []
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's form NFC: some systems store an accented letter as two characters, which look the same."""
+    return unicodedata.normalize('NFC', name)
+
+
+def without_suffix(image: str) -> str:
+    """A path without the ending of its file: the name of the image in lists and outputs."""
+    return os.path.splitext(image)[0]
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are."""
+    return f'{", ".join(names[:3])}{and_more(names[2:])}'
+
+
+def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
+    """One row per image, with the path of its file below the folder and the labels of all its lines.
+
+    Reports images that are missing, corrupt or have the name of another one; notes what is left out.
+    """
+    merged, names, repeated = {}, {}, {}
+    near = {_stem(image): image for image in photos.images}
+    for row in rows:
+        found = photos.find(row.image)
+        hint = near.get(_stem(row.image))
+        first = merged.get(found[0]) if found else None
+        other = names.setdefault(without_suffix(found[0]), row) if found else row
+        if not found:
+            log.problem(row.location, f'{row.image or "an empty name"} is not in {photos.folder}'
+                        + (f'; did you mean {hint}?' if hint else ''))
+        elif len(found) > 1:
+            log.problem(row.location, f'{row.image} can be {shortened(found)}; write the path below {photos.folder}')
+        elif first and (row.split, row.labels is None) != (first.split, first.labels is None):
+            log.problem(row.location, f'{row.image} was in {first.location} too, with another split or no labels')
+        elif not first and other is not row:
+            log.problem(row.location, f'{row.image} has the same name as {other.image} ({other.location}); names in a '
+                        'folder must differ in more than the ending')
+        elif first:
+            repeated[found[0]] = row
+            merged[found[0]] = first._replace(labels=first.labels and tuple(dict.fromkeys(first.labels + row.labels)))
+        elif _is_usable(row, photos.folder, found[0], log):
+            merged[found[0]] = row._replace(image=found[0])
+    if repeated:
+        log.note(f'{len(repeated)} images have several lines ({shortened(list(repeated))}): their labels are joined')
+    named = {image for row in rows for image in photos.find(row.image)} if log.problems else merged
+    for files, what in (([image for image, row in merged.items() if row.labels is None], 'images without a label yet'),
+                        ([image for image in photos.images if image not in named], 'images that the list lacks'),
+                        (photos.others, 'files that are not images')):
+        if files:
+            log.note(f'left out in {photos.folder}: {len(files)} {what}: {shortened(files)}')
+    return [row for row in merged.values() if row.labels is not None]
+
+
+def _is_usable(row: Row, folder: Path, image: str, log: Log) -> bool:
+    """Whether an image can be read and its path written to a list."""
+    try:
+        check_intact(folder / image)
+    except (ValueError, OSError) as error:
+        log.problem(row.location, str(error).partition('; restore')[0])
+        return False
+    if not image.isprintable() or ' /' in image or image != image.strip():
+        log.problem(row.location, f'{image!r} has a space at the end of a name, or an unprintable character; rename it')
+        return False
+    return True
+
+
+def _stem(image: str) -> str:
+    return without_suffix(os.path.basename(image)).casefold()
+
+
+def _variants(name: str) -> Iterator[str]:
+    """A name as it is written, and as Label Studio's URLs and uploads hide it."""
+    name = composed(name.strip()).replace('\\', '/')
+    plain = composed(unquote(re.sub(r'^\w+://[^/]*/|^.*\?d=', '', name)))
+    yield from (name, plain, re.sub(r'(^|/)[0-9a-f]{8}-([^/]*)$', r'\1\2', plain))
