@@ -1,12 +1,13 @@
 """Score CAMs, pseudo-labels or segmentations against ground truth: mIoU and contour F.
 
     python eval.py --what cam  --split train     mIoU over 60 background thresholds, contour F at 0.25 and at the best
+    python eval.py --what cam-crf --split val    the labels of the CRF seeds, of both strengths
     python eval.py --what walk --split val
     python eval.py --what seg  --split val --protocol strict
     python eval.py --table                       all scores of the run so far, one line per stage
 
-Reads exp/<run>/labels/<split>/cam or walk, or exp/<run>/results/<split>, and the masks of the split; prints a table and
-adds a record to exp/<run>/scores.json. All scores are in percent.
+Reads exp/<run>/labels/<split>/cam, seeds, cam_pred or walk, or exp/<run>/results/<split>, and the masks of the split;
+prints a table and adds a record to exp/<run>/scores.json. All scores are in percent.
 
 --protocol reference scores as the published numbers were made: void pixels are left out of IoU but are background for
 contours, and a class that is nowhere in the ground truth stays in the mean. --protocol strict ignores void everywhere
@@ -18,9 +19,11 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 
+import numpy as np
 from tqdm import tqdm
 
 from lib.data.corrupt import unless_corrupt
+from lib.data.labelio import read_seeds
 from lib.data.npyio import label_source, read_any_maps
 from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
@@ -33,17 +36,20 @@ from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
 from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
 from lib.run.table import evaluation_text, summary_text
-from tool.camutils import cam_label
+from tool.camutils import cam_label, labels_of
 from tool.evalutils import PROTOCOLS, Curve, Scores
 
-MADE_BY = {'cam': 'infer_cam.py', 'walk': 'infer_aff.py', 'seg': 'infer_seg.py'}
+# What can be scored: its folder in the run, and what makes it.
+OUTPUTS = {'cam': ('labels/{}/cam', 'infer_cam.py'), 'cam-crf': ('labels/{}/seeds', 'infer_cam.py'),
+           'cam-pred': ('labels/{}/cam_pred', 'infer_cam.py --out-cam-pred'),
+           'walk': ('labels/{}/walk', 'infer_aff.py'), 'seg': ('results/{}', 'infer_seg.py')}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults are the published settings."""
     parser = base_parser(__doc__)
     group = parser.add_argument_group('evaluation')
-    group.add_argument('--what', choices=tuple(MADE_BY), default='cam', help='which output of the run is scored')
+    group.add_argument('--what', choices=tuple(OUTPUTS), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
     group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the '
                        'run\'s own').affects = NOTHING
@@ -59,11 +65,11 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None
-                ) -> tuple[Scores, Curve, list[str]]:
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None,
+                alpha: float | None = None) -> tuple[Scores, Curve, list[str]]:
     """Scores of some images at a background threshold, their curve over all of them, names of corrupt masks.
 
-    `threshold` is None for label PNGs, which have no curve.
+    `threshold` is None for what has no curve: label PNGs and, with their strength `alpha`, CRF seeds.
     """
     scores, curve, left_out = Scores(spec.num_classes, protocol), Curve(spec.num_classes, protocol), []
     for pair in pairs:
@@ -72,7 +78,9 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, th
             left_out.append(pair.name)
             continue
         try:
-            if threshold is None:
+            if alpha is not None:
+                scores.add(truth, seed_label(pair.prediction, alpha, spec.num_fg))
+            elif threshold is None:
                 scores.add(truth, read_mask(pair.prediction, spec.num_classes))
             else:
                 class_ids, cam = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
@@ -83,10 +91,18 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, th
     return scores, curve, left_out
 
 
-def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace, threshold: float | None
-          ) -> tuple[Scores, Curve, list[str]]:
+def seed_label(path: Path, alpha: float, num_fg: int) -> np.ndarray:
+    """Labels uint8 [H, W] of the seeds of one background strength."""
+    keys, seeds = read_seeds(path, num_fg)
+    if alpha not in seeds:
+        raise ValueError(f'{path} lacks seeds of strength {alpha:g}; regenerate all with infer_cam.py --fresh')
+    return labels_of(keys)[seeds[alpha].argmax(0)]
+
+
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace, threshold: float | None,
+          alpha: float | None = None) -> tuple[Scores, Curve, list[str]]:
     """score_chunk of all images, distributed over worker processes."""
-    function = partial(score_chunk, spec=spec, protocol=args.protocol, threshold=threshold)
+    function = partial(score_chunk, spec=spec, protocol=args.protocol, threshold=threshold, alpha=alpha)
     scores, curve, left_out = function([])
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
         for some_scores, some_curve, some_left_out in map_chunks(function, pairs, args.workers):
@@ -100,10 +116,16 @@ def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespac
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
-    """All figures of one evaluation: 'results', one by threshold for CAMs and one for label PNGs; 'curve' for CAMs.
+    """All figures of one evaluation: 'results', by threshold or strength; 'curve' for CAMs.
 
     'images' is how many were scored, 'left_out' names those with corrupt masks.
     """
+    if args.what == 'cam-crf':
+        _, strengths = read_seeds(pairs[0].prediction, spec.num_fg)
+        scored = {alpha: score(pairs, spec, args, None, alpha) for alpha in sorted(strengths)}
+        scores, _, left_out = scored[min(scored)]
+        return {'results': [{'alpha': alpha, **parts[0].summary()} for alpha, parts in scored.items()],
+                'images': scores.images, 'left_out': left_out}
     if args.what != 'cam':
         scores, _, left_out = score(pairs, spec, args, None)
         return {'results': [scores.summary()], 'images': scores.images, 'left_out': left_out}
@@ -123,14 +145,15 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
         FileNotFoundError, ValueError: if one is missing or was made for other classes; says how to make it.
     """
     what, made_from = args.what, split if args.what == 'seg' else spec.label_split(split)
-    own = args.folder / 'results' / split if what == 'seg' else args.folder / 'labels' / made_from / what
+    template, script = OUTPUTS[what]
+    own = args.folder / template.format(made_from)
     if what == 'cam':
         folder, suffix = label_source(args.labels, own, args.unpickle, '--labels')
     elif args.unpickle:
-        raise ValueError(f'--unpickle reads CAMs, not the label PNGs of --what {what}; leave it out')
+        raise ValueError(f'--unpickle reads CAMs, not the files of --what {what}; leave it out')
     else:
-        folder, suffix = args.labels or own, '.png'
-    remedy = (f'make them with python {MADE_BY[what]} --dataset {quote(args.dataset)} --run {quote(args.run)} '
+        folder, suffix = args.labels or own, '.npz' if what == 'cam-crf' else '.png'
+    remedy = (f'make them with python {script} --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {made_from}{" --export-npy" if args.unpickle else ""}')
     pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
     check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)

@@ -3,7 +3,8 @@
     python infer_aff.py --split train_aug
 
 Reads exp/<run>/aff/model.pth, the images of the split and exp/<run>/labels/<split>/cam; writes
-exp/<run>/labels/<split>/walk/<id>.png, labels 0 (background) to the number of classes, with the VOC palette.
+exp/<run>/labels/<split>/walk/<id>.png, labels 0 (background) to the number of classes, with the VOC palette. With --crf
+the dense CRF refines the scores of the walk first.
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -48,10 +49,10 @@ def make_parser() -> argparse.ArgumentParser:
                        help='power of the background score: larger gives less background')
     group.add_argument('--beta', type=number(0, 1000, above=True), default=8.0,
                        help='power of the affinities: larger keeps scores closer to edges')
-    walk_steps = group.add_argument('--walk-log2-steps', type=integer(0, 12), default=6, metavar='N',
-                                    help='the walk takes 2^N steps')
-    group.add_argument('--log-steps', dest=walk_steps.dest, type=walk_steps.type, default=argparse.SUPPRESS,
-                       help=argparse.SUPPRESS)
+    group.add_argument('--walk-log2-steps', type=integer(0, 12), default=6, metavar='N',
+                       help='the walk takes 2^N steps')
+    group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=False,
+                       help='refine the scores with the dense CRF of the seeds').affects = ('crf',)
     group.add_argument('--radius', type=integer(2, 32), default=5,
                        help='steps are shorter than this, in positions of the features')
     return parser
@@ -76,21 +77,21 @@ def check_cams(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, c
 
 @torch.inference_mode()
 def infer_affinity(image: np.ndarray, network: Callable, args: argparse.Namespace, backbone: Backbone,
-                   device: torch.device) -> tuple[tuple[int, int], np.ndarray, tuple[int, int]]:
-    """The size of an image, the affinities of the pairs of its features [offsets, positions], the features' size.
+                   device: torch.device) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """An image, the affinities of the pairs of its features [offsets, positions], the features' size.
 
     See tool/affutils.pair_affinity.
     """
-    size = image.shape[:2]
-    seen = resize_bicubic(image, *scaled_size(*size, args.scale))
+    seen = resize_bicubic(image, *scaled_size(*image.shape[:2], args.scale))
     view = torch.from_numpy(pad_to_multiple(normalise(seen, backbone.norm), backbone.stride))
     features = network(view[None].to(device, non_blocking=True))
-    return size, pair_affinity(features, args.radius)[0].cpu().numpy(), tuple(features.shape[-2:])
+    return image, pair_affinity(features, args.radius)[0].cpu().numpy(), tuple(features.shape[-2:])
 
 
-def write_walk(files: Sequence[tuple[Path, str]], cam_file: Path, size: tuple[int, int], affinity: np.ndarray,
+def write_walk(files: Sequence[tuple[Path, str]], cam_file: Path, image: np.ndarray, affinity: np.ndarray,
                grid: tuple[int, int], args: argparse.Namespace, stride: int, num_fg: int) -> None:
     """Walk on one image's CAMs and write its label PNG."""
+    size = image.shape[:2]
     present, cam = read_any_maps(cam_file, size, num_fg)
     if cam.shape[1:] != size:
         raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of {size[0]}x{size[1]}; make the '
@@ -98,7 +99,7 @@ def write_walk(files: Sequence[tuple[Path, str]], cam_file: Path, size: tuple[in
     seen_size = scaled_size(*size, args.scale)
     pooled = pool_cams(resize_linear(cam, *seen_size), args.alpha, stride)
     walked = random_walk(affinity, grid, pooled, args.beta, args.walk_log2_steps, args.radius)
-    label = walk_label(walked, present, seen_size, stride)
+    label = walk_label(walked, present, seen_size, stride, resize_bicubic(image, *seen_size) if args.crf else None)
     (path, origin), = files
     write_label_png(path, resize_nearest(label, *size), origin)
 
@@ -125,7 +126,7 @@ def main(argv=None):
     # What each file is made from.
     digests = Digests(args.folder / '.digests.json')
     check_cams(args, spec, dataset, cams, digests)
-    origin = stage_origin(args, spec, network=digests(trained.path))
+    origin = stage_origin(args, spec, 'crf' if args.crf else None, network=digests(trained.path))
     output = Output(args.folder / 'labels' / split / 'walk', '.png', origin)
     sources = [{'image': sample.image, 'cam': cams[sample.name]} for sample in dataset.samples]
     ranks.print_rank0(f'Random walk on {len(dataset)} images ({spec.name} {split}) to {output.folder}')

@@ -5,8 +5,9 @@
 
 Reads exp/<run>/cam/model.pth, the images of the split and their image-level labels, which mask the maps (on val too);
 writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, scores of the classes present.
---export-npy writes them a second time as the reference does: pickled, in exp/<run>/plabels/<split>/cam/<id>.npy and
-plabels/<split>/crf/alpha_<strength>/<id>.npy.
+--out-cam-pred also writes the labels of the CAMs at a background score, to labels/<split>/cam_pred/<id>.png.
+--export-npy writes CAMs and seeds a second time as the reference does: pickled, in
+exp/<run>/plabels/<split>/cam/<id>.npy and plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from lib.data.labelio import write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import write_label_png
 from lib.inference import ImageTask, TrainedNetwork, infer_images, inference_parser
 from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
@@ -31,9 +33,10 @@ from lib.process.ending import run_script
 from lib.run.options import NOTHING, resolve
 from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output
-from tool.camutils import fuse_scales
+from tool.camutils import cam_label
 from tool.crfutils import seed_scores
 from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
+from tool.seamutils import fuse_scales
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,12 +47,15 @@ def make_parser() -> argparse.ArgumentParser:
                        help='test-time scales, each with a horizontal flip')
     group.add_argument('--crf-seeds', action=argparse.BooleanOptionalAction, default=True,
                        help='run the CRF too and write seeds').affects = NOTHING
-    group.add_argument('--seeds', action=argparse.BooleanOptionalAction, dest='crf_seeds', default=argparse.SUPPRESS,
-                       help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--seed-alphas', type=number(0, 1000, above=True), action=LowHigh,
                        strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score in the two seeds: more background, less '
                        'background').affects = ('seeds',)
+    group.add_argument('--out-cam-pred', nargs='?', const=True, type=Path, metavar='DIR',
+                       help='write label PNGs of the CAMs too; the default folder is '
+                       'exp/<run>/labels/<split>/cam_pred').affects = NOTHING
+    group.add_argument('--background-score', type=number(0, 1), default=0.25,
+                       help='constant background score that --out-cam-pred compares CAMs with').affects = ('cam_pred',)
     group.add_argument('--export-npy', action='store_true',
                        help='write pickled .npy files to exp/<run>/plabels/<split> too, for other '
                        'codebases').affects = NOTHING
@@ -63,6 +69,9 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, split: str, networ
     outputs = [Output(labels / 'cam', '.npz', cams)]
     if args.crf_seeds:
         outputs.append(Output(labels / 'seeds', '.npz', seeds))
+    if args.out_cam_pred:
+        folder = labels / 'cam_pred' if args.out_cam_pred is True else args.out_cam_pred
+        outputs.append(Output(folder, '.png', stage_origin(args, spec, 'cam_pred', network=network)))
     if args.export_npy:
         outputs.append(Output(export / 'cam', '.npy', cams))
         outputs += [Output(export / 'crf' / f'alpha_{alpha}', '.npy', seeds)
@@ -101,15 +110,19 @@ def infer_cams(sample: Mapping, network: Callable, device: torch.device) -> tupl
 
 
 def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
-                 alphas: tuple[float, ...], export: bool) -> None:
+                 alphas: tuple[float, ...], export: bool, threshold: float | None = None) -> None:
     """Write the CAM file of one image and, for the alphas given, its seeds; with `export` as .npy too.
 
-    `files` are paths and origins in the order of make_outputs().
+    With a threshold, its label PNG at this background score. `files` are paths and origins in the order of
+    make_outputs().
     """
     seeds = {alpha: seed_scores(image, cam, alpha) for alpha in alphas}
     contents = [(write_maps, cam)]
     if seeds:
         contents.append((write_seeds, seeds))
+    if threshold is not None:
+        label = cam_label(present, cam, threshold)
+        contents.append((lambda path, _, label, origin: write_label_png(path, label, origin), label))
     if export:
         contents += [(write_npy_maps, cam), *((write_npy_scores, scores) for scores in seeds.values())]
     for (path, origin), (write, values) in zip(files, contents, strict=True):
@@ -120,7 +133,8 @@ def make_task(args: argparse.Namespace, device: torch.device, backbone: Backbone
     """Views of the image, their maps, and the files of CAMs and seeds."""
     prepare = partial(add_views, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     alphas = tuple(args.seed_alphas) if args.crf_seeds else ()
-    write = partial(write_labels, alphas=alphas, export=args.export_npy)
+    write = partial(write_labels, alphas=alphas, export=args.export_npy,
+                    threshold=args.background_score if args.out_cam_pred else None)
     return ImageTask(partial(infer_cams, device=device), write, prepare)
 
 

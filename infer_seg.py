@@ -39,7 +39,7 @@ from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output, refuse_unknown
 from tool.crfutils import FINAL_CRF, dense_crf
 from tool.drawing import blend, legend, stacked
-from tool.imutils import Norm, enlarged_label, fitting_size, normalise, resize_cubic, resize_nearest, scaled_size
+from tool.imutils import Norm, enlarged_label, fitting_size, normalise, rescale, resize_nearest, scaled_size
 
 LONG_SIDE = 500         # pixels; at most, of --images, where neither --max-side nor the network's file says otherwise
 
@@ -94,10 +94,13 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, netw
 
 def make_views(image: np.ndarray, scales: Sequence[float], norm: Norm, size_step: int | None) -> Iterator[np.ndarray]:
     """Yield an image, normalised, at every scale: float32 [3, h, w] each. `size_step`: see lib/net/backbone.py."""
-    normalised = normalise(image, norm).transpose(1, 2, 0)
+    normalised, (height, width) = normalise(image, norm).transpose(1, 2, 0), image.shape[:2]
     for scale in scales:
-        size = fitting_size(*scaled_size(*image.shape[:2], scale), size_step)
-        yield np.ascontiguousarray(resize_cubic(normalised, *size).transpose(2, 0, 1))
+        factors = scale, scale
+        if size_step:
+            fitting = fitting_size(*scaled_size(height, width, scale), size_step)
+            factors = fitting[0] / height, fitting[1] / width
+        yield np.ascontiguousarray(rescale(normalised, factors).transpose(2, 0, 1))
 
 
 def infer_probs(image: np.ndarray, network: Callable, scales: Sequence[float], norm: Norm, size_step: int | None,

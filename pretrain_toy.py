@@ -146,15 +146,15 @@ def main(argv=None):
         return
 
     # Train on the two sets in turn.
-    ranks.connect(device)
+    devices.connect(device)
     if args.fresh and not ranks.was_restarted():
-        ranks.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
+        devices.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
     train_parts(args, network, whole, device, origin, folder)
     meta = {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}
     for layer in network.backbone.modules():
         if isinstance(layer, nn.Conv2d):
             layer.half()                # half the file; statistics of batch norms stay in float32
-    ranks.by_the_first(lambda: save_network(model, network.backbone, meta))
+    devices.by_the_first(lambda: save_network(model, network.backbone, meta))
 
 
 if __name__ == '__main__':

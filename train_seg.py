@@ -25,7 +25,6 @@ from lib.files.imageio import IGNORED, voc_palette
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
 from lib.net.syncnorm import share_batch_norm
-from lib.process import ranks
 from lib.process.cli import LowHigh, integer, number
 from lib.process.ending import run_script
 from lib.run import device as devices
@@ -128,7 +127,7 @@ def main(argv=None):
     origin = stage.origin(pseudo_labels=dataset.label_files())
 
     # Train. Of several processes, batch norm sees the whole batch.
-    ranks.connect(device)
+    devices.connect(device)
     network = share_batch_norm(network.to(device), device)
     step = make_step(stage.forward(network, whole_batch=True))
     counts = Labelled(count_labelled, steps, f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, '

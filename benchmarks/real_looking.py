@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tool.camutils import fuse_scales
 from tool.crfutils import seed_scores
+from tool.seamutils import fuse_scales
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
 STRIDE = 8

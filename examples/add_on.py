@@ -22,10 +22,10 @@ from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
 from lib.process.cli import COUNT, LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
-from tool.camutils import fuse_scales
 from tool.evalutils import Curve
 from tool.imutils import IMAGENET_NORM, normalise
 from tool.probutils import fsl_images, fsl_loss, fsl_maps, isl_loss  # 1
+from tool.seamutils import fuse_scales
 
 
 def maps_of_tokens(tokens: Tensor, height: int, width: int) -> Tensor:

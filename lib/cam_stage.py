@@ -28,9 +28,10 @@ from lib.training import (
     validation_samples,
 )
 from tool.camloss import cam_objective, second_view
-from tool.camutils import cam_label, fuse_scales
+from tool.camutils import cam_label
 from tool.drawing import blend, heat
 from tool.imutils import Norm, normalise, resize_bicubic, scaled_size
+from tool.seamutils import fuse_scales
 from tool.torchutils import poly_factor
 
 LENGTH = number(0, 1000, above=True)
@@ -55,6 +56,8 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
                        'turns it off')
     group.add_argument('--isl-samples', type=integer(1, 100_000), default=10,
                        help='pixels sampled per image and class')
+    group.add_argument('--loss-weight', dest='isl_weight', type=one_weight, default=argparse.SUPPRESS,
+                       help=argparse.SUPPRESS)
     group.add_argument('--fsl', action=argparse.BooleanOptionalAction, default=True, help='feature-similarity loss')
     group.add_argument('--fsl-weight', type=number(0, 1000), default=1.0,
                        help='weight of the feature-similarity loss')
@@ -63,6 +66,11 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     group.add_argument('--fsl-sigma', type=sigma, default=5.0,
                        help='reach of the feature-similarity loss in positions of the logits; none is unlimited')
     return parser
+
+
+def one_weight(word: str) -> None:
+    """Value of --loss-weight, a flag of the reference that does not say of which loss."""
+    raise argparse.ArgumentTypeError('say of which loss: --isl-weight or --fsl-weight')
 
 
 def sigma(word: str) -> float | None:

@@ -15,7 +15,6 @@ from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_norm_affine, make_optimizer, set_train_mode
 from lib.net.resnet38d import ResNet38d
 from lib.net.syncnorm import share_batch_norm
-from lib.process import ranks
 from lib.process.ranks import batch_part
 from lib.run import device as devices
 
@@ -49,12 +48,12 @@ def _one(sender, rank: int, count: int, port: int, function: Callable, arguments
     result = function(rank, count, *arguments)
     if rank == 0:
         sender.send(result)
-    ranks.disconnect()
+    devices.disconnect()
 
 
 def deeplab_steps(rank: int, world: int) -> dict:
     """DeepLab after three steps in float64 on batches of four, as arrays by name."""
-    ranks.connect(CPU)
+    devices.connect(CPU)
     torch.manual_seed(0)
     images, masks = torch.randn(3, 4, 3, 32, 32, dtype=torch.float64), torch.randint(0, 4, (3, 4, 32, 32))
     masks[:, 0] = masks[:, 1, :20] = 255        # shares of the labelled pixels differ
@@ -65,7 +64,7 @@ def deeplab_steps(rank: int, world: int) -> dict:
     optimizer, wrapped = make_optimizer(network, 1e-3, 0.9, 5e-4), devices.parallel(network, CPU)
     mine = slice(rank * 4 // world, (rank + 1) * 4 // world)
     for step, (image, mask) in enumerate(zip(images[:, mine], masks[:, mine])):
-        count = ranks.mean((mask != 255).sum().double())
+        count = devices.mean_of_all((mask != 255).sum().double())
         torch.manual_seed(step)
         with batch_part(rank, world):
             logits = wrapped(image)

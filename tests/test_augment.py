@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 
+import infer_seg
 from lib.data import augment
-from tool.imutils import IMAGENET_NORM, denormalise, normalise, pad_to_multiple, resize_bicubic, scaled_size
+from tool.imutils import IMAGENET_NORM, denormalise, normalise, pad_to_multiple, rescale, resize_bicubic, scaled_size
 
 
 @pytest.fixture
@@ -31,6 +34,14 @@ def test_long_side_takes_every_size_and_keeps_the_shape(image):
     assert all(height == round(width * 30 / 44) for height, width in sizes)
     upright = augment.resize_long_side(image.transpose(1, 0, 2), np.random.default_rng(0), 40, 48)
     assert max(upright.shape[:2]) == upright.shape[0]
+
+
+@pytest.mark.parametrize('size, long_side, expected', [((375, 500), 550, 412), ((500, 450), 545, 490)])
+def test_the_short_side_is_the_rounded_quotient_of_the_product(size, long_side, expected):
+    """375 * 550 / 500 is 412.5, which is rounded to even; 375 * (550 / 500) is a little more."""
+    resized = augment.resize_long_side(np.zeros((*size, 3), np.uint8), np.random.default_rng(0), long_side, long_side)
+    assert sorted(resized.shape[:2]) == [expected, long_side]
+    assert round(min(size) * (long_side / max(size))) == expected + 1
 
 
 def test_crop_of_a_larger_image_is_a_window_of_it():
@@ -77,6 +88,50 @@ def test_scale_resizes_image_and_mask_alike(image):
         scaled, labels = augment.random_scale(image, mask, np.random.default_rng(seed), 0.5, 1.5)
         assert scaled.shape[:2] == labels.shape and set(labels.flat) <= set(mask.flat)
         assert 15 <= labels.shape[0] <= 45
+
+
+def cubic_by_hand(row, factor):
+    """A row of values at the positions (x + 0.5) / factor - 0.5, with the cubic filter of a = -0.75, edges repeated."""
+    values = []
+    for x in range(round(len(row) * factor)):
+        position, value = (x + 0.5) / factor - 0.5, 0
+        for near in range(math.floor(position) - 1, math.floor(position) + 3):
+            d = abs(position - near)
+            weight = 1.25 * d ** 3 - 2.25 * d ** 2 + 1 if d <= 1 else -0.75 * (d ** 3 - 5 * d ** 2 + 8 * d - 4)
+            value = value + weight * row[min(max(near, 0), len(row) - 1)]
+        values.append(value)
+    return np.array(values)
+
+
+def scaled_by_hand(image, factor):
+    return np.swapaxes(cubic_by_hand(np.swapaxes(cubic_by_hand(image.astype(float), factor), 0, 1), factor), 0, 1)
+
+
+@pytest.mark.parametrize('factor', [0.5, 0.73, 1.37])
+def test_segmentation_images_are_scaled_by_factor_not_by_size(image, factor):
+    mask = np.random.default_rng(1).integers(0, 20, (30, 44), np.uint8)
+    scaled, labels = augment.random_scale(image, mask, np.random.default_rng(0), factor, factor)
+    expected = scaled_by_hand(image, factor)
+    assert np.abs(scaled - expected.clip(0, 255)).max() <= 1            # fixed-point arithmetic, then rounding
+    rows, columns = ([min(math.floor(x / factor), side - 1) for x in range(round(side * factor))] for side in (30, 44))
+    np.testing.assert_array_equal(labels, mask[rows][:, columns])
+
+    one, view = infer_seg.make_views(image, [1, factor], IMAGENET_NORM, None)
+    mean, std = (np.array(values) for values in IMAGENET_NORM)
+    np.testing.assert_array_equal(one, normalise(image))
+    np.testing.assert_allclose(view.transpose(1, 2, 0), scaled_by_hand((image / 255 - mean) / std, factor), atol=1e-5)
+
+
+def test_a_side_is_never_scaled_to_nothing():
+    line = np.arange(3 * 40, dtype=np.float32).reshape(1, 40, 3)
+    assert rescale(line, (0.3, 0.3)).shape == (1, 12, 3)
+    assert [view.shape for view in infer_seg.make_views(np.zeros((1, 1, 3), np.uint8), [0.05, 0.5, 1.75],
+                                                        IMAGENET_NORM, None)] == [(3, 1, 1), (3, 1, 1), (3, 2, 2)]
+
+
+def test_a_backbone_with_a_size_step_sees_fitting_sizes(image):
+    view, = infer_seg.make_views(image, [1.37], IMAGENET_NORM, 8)
+    assert view.shape == (3, 41, 57)        # 41 x 60, each rounded to a multiple of 8 plus 1
 
 
 def test_normalise_is_the_textbook_formula_and_denormalise_its_inverse(image):

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from tool.camutils import cam_label, fuse_scales, strongest_class, with_background
+from tool.camutils import cam_label, strongest_class, with_background
+from tool.seamutils import fuse_scales
 
 
 def test_fused_cams_equal_slow_loop():

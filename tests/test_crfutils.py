@@ -41,6 +41,14 @@ def test_layout_in_memory_does_not_matter():
     np.testing.assert_array_equal(flipped, dense_crf(image[:, ::-1].copy(), probs[:, :, ::-1].copy(), FINAL_CRF))
 
 
+def test_read_only_arrays_are_taken():
+    image, probs = make()
+    expected = dense_crf(image, probs, FINAL_CRF)
+    for array in (image, probs):
+        array.flags.writeable = False
+    np.testing.assert_array_equal(dense_crf(image, probs, FINAL_CRF), expected)
+
+
 @pytest.mark.parametrize('size', [(1, 1), (1, 9), (7, 1)])
 def test_tiny_images_work(size):
     image, probs = make(*size)

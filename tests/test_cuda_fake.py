@@ -28,8 +28,8 @@ from lib.net.freeze import freeze_early, freeze_norm_affine, make_optimizer, set
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from lib.run import device as devices
-from lib.run.loop import part_of, to_device
-from lib.run.record import Terms
+from lib.run.loop import Terms
+from tool.torchutils import part_of, to_device
 
 CPU, CUDA, META = (torch.device(name) for name in ('cpu', 'cuda:0', 'meta'))
 AMPS = (None, torch.bfloat16)

@@ -14,9 +14,9 @@ from lib.net.freeze import BatchDropout
 from lib.process.ending import Stopped
 from lib.run import loop
 from lib.run.lock import Lock
-from lib.run.loop import Run, due, step_seed, train
-from lib.run.record import Terms
+from lib.run.loop import Run, Terms, train
 from tests.running import another_run, no_signal_gets_out
+from tool.torchutils import due, step_seed
 
 STEPS = 10
 LR = 0.1

@@ -114,7 +114,10 @@ def test_new_layers_start_as_published():
     for layer, size in ((deeplab.conv_fov, 9), (deeplab.conv_fov2, 1)):
         expected = math.sqrt(2 / (layer.out_channels * size))
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.1)
-    assert not deeplab.cls_conv.bias.any()
+    bias = DeepLab(narrow(), 4000).cls_conv.bias                # uniform within 1 / sqrt(inputs), as PyTorch starts it
+    bound = deeplab.cls_conv.in_channels ** -0.5
+    assert 0.99 * bound < bias.abs().max() <= bound and abs(bias.mean()) < 0.05 * bound
+    assert bias.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
 def test_new_modules_are_all_that_is_not_backbone_or_batch_norm():

@@ -251,15 +251,15 @@ def test_affinity_samples_of_both_kinds_of_seeds_are_the_same(toy, both):
 
 
 def test_walk_of_both_kinds_of_cams_is_the_same(toy, both, tmp_path):
-    size = Image.open(get_spec(str(toy)).samples('val')[0].image).size[::-1]
-    args = argparse.Namespace(scale=1.0, alpha=6.0, beta=8.0, walk_log2_steps=2, radius=5)
+    image = np.array(Image.open(get_spec(str(toy)).samples('val')[0].image))
+    args = argparse.Namespace(scale=1.0, alpha=6.0, beta=8.0, walk_log2_steps=2, radius=5, crf=False)
     name = get_spec(str(toy)).samples('val')[0].name
-    grid = tuple(-(-side // 8) for side in size)
+    grid = tuple(-(-side // 8) for side in image.shape[:2])
     positions = (grid[0] - 4) * (grid[1] - 8)
     affinity = np.random.default_rng(2).random((34, positions)).astype(np.float32)
     for kind, suffix in (('labels', 'npz'), ('plabels', 'npy')):
-        infer_aff.write_walk([(tmp_path / f'{kind}.png', '')], both / kind / f'val/cam/{name}.{suffix}', size, affinity,
-                             grid, args, stride=8, num_fg=6)
+        cams = both / kind / f'val/cam/{name}.{suffix}'
+        infer_aff.write_walk([(tmp_path / f'{kind}.png', '')], cams, image, affinity, grid, args, stride=8, num_fg=6)
     assert (tmp_path / 'labels.png').read_bytes() == (tmp_path / 'plabels.png').read_bytes()
 
 

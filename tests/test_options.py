@@ -1,8 +1,12 @@
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import infer_aff
+import infer_cam
+from lib import cam_stage
 from lib.files.dataspec import DatasetSpec
 from lib.run.options import add_device_flags, add_training_flags, base_parser, plain_flag, resolve, settings
 from lib.run.settings import COMMON, SETTINGS
@@ -19,6 +23,10 @@ def table(monkeypatch):
 def get_spec(dataset, root, lists):
     return DatasetSpec(name=dataset, classes=('a', 'b'), root=root or Path('data'), lists=lists or Path('lists'),
                        image_template='{}.jpg', preset=dataset)
+
+
+def get_spec_voc(dataset, root, lists):
+    return replace(get_spec(dataset, root, lists), preset='voc12')
 
 
 def parser():
@@ -49,6 +57,35 @@ def test_underscores_in_flags_are_accepted_and_values_stay_as_they_are():
 def test_every_spelling_of_the_data_folder_reaches_the_data_set(name):
     args, spec = resolve(parser(), ['--dataset', 'one', name, 'there', '--lists', 'mine'], 'stage', get_spec)
     assert (spec.root, spec.lists) == (Path('there'), Path('mine'))
+
+
+def test_the_flag_names_of_the_reference_are_accepted(capsys):
+    words = ('--max_epoches', '9', '--wt_dec=1e-3', '--session_name', 'mine', '--num_workers', '0', '--num_samples',
+             '7', '--network', 'network.resnet38_SEAM', '--voc12_root', 'there')
+    args, _ = resolve(cam_stage.make_parser('', 'voc12'), list(words), 'train_cam', get_spec_voc)
+    assert (args.epochs, args.weight_decay, args.run, args.workers, args.isl_samples, args.backbone,
+            args.data_root) == (9, 1e-3, 'mine', 0, 7, 'resnet38d', Path('there'))
+    walk, _ = resolve(infer_aff.make_parser(), ['--logt', '8', '--crf', '--network=network.resnet38_aff'], 'infer_aff',
+                      get_spec_voc)
+    assert (walk.walk_log2_steps, walk.crf, walk.backbone) == (8, True, 'resnet38d')
+    cams, _ = resolve(infer_cam.make_parser(), ['--out_cam_pred', '--out_cam_pred_alpha', '0.3'], 'infer_cam',
+                      get_spec_voc)
+    assert cams.out_cam_pred is True and cams.background_score == 0.3
+    assert [plain_flag(word) for word in ('--train_cam:max_epoches=9', '--train_seg:lr')] == [
+        '--train-cam:epochs=9', '--train-seg:lr']
+    text = cam_stage.make_parser('', 'voc12').format_help()
+    assert not [name for name in ('max-epoches', 'wt-dec', 'session', 'num-samples', '--network') if name in text]
+
+
+@pytest.mark.parametrize('words, problem', [
+    (('--loss_weight', '0.2'), 'argument --loss-weight: say of which loss: --isl-weight or --fsl-weight'),
+    (('--network', 'network.vgg16_cls'), 'argument --network: network.vgg16_cls is not a network of this code; choose '
+                                         'one with --backbone'),
+    (('--session_name', 'exp/ckpts/cam'), '--run exp/ckpts/cam is not a plain name; use --exp')])
+def test_flags_of_the_reference_that_mean_something_else_are_one_line(words, problem):
+    with pytest.raises(ValueError) as refusal:
+        resolve(cam_stage.make_parser('', 'voc12'), list(words), 'train_cam', get_spec_voc)
+    assert str(refusal.value).startswith(problem)
 
 
 def test_abbreviated_flags_are_refused():

@@ -2,6 +2,7 @@
 
 Every size, class count and setting is read from the files, so that another folder of such files can take their place.
 """
+import argparse
 import ast
 import json
 import zlib
@@ -9,9 +10,15 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+import train_aff
 from coco.masks import paint_mask
+from lib.data import augment
+from lib.data.affinity import AffTrainSet
+from lib.data.labelio import write_seeds
+from lib.files.dataspec import DatasetSpec
 from lib.net.aff import AffinityNet
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import freeze_early, freeze_norm_affine, make_optimizer, set_train_mode
@@ -22,12 +29,12 @@ from lib.net.weights import load_imagenet
 from tests.parity_files import arrays, fill_weights, path, text
 from tool.affutils import affinity_label, pair_affinity, pair_counts, pair_labels, pool_cams, random_walk, walk_label
 from tool.camloss import adaptive_min_pooling, cam_objective, second_view
-from tool.camutils import cam_label, fuse_scales
+from tool.camutils import cam_label
 from tool.crfutils import FINAL_CRF, SEED_CRF, dense_crf, seed_scores
 from tool.evalutils import Curve, Scores, contour_matches
-from tool.imutils import IMAGENET_NORM
+from tool.imutils import IMAGENET_NORM, Norm
 from tool.probutils import draw_pixels, fsl_loss, fsl_loss_plain, isl_loss, isl_loss_plain, max_norm
-from tool.seamutils import onehot_max
+from tool.seamutils import fuse_scales, onehot_max
 from tool.torchutils import lr_groups, poly_factor, set_lr
 
 
@@ -310,6 +317,116 @@ def test_pair_labels_match_reference():
         expected = np.unpackbits(data[kind])[:shape[0] * shape[1]].reshape(shape).astype(bool)
         np.testing.assert_array_equal(found[0].numpy(), expected)
     np.testing.assert_array_equal(pair_counts(pairs).numpy(), data['counts'])
+
+
+KEYS, CROP = [1, 3], 96                                     # classes in the image; 12 x 12 positions
+MEAN_HALF = Norm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def low_image(tmp_path):
+    """(image [70, 110, 3], its seeds [2, 1 + k, 70, 110], a function norm -> training set): rows are padded."""
+    rng = np.random.default_rng(7)
+    image = rng.integers(0, 256, (10, 11, 3), np.uint8).repeat(7, 0).repeat(10, 1)
+    # Scores of 0 and 1, which a file of seeds keeps as they are; the second seeds have less background.
+    channels = np.stack([rng.choice(3, (14, 22), p=chance) for chance in ((0.6, 0.2, 0.2), (0.3, 0.35, 0.35))])
+    seeds = (channels.repeat(5, 1).repeat(5, 2)[:, None] == np.arange(3)[:, None, None]).astype(np.float32)
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    (tmp_path / 'train.txt').write_text('a\n')
+    write_seeds(tmp_path / 'seeds/a.npz', KEYS, dict(zip((1.0, 24.0), seeds)))
+    spec = DatasetSpec('low', ('a', 'b', 'c', 'd'), tmp_path, tmp_path, '{}.png', train_split='train')
+    return image, seeds, lambda norm: AffTrainSet(spec, 'train', norm, CROP, tmp_path / 'seeds')
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The crops and flips that are drawn, in order; colours stay."""
+    crops, crop, flip = [], augment.random_crop, augment.random_flip
+    monkeypatch.setattr(augment, 'colour_jitter', lambda image, rng: image)
+    monkeypatch.setattr(augment, 'random_crop', lambda *words: crops.append([crop(*words)]) or crops[-1][0])
+    monkeypatch.setattr(augment, 'random_flip', lambda rng: crops[-1].append(flip(rng)) or crops[-1][1])
+    return crops
+
+
+def crop_by_hand(image, seeds, crop, flip, norm):
+    """Network input [3, CROP, CROP] and labels [CROP / 8, CROP / 8] as SPEC has them: first the crop, padded with
+    black, then the normalisation; the seeds padded with 0, their mean over 8 x 8 pixels, and the strongest of each.
+    """
+    top, left = (target.start - source.start for source, target in zip(crop.source, crop.target))
+    window, scores = np.zeros((CROP, CROP, 3)), np.zeros((*seeds.shape[:2], CROP, CROP))
+    for y in range(CROP):
+        for x in range(CROP):
+            row, column = y - top, (CROP - 1 - x if flip.step < 0 else x) - left
+            if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
+                window[y, x], scores[:, :, y, x] = image[row, column], seeds[:, :, row, column]
+    label = np.zeros((CROP // 8, CROP // 8), int)
+    for i in range(CROP // 8):
+        for j in range(CROP // 8):
+            low, high = scores[:, :, 8 * i:8 * i + 8, 8 * j:8 * j + 8].mean((2, 3))
+            label[i, j] = [255, *(key + 1 for key in KEYS)][low.argmax()]
+            if high.argmax() == 0:
+                label[i, j] = 0
+            if max(low.max(), high.max()) < 1e-5:
+                label[i, j] = 255
+    return ((window / 255 - norm.mean) / norm.std).transpose(2, 0, 1), label
+
+
+def pairs_by_hand(label):
+    """{kind: [((y, x), (y, x)), ...]} of the pairs within radius 5."""
+    steps = [(0, x) for x in range(1, 5)]
+    steps += [(y, x) for y in range(1, 5) for x in range(-4, 5) if x * x + y * y < 25]
+    assert len(steps) == 34
+    pairs = {'bg': [], 'fg': [], 'neg': []}
+    for dy, dx in steps:
+        for y in range(label.shape[0] - 4):
+            for x in range(4, label.shape[1] - 4):
+                one, other = label[y, x], label[y + dy, x + dx]
+                if one != 255 and other != 255:
+                    kind = 'neg' if one != other else 'fg' if one else 'bg'
+                    pairs[kind].append(((y, x), (y + dy, x + dx)))
+    return pairs
+
+
+@pytest.mark.parametrize('norm', [IMAGENET_NORM, MEAN_HALF], ids=['imagenet', 'half'])
+def test_padded_affinity_crop_equals_a_computation_by_hand(low_image, drawn, norm):
+    image, seeds, make_set = low_image
+    dataset = make_set(norm)
+    for epoch in range(4):
+        sample = dataset[epoch, 0]
+        expected, label = crop_by_hand(image, seeds, *drawn[-1], norm)
+        np.testing.assert_allclose(sample['image'].numpy(), expected, atol=1e-6)
+        np.testing.assert_array_equal(sample['label'].numpy(), label)
+        counts = pair_counts(pair_labels(sample['label'][None])).tolist()
+        assert counts == [len(pairs) for pairs in pairs_by_hand(label).values()] and min(counts) > 0
+        padding = sample['image'][:, 0 if drawn[-1][0].target[0].start else -1, 0]
+        black = {IMAGENET_NORM: [-2.118, -2.036, -1.804], MEAN_HALF: [-1, -1, -1]}[norm]
+        assert padding.tolist() == pytest.approx(black, abs=5e-4)
+    assert len({flip.step for _, flip in drawn}) == 2
+
+
+def test_affinity_training_step_equals_a_computation_by_hand(low_image, drawn):
+    image, seeds, make_set = low_image
+    network = fill_weights(AffinityNet(ResNet38d(width=1 / 16, dropouts=(0, 0)))).eval().double()
+    args, dataset = argparse.Namespace(radius=5), make_set(IMAGENET_NORM)
+    samples = [dataset[epoch, 0] for epoch in range(2)]
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in ('image', 'label')}
+    batch['counts'] = train_aff.count_pairs(args, batch)
+    step = train_aff.make_step(args, lambda images: network(images.double()))
+    terms = {name: value.item() for name, value in step(batch).items()}
+
+    costs = {'bg': [], 'fg': [], 'neg': []}
+    for crop, flip in drawn:
+        view, label = crop_by_hand(image, seeds, crop, flip, IMAGENET_NORM)
+        with torch.no_grad():
+            features = network(torch.from_numpy(view)[None])[0].numpy()
+        for kind, pairs in pairs_by_hand(label).items():
+            for (y, x), (other_y, other_x) in pairs:
+                affinity = np.exp(-np.abs(features[:, y, x] - features[:, other_y, other_x]).mean())
+                costs[kind].append(-np.log(1 + 1e-5 - affinity if kind == 'neg' else affinity + 1e-5))
+    expected = {kind: sum(values) / (len(values) + 1e-5) for kind, values in costs.items()}
+    expected['loss'] = expected['bg'] / 4 + expected['fg'] / 4 + expected['neg'] / 2
+    assert terms == pytest.approx(expected, abs=1e-6)
+    assert min(expected.values()) > 0.01
 
 
 @pytest.mark.parametrize('case', ['aff', 'affodd'])

@@ -12,6 +12,7 @@ import torch
 
 import train_aff
 from lib.process import ranks
+from lib.run import device as devices
 from tests.fault import contents
 from tests.processes import averages_in_affinity_training, deeplab_steps, together
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place, tensors
@@ -169,4 +170,4 @@ def test_tasks_of_srun_alone_cannot_train_together(monkeypatch):
     told(monkeypatch, SLURM_PROCID=0, SLURM_STEP_NUM_TASKS=2)
     monkeypatch.delenv('MASTER_ADDR', raising=False)
     with pytest.raises(ValueError, match='2 tasks of srun cannot train together by themselves; start torchrun'):
-        ranks.connect(torch.device('cpu'))
+        devices.connect(torch.device('cpu'))

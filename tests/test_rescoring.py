@@ -2,6 +2,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +53,14 @@ def test_the_same_is_not_scored_twice_wherever_it_is(scored, capsys, what):
     shutil.copytree(folder / kind, folder / 'copy')
     assert not is_scored('--what', what, '--labels', folder / 'copy', '--workers', '1')
     assert is_scored('--what', what, '--fresh')
+
+
+def test_scoring_needs_no_torch(run_folder, toy, tmp_path):
+    shutil.copytree(run_folder / 'labels/val/cam', tmp_path / 'toy/labels/val/cam')
+    code = 'import sys, eval\neval.main(sys.argv[1:])\nsys.exit("torch" in sys.modules)'
+    subprocess.run([sys.executable, '-c', code, *place(toy, tmp_path), '--workers', '1'],
+                   cwd=Path(__file__).parent.parent, check=True)
+    assert read_scores(tmp_path / 'toy/scores.json')
 
 
 @pytest.mark.parametrize('words', [('--protocol', 'strict'), ('--split', 'train'), ('--background-score', '0.5'),

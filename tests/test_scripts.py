@@ -28,6 +28,7 @@ from lib.data.loading import training_batches
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
 from lib.run import loop
+from lib.run.options import resolve
 from lib.run.record import read_scores
 from tests.running import (
     CAM_TRAINING,
@@ -252,8 +253,11 @@ def test_inference_is_told_nothing_about_the_network(run_folder, toy, main):
 
 
 def test_old_names_of_flags_are_accepted():
-    assert infer_aff.make_parser().parse_args(['--log-steps', '3']).walk_log2_steps == 3
-    assert not infer_cam.make_parser().parse_args(['--no-seeds']).crf_seeds
+    def resolved(module, stage, *words):
+        return resolve(module.make_parser(), words, stage, get_spec)[0]
+
+    assert resolved(infer_aff, 'infer_aff', '--log-steps', '3').walk_log2_steps == 3
+    assert not resolved(infer_cam, 'infer_cam', '--no-seeds').crf_seeds
     for module, names in ((infer_aff, ('--log-steps', '--width')), (infer_cam, ('--seeds', '--no-seeds', '--backbone')),
                           (infer_seg, ('--dilation', '--fov-channels'))):
         text = module.make_parser().format_help()

@@ -2,6 +2,7 @@
 import ast
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -195,6 +196,12 @@ def test_cam_training_imports_few_files():
     seen = {}
     reachable_text(ROOT / 'train_cam_voc.py', seen)
     assert len(seen) <= REACH_CAP, sorted(str(path.relative_to(ROOT)) for path in seen)
+
+
+@pytest.mark.parametrize('module', ['eval', 'lib.report.__main__', 'lib.panel', 'pipeline'])
+def test_what_needs_no_network_starts_without_torch(module):
+    code = f'import sys, {module}; sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
 
 
 def parser_of(script):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tool.camutils import labels_of, with_background
+from tool.crfutils import SEED_CRF, dense_crf
 from tool.imutils import IGNORED
 from tool.probutils import EPS
 from tool.torchutils import full_precision
@@ -212,7 +213,8 @@ def pool_cams(cam: np.ndarray, alpha: float = 6, stride: int = STRIDE) -> np.nda
     return mean_pool(with_background(cam, alpha), stride)
 
 
-def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stride: int = STRIDE) -> np.ndarray:
+def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stride: int = STRIDE,
+               crf_image: np.ndarray | None = None) -> np.ndarray:
     """Label map of walked scores, upsampled to the image.
 
     Args:
@@ -220,10 +222,13 @@ def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stri
         keys: foreground class indices [k], from 0.
         size: (H, W) of the image; H <= stride h, W <= stride w, the rest is padding and cut off.
         stride: pixels per position.
+        crf_image: RGB uint8 [H, W, 3]; if given, the dense CRF of the seeds refines the scores along its edges.
 
     Returns:
         uint8 [H, W]: 0 background, class index + 1 elsewhere.
     """
     scores = F.interpolate(torch.from_numpy(walked)[None], scale_factor=stride, mode='bilinear', align_corners=False)
-    channel = scores[0].argmax(0)[:size[0], :size[1]].numpy()
-    return labels_of(keys)[channel]
+    scores = scores[0, :, :size[0], :size[1]]
+    if crf_image is not None and len(keys):
+        scores = torch.from_numpy(dense_crf(crf_image, scores.numpy(), SEED_CRF))
+    return labels_of(keys)[scores.argmax(0).numpy()]

@@ -1,30 +1,7 @@
-"""Class activation maps: from the network's maps at several scales to scores in [0, 1], background and labels."""
+"""Class activation maps in [0, 1]: background and labels."""
 import numpy as np
-import torch
 
-from tool.probutils import EPS
-
-
-def fuse_scales(maps: torch.Tensor) -> torch.Tensor:
-    """Fuse the maps of all scales and flips of one image into CAMs: their sum, each class stretched to [0, 1].
-
-    Differs from the original, whose lowest pixels are slightly below 0; here they are 0, which means the same and takes
-    fewer bits.
-
-    Args:
-        maps: [S, k, H, W] of any range, flipped back and resized to the image.
-
-    Returns:
-        CAMs [k, H, W] in [0, 1], float32.
-
-    Source: Wang et al., CVPR 2020.
-    """
-    total = maps.float().sum(0).relu()
-    if not total.numel():
-        return total
-    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
-    raised = torch.where(total < low + EPS, 0, total)
-    return ((raised - low - EPS) / (high - low + EPS)).clamp(0, 1)
+ROUNDING = 1e-5         # by which a CAM may exceed 1
 
 
 def with_background(cam: np.ndarray, power: float) -> np.ndarray:
@@ -44,7 +21,7 @@ def with_background(cam: np.ndarray, power: float) -> np.ndarray:
     """
     strongest = cam.max(0, initial=0).astype(np.float32)
     top = strongest.max(initial=0)
-    if not top <= 1 + EPS:
+    if not top <= 1 + ROUNDING:
         raise ValueError(f'CAM values must be in [0, 1], found {top}; normalise them with fuse_scales')
     background = np.power(1 - np.minimum(strongest, 1), np.float32(power))
     return np.concatenate([background[None], cam.astype(np.float32)])

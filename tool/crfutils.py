@@ -53,7 +53,7 @@ def dense_crf(image: np.ndarray, probs: np.ndarray, settings: CrfSettings) -> np
     crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probs.astype(np.float32))))
     crf.addPairwiseGaussian(sxy=settings.smooth_xy, compat=settings.smooth_compat)
     crf.addPairwiseBilateral(sxy=settings.colour_xy, srgb=settings.colour_rgb, compat=settings.colour_compat,
-                             rgbim=np.ascontiguousarray(image))
+                             rgbim=np.array(image, order='C'))      # a copy: it must be writable
     return np.array(crf.inference(settings.iterations), np.float32).reshape(labels, height, width)
 
 

@@ -33,9 +33,9 @@ def denormalise(image: np.ndarray, norm: Norm = IMAGENET_NORM) -> np.ndarray:
     return image * std + mean
 
 
-def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
-    """(height, width) times scale, rounded to whole pixels, at least 1."""
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def scaled_size(height: int, width: int, scale: float, over: int = 1) -> tuple[int, int]:
+    """(height, width) times scale / over, rounded to whole pixels, at least 1; the product is computed first."""
+    return max(1, round(height * scale / over)), max(1, round(width * scale / over))
 
 
 def fitting_size(height: int, width: int, step: int | None) -> tuple[int, int]:
@@ -55,14 +55,14 @@ def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))   # not read-only
 
 
-def resize_cubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image [H, W, 3], uint8 or float32, with OpenCV's cubic filter (segmentation stage).
+def rescale(image: np.ndarray, factors: tuple[float, float], interpolation: int = cv2.INTER_CUBIC) -> np.ndarray:
+    """Resize an image [H, W, 3] or a mask [H, W] by factors of height and width with OpenCV (segmentation stage).
 
-    It does not average when it shrinks; float values may overshoot the range of the input.
+    The sampling grid follows the factors; the size is rounded, at least 1. The cubic filter does not average when it
+    shrinks, and float values may overshoot the range of the input.
     """
-    if image.shape[:2] == (height, width):
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    fy, fx = (max(factor, 1 / side) for factor, side in zip(factors, image.shape))
+    return cv2.resize(image, None, fx=fx, fy=fy, interpolation=interpolation)
 
 
 def resize_nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:

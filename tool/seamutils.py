@@ -1,4 +1,4 @@
-"""The network's side of SEAM: the class seed, and its refinement by pixel correlation.
+"""The network's side of SEAM: the class seed, its refinement by pixel correlation, and the CAMs of several scales.
 
 Source: Wang et al., Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic Segmentation,
 CVPR 2020.
@@ -122,3 +122,25 @@ class _Correlation(torch.autograd.Function):
                 grad_unit += unit[:, :, block] @ grad_similarity.transpose(1, 2)
                 grad_unit[:, :, block] += unit @ grad_similarity
         return grad_unit, None
+
+
+def fuse_scales(maps: Tensor) -> Tensor:
+    """Fuse the maps of all scales and flips of one image into CAMs: their sum, each class stretched to [0, 1].
+
+    Differs from the original, whose lowest pixels are slightly below 0; here they are 0, which means the same and takes
+    fewer bits.
+
+    Args:
+        maps: [S, k, H, W] of any range, flipped back and resized to the image.
+
+    Returns:
+        CAMs [k, H, W] in [0, 1], float32.
+
+    Source: Wang et al., CVPR 2020.
+    """
+    total = maps.float().sum(0).relu()
+    if not total.numel():
+        return total
+    low, high = total.amin((1, 2), keepdim=True), total.amax((1, 2), keepdim=True)
+    raised = torch.where(total < low + EPS, 0, total)
+    return ((raised - low - EPS) / (high - low + EPS)).clamp(0, 1)

@@ -1,5 +1,5 @@
-"""Optimiser groups, the learning-rate schedule, and full precision for losses."""
-from collections.abc import Iterable
+"""Optimiser groups, the learning-rate schedule, full precision for losses, and parts of a training step."""
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -63,3 +63,36 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's learning rate to factor times its base_lr, in place."""
     for group in optimizer.param_groups:
         group['lr'] = factor * group['base_lr']
+
+
+def all_finite(network: nn.Module) -> bool:
+    """Whether no weight of a network is infinite or NaN."""
+    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
+def to_device(batch: Mapping, device: torch.device) -> dict:
+    """The batch with its tensors on the device."""
+    return {key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in batch.items()}
+
+
+def part_of(batch: Mapping, part: int, parts: int) -> Mapping:
+    """One of so many equal parts of a batch; its 'counts' are those of each part."""
+    if parts == 1:
+        return batch
+
+    def rows(value):
+        size = len(value) // parts
+        return value[part * size:(part + 1) * size]
+    return {key: value if key == 'counts' else rows(value) for key, value in batch.items()}
+
+
+def due(done: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens now; 0 is never."""
+    return every > 0 and done % every == 0
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of a step's random state: distinct for all steps of all seeds in use."""
+    return seed * 1_000_003 + step

@@ -11,7 +11,7 @@ from lib.data.npyio import read_npy_seeds, seed_folders
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED
 from tool.affutils import affinity_label
-from tool.imutils import IMAGENET_NORM, Norm
+from tool.imutils import IMAGENET_NORM, Norm, normalise
 
 
 class AffTrainSet(TrainSet):
@@ -46,7 +46,8 @@ class AffTrainSet(TrainSet):
         channel = affinity_label(low, high, self.stride)
         value_of = np.full(256, IGNORED, np.uint8)              # channel of the seeds -> mask value
         value_of[:len(keys) + 1] = [0, *(keys + 1)]
-        image = self._crop_image(image, crop)
+        # The reference crops this stage's images before it normalises them, so padding is black.
+        image = self._crop_image(image, crop, pad=normalise(np.zeros((1, 1, 3), np.uint8), self.norm))
         return {'image': image.flip(-1) if flip.step < 0 else image, 'label': torch.from_numpy(value_of[channel])}
 
     def _read_seeds(self, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

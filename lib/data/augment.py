@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tool.imutils import resize_bicubic, resize_cubic, resize_nearest, scaled_size
+from tool.imutils import rescale, resize_bicubic, scaled_size
 
 
 class Crop(NamedTuple):
@@ -19,7 +19,7 @@ class Crop(NamedTuple):
     target: tuple[slice, slice]
     size: int
 
-    def paste(self, part: np.ndarray, pad: float) -> np.ndarray:
+    def paste(self, part: np.ndarray, pad: float | np.ndarray) -> np.ndarray:
         """The window [..., size, size] with the part [..., h, w] that `source` cut out; the rest is `pad`."""
         window = np.full((*part.shape[:-2], self.size, self.size), pad, part.dtype)
         window[..., *self.target] = part
@@ -41,14 +41,14 @@ def resize_long_side(image: np.ndarray, rng: np.random.Generator, shortest: int,
     """Resize so that the long side is a random integer from `shortest` to `longest`, both included (PIL bicubic)."""
     height, width = image.shape[:2]
     long_side = int(rng.integers(shortest, longest, endpoint=True))
-    return resize_bicubic(image, *scaled_size(height, width, long_side / max(height, width)))
+    return resize_bicubic(image, *scaled_size(height, width, long_side, max(height, width)))
 
 
 def random_scale(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator, smallest: float,
                  largest: float) -> tuple[np.ndarray, np.ndarray]:
     """Resize an image (cubic) and its mask (nearest) by one random factor."""
-    size = scaled_size(*mask.shape, rng.uniform(smallest, largest))
-    return resize_cubic(image, *size), resize_nearest(mask, *size)
+    factors = (rng.uniform(smallest, largest),) * 2
+    return rescale(image, factors), rescale(mask, factors, cv2.INTER_NEAREST)
 
 
 def colour_jitter(image: np.ndarray, rng: np.random.Generator, brightness: float = 0.3, contrast: float = 0.3,

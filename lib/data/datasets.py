@@ -66,9 +66,9 @@ class TrainSet(Dataset):
     def _labelled(self) -> list[Sample]:
         return [sample for sample in self.samples if sample.name not in self.unlabelled]
 
-    def _crop_image(self, image: np.ndarray, crop: augment.Crop) -> torch.Tensor:
-        """Normalise and crop an image; padding is 0, the mean colour."""
-        return torch.from_numpy(crop.paste(normalise(image[crop.source], self.norm), 0))
+    def _crop_image(self, image: np.ndarray, crop: augment.Crop, pad: float | np.ndarray = 0) -> torch.Tensor:
+        """Normalise and crop an image. Padding with 0 is the mean colour; an array [3, 1, 1] is another."""
+        return torch.from_numpy(crop.paste(normalise(image[crop.source], self.norm), pad))
 
     def _check_size(self, sample: Sample, image_size: Sequence[int], path: Path, size: Sequence[int]) -> None:
         if tuple(size) != tuple(image_size):

@@ -53,7 +53,7 @@ def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.nd
 
     Returns:
         As labelio.read_maps: ascending class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1]. The lowest pixels
-        of the reference's maps are below 0, see tool/camutils.fuse_scales; they become 0.
+        of the reference's maps are below 0, see tool/seamutils.fuse_scales; they become 0.
 
     Raises:
         FileNotFoundError, ValueError: if the file is missing, corrupt, asks for code or holds something else.

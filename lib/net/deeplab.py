@@ -41,7 +41,6 @@ class DeepLab(nn.Module):
         self.cls_conv = nn.Conv2d(fov_channels, num_classes, 1)
         for layer in (self.conv_fov, self.conv_fov2, self.cls_conv):
             nn.init.kaiming_normal_(layer.weight, mode='fan_out')
-        nn.init.zeros_(self.cls_conv.bias)
         for layer in norm_layers(self):
             layer.momentum = bn_momentum
 

@@ -1,15 +1,12 @@
-"""The processes of one run: which one this is, and the few things that they exchange.
+"""The processes of one run: which one this is, and its part of a batch.
 
 torchrun starts the processes of a training run and says in the environment which is which. So does Slurm's srun; that
 is enough for inference, where each process takes every n-th image and needs nothing from the others.
 """
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
-
-import torch
-from torch import distributed
 
 
 class Place(NamedTuple):
@@ -79,75 +76,6 @@ def shares(batch_size: int, accumulate: int = 1) -> tuple[int, int]:
         raise ValueError(f'--batch-size {batch_size} cannot be shared by {world} '
                          f'process{"es" if world > 1 else ""}{steps}; use {f"{low} or " if low else ""}{high}')
     return rank, world
-
-
-def connect(device: torch.device) -> None:
-    """Connect the processes of a training run; does nothing where there is one.
-
-    Raises:
-        ValueError: if they were not started by torchrun.
-    """
-    rank, world, _ = place()
-    if world == 1 or distributed.is_initialized():
-        return
-    if 'MASTER_ADDR' not in os.environ:
-        raise ValueError(f'{world} tasks of srun cannot train together by themselves; start torchrun on each node, see '
-                         'examples/slurm/run_voc_nodes.sh')
-    if device.type == 'cuda':
-        torch.cuda.set_device(device)
-    # torchrun on one node keeps its store when it restarts workers: without a prefix they would find the addresses of
-    # the dead. On several nodes the counts may differ; there torchrun is told to make a new store (see the example).
-    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if os.environ.get('GROUP_WORLD_SIZE', '1') == '1' else 0
-    store, *_ = next(distributed.rendezvous('env://'))
-    distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', rank=rank,
-                                   world_size=world, store=distributed.PrefixStore(f'attempt-{attempt}', store))
-
-
-def disconnect() -> None:
-    """Leave the process group."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
-def any_of(flags: Sequence[bool]) -> list[bool]:
-    """For each flag, whether it is set in any process. Does not wait for the device."""
-    if not distributed.is_initialized():
-        return list(flags)
-    shared = torch.tensor(flags, dtype=torch.uint8)
-    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-    return shared.bool().tolist()
-
-
-def texts_of_all(text: str) -> list[str]:
-    """The texts of all processes, without empty ones."""
-    texts = [text]
-    if distributed.is_initialized():
-        texts = [None] * place().world
-        distributed.all_gather_object(texts, text)
-    return [text for text in texts if text]
-
-
-def mean(values: torch.Tensor) -> torch.Tensor:
-    """Mean of a tensor over the processes."""
-    if not distributed.is_initialized():
-        return values
-    values = values.clone()
-    distributed.all_reduce(values)
-    return values / place().world
-
-
-def by_the_first(function: Callable[[], None]) -> None:
-    """Call a function in rank 0 while the others wait; an error of it is raised in all."""
-    problem = ''
-    if is_first():
-        try:
-            function()
-        except (ValueError, OSError) as error:
-            problem = str(error)
-            if not distributed.is_initialized():
-                raise
-    if problems := texts_of_all(problem):
-        raise ValueError(problems[0])
 
 
 _here = [(0, 1, True)]

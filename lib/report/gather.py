@@ -12,8 +12,8 @@ from lib.run.record import METRICS
 from lib.run.table import PROTOCOL_RULE, STAGE_NAMES
 
 STAGES = {'cam': 'CAM training', 'labels/{}/cam': 'CAMs of {}', 'labels/{}/seeds': 'CRF seeds of {}, with its CAMs',
-          'aff': 'affinity training', 'labels/{}/walk': 'random walk of {}', 'seg': 'segmentation training',
-          'results/{}': 'segmentations of {}'}
+          'labels/{}/cam_pred': 'CAM labels of {}, with its CAMs', 'aff': 'affinity training',
+          'labels/{}/walk': 'random walk of {}', 'seg': 'segmentation training', 'results/{}': 'segmentations of {}'}
 ENVIRONMENT = {'command?': [str], 'time?': str, 'args?': {}}
 LOG_LINE = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+)', re.M)
 BEGINNINGS = ('started', 'resumed')
@@ -49,10 +49,12 @@ def read_stages(folder: Path, spec: DatasetSpec) -> list[Stage]:
             if training:
                 settings, log = read_json(part / 'args.json', {}), part / 'log.txt'
                 seconds = training_seconds(log.read_text() if log.exists() else '')
-            else:                       # made_by.json is written first; the seeds are made together with the CAMs
+            elif title.endswith('with its CAMs'):
+                seconds = None
+            else:                       # made_by.json is written first
                 seconds = max(file.st_mtime for file in files) - record.stat().st_mtime
             stages.append(Stage(title.format(split), command, settings, environment,
-                                None if part.name == 'seeds' else seconds, sum(file.st_size for file in files),
+                                seconds, sum(file.st_size for file in files),
                                 read_json_lines(part / 'metrics.jsonl', METRICS)))
     return stages
 
@@ -90,6 +92,8 @@ def score_tables(scores: Sequence[Mapping], shown: str) -> list[dict]:
 
 def result_title(what: str, result: Mapping) -> str:
     """Name of a stage's score."""
+    if 'alpha' in result:
+        return f'{STAGE_NAMES[what]}, alpha {result["alpha"]:g}'
     if 'threshold' not in result:
         return STAGE_NAMES[what]
     return STAGE_NAMES[what] + (', best' if result.get('best') else f' at {result["threshold"]:g}')

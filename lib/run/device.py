@@ -1,9 +1,11 @@
-"""Choice of device and mixed precision, and how a training step calls a network."""
+"""Where a network runs: device, mixed precision, and the processes that train it together."""
 import contextlib
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from lib.process import ranks
 from lib.process.ranks import in_last_pass
@@ -120,8 +122,77 @@ def parallel(network: nn.Module, device: torch.device, *, amp: torch.dtype | Non
     if amp:
         network = Autocast(network, device, amp)
     if world > 1:
-        ranks.connect(device)
+        connect(device)
         network = SharedGradients(network, [device] if device.type == 'cuda' else None)
         network.broadcast_buffers = False           # not by its argument, which torch 2.14 warns of
         return network
     return nn.DataParallel(network, list(range(gpus))) if gpus > 1 else network
+
+
+def connect(device: torch.device) -> None:
+    """Connect the processes of a training run; does nothing where there is one.
+
+    Raises:
+        ValueError: if they were not started by torchrun.
+    """
+    rank, world, _ = ranks.place()
+    if world == 1 or distributed.is_initialized():
+        return
+    if 'MASTER_ADDR' not in os.environ:
+        raise ValueError(f'{world} tasks of srun cannot train together by themselves; start torchrun on each node, see '
+                         'examples/slurm/run_voc_nodes.sh')
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+    # torchrun on one node keeps its store when it restarts workers: without a prefix they would find the addresses of
+    # the dead. On several nodes the counts may differ; there torchrun is told to make a new store (see the example).
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if os.environ.get('GROUP_WORLD_SIZE', '1') == '1' else 0
+    store, *_ = next(distributed.rendezvous('env://'))
+    distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', rank=rank,
+                                   world_size=world, store=distributed.PrefixStore(f'attempt-{attempt}', store))
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def any_of(flags: Sequence[bool]) -> list[bool]:
+    """For each flag, whether it is set in any process. Does not wait for the device."""
+    if not distributed.is_initialized():
+        return list(flags)
+    shared = torch.tensor(flags, dtype=torch.uint8)
+    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+    return shared.bool().tolist()
+
+
+def texts_of_all(text: str) -> list[str]:
+    """The texts of all processes, without empty ones."""
+    texts = [text]
+    if distributed.is_initialized():
+        texts = [None] * ranks.place().world
+        distributed.all_gather_object(texts, text)
+    return [text for text in texts if text]
+
+
+def mean_of_all(values: torch.Tensor) -> torch.Tensor:
+    """Mean of a tensor over the processes."""
+    if not distributed.is_initialized():
+        return values
+    values = values.clone()
+    distributed.all_reduce(values)
+    return values / ranks.place().world
+
+
+def by_the_first(function: Callable[[], None]) -> None:
+    """Call a function in rank 0 while the others wait; an error of it is raised in all."""
+    problem = ''
+    if ranks.is_first():
+        try:
+            function()
+        except (ValueError, OSError) as error:
+            problem = str(error)
+            if not distributed.is_initialized():
+                raise
+    if problems := texts_of_all(problem):
+        raise ValueError(problems[0])

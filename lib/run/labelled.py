@@ -3,7 +3,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from lib.process import ranks
+from lib.run.device import any_of
 
 PATIENCE = 25           # steps
 
@@ -27,7 +27,7 @@ class Labelled:
         """The counts of a batch. Raises ValueError after PATIENCE batches without labels."""
         counts = self.counts(batch)
         if self.left:
-            labelled, = ranks.any_of([bool(counts.any())])
+            labelled, = any_of([bool(counts.any())])
             self.left = 0 if labelled else self.left - 1
             if not labelled and not self.left:
                 raise ValueError(self.problem)

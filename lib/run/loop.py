@@ -1,7 +1,7 @@
 """The training loop of all stages. It knows no loss, network or data set; a step knows no logging or checkpoint."""
 import argparse
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +15,56 @@ from lib.process.cli import bar_style
 from lib.process.ending import Signals, Stopped
 from lib.process.ranks import batch_part
 from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, previous, remove_training, save_checkpoint
+from lib.run.device import any_of, by_the_first, mean_of_all, texts_of_all
 from lib.run.lock import Lock
-from lib.run.record import Record, Terms
-from tool.torchutils import set_lr
+from lib.run.record import Record
+from tool.torchutils import all_finite, due, part_of, set_lr, step_seed, to_device
 
 Step = Callable[[Mapping], Mapping[str, torch.Tensor]]
+
+
+class Terms:
+    """Sums of the loss terms since the last record, and their values since the last check."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.names, self.sums, self.count = [], None, 0
+        self.unchecked = []             # (step, values, names of the samples)
+
+    def add(self, step: int, terms: Mapping[str, torch.Tensor], samples: Sequence[str]) -> None:
+        """Add the terms of one step, counted from 1."""
+        values = torch.stack([value.detach().float() for value in terms.values()])
+        self.names = list(terms)
+        self.sums = values + (torch.zeros_like(values) if self.sums is None else self.sums)
+        self.count += 1
+        self.unchecked.append((step, values, list(samples)))
+
+    def problem(self) -> str:
+        """Which term stopped being finite, when and on which samples; '' if none did. Waits for the device."""
+        unchecked, self.unchecked = self.unchecked, []
+        finite = torch.stack([values for _, values, _ in unchecked]).isfinite().tolist() if unchecked else []
+        for (step, _, samples), flags in zip(unchecked, finite):
+            if not all(flags):
+                names = ', '.join(name for name, flag in zip(self.names, flags) if not flag)
+                return f'loss term {names} is not finite at step {step} (samples {", ".join(samples)})'
+        return ''
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call, over all processes."""
+        means = dict(zip(self.names, mean_of_all(self.sums / self.count).tolist()))
+        self.sums, self.count = None, 0
+        return means
+
+    def state(self) -> dict:
+        """What a checkpoint needs for the next means to be those of an uninterrupted run."""
+        sums = [] if self.sums is None else mean_of_all(self.sums).tolist()
+        return {'names': list(self.names), 'sums': sums, 'count': self.count}
+
+    def load(self, state: Mapping) -> None:
+        """Put a state back."""
+        self.names, self.count = list(state['names']), state['count']
+        self.sums = torch.tensor(state['sums'], device=self.device) if state['sums'] else None
+        assert self.sums is None or self.sums.isfinite().all()
 
 
 @dataclass
@@ -67,7 +112,7 @@ class Run:
         names, batch = batch.get('name', []), to_device(batch, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         if self.counts:
-            batch['counts'] = ranks.mean(self.counts(batch).float()) / passes
+            batch['counts'] = mean_of_all(self.counts(batch).float()) / passes
         total = {}
         for part in range(passes):
             torch.manual_seed(step_seed(self.args.seed, index))
@@ -94,12 +139,12 @@ class Run:
         problem = self.terms.problem() if self.device.type == 'cpu' else ''
         save = (done == self.steps or due(done, self.args.save_every)
                 or time.monotonic() - self.saved >= 60 * self.args.save_minutes)
-        save, stop, broken = ranks.any_of([save, stop, bool(problem)])
+        save, stop, broken = any_of([save, stop, bool(problem)])
         if save or stop or broken or due(done, self.args.log_every):
             problem = problem or self.terms.problem()
             if not problem and (save or stop) and not all_finite(self.network):
                 problem = f'a weight is not finite after step {done}'
-            if problems := ranks.texts_of_all(problem):
+            if problems := texts_of_all(problem):
                 raise ValueError(f'{"; ".join(problems)}: lower --lr or use --amp none; earlier checkpoints are kept')
         return save, stop
 
@@ -127,7 +172,7 @@ class Run:
         """Load the checkpoint; returns its number of finished steps, 0 without one."""
         state = load_checkpoint(self.last, self.origin)
         done = state['step'] if state else 0
-        if len(steps := set(ranks.texts_of_all(f'step {done}'))) > 1:
+        if len(steps := set(texts_of_all(f'step {done}'))) > 1:
             raise ValueError(f'the processes of this run find {self.last} at {" and ".join(sorted(steps))}; all need '
                              'the same --exp, on a file system that all nodes share')
         if state is None:
@@ -164,7 +209,7 @@ def train(run: Run, *, step: Step, batches: Callable[[int], Iterable[Mapping]],
     """
     with Lock(run.folder), Signals() as signals:
         if run.args.fresh and not ranks.was_restarted():
-            ranks.by_the_first(lambda: remove_training(run.model, run.last))
+            by_the_first(lambda: remove_training(run.model, run.last))
         if is_trained(run.model, run.origin):
             ranks.print_rank0(f'{run.model} is trained: nothing left to do (--fresh starts over)')
             return
@@ -172,7 +217,7 @@ def train(run: Run, *, step: Step, batches: Callable[[int], Iterable[Mapping]],
         if done < run.steps:
             _take_steps(run, done, step, batches(done), lr_factor, signals)
         if run.save:
-            ranks.by_the_first(lambda: run.save(run.model, run.origin))
+            by_the_first(lambda: run.save(run.model, run.origin))
 
 
 def _take_steps(run: Run, done: int, step: Step, batches: Iterable[Mapping], lr_factor: Callable[[int], float],
@@ -200,36 +245,3 @@ def _take_steps(run: Run, done: int, step: Step, batches: Iterable[Mapping], lr_
     if record:
         previous(run.last).unlink(missing_ok=True)
         record.close(f'finished {run.steps} steps; corrupt images skipped: {len(run.skipped)}')
-
-
-def due(done: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens now; 0 is never."""
-    return every > 0 and done % every == 0
-
-
-def all_finite(network: nn.Module) -> bool:
-    """Whether no weight of a network is infinite or NaN."""
-    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Seed of a step's random state: distinct for all steps of all seeds in use."""
-    return seed * 1_000_003 + step
-
-
-def to_device(batch: Mapping, device: torch.device) -> dict:
-    """The batch with its tensors on the device."""
-    return {key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for key, value in batch.items()}
-
-
-def part_of(batch: Mapping, part: int, parts: int) -> Mapping:
-    """One of so many equal parts of a batch; its 'counts' are those of each part."""
-    if parts == 1:
-        return batch
-
-    def rows(value):
-        size = len(value) // parts
-        return value[part * size:(part + 1) * size]
-    return {key: value if key == 'counts' else rows(value) for key, value in batch.items()}

@@ -13,6 +13,10 @@ from lib.run.settings import COMMON, SETTINGS, row_of
 # NOTHING for a flag that only says how or where to run, and for a path, as files count by what is in them;
 # or the kinds of output that it changes.
 NOTHING = ()
+# Hidden names of flags: those of the reference and former ones.
+RENAMED = {'max-epoches': 'epochs', 'wt-dec': 'weight-decay', 'num-samples': 'isl-samples', 'session-name': 'run',
+           'num-workers': 'workers', 'logt': 'walk-log2-steps', 'log-steps': 'walk-log2-steps',
+           'out-cam-pred-alpha': 'background-score', 'seeds': 'crf-seeds', 'no-seeds': 'no-crf-seeds'}
 
 
 def base_parser(doc: str) -> Parser:
@@ -50,6 +54,15 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        else argparse.SUPPRESS).affects = affects
     group.add_argument('--backbone', default=backbone, metavar='NAME', help='resnet38d, or timm:NAME for a '
                        'convolutional network of timm' if backbone else argparse.SUPPRESS).affects = affects
+    group.add_argument('--network', dest='backbone', type=reference_network, default=argparse.SUPPRESS,
+                       help=argparse.SUPPRESS).affects = affects
+
+
+def reference_network(word: str) -> str:
+    """Value of --network: a module of the reference such as network.resnet38_SEAM, whose head the stage decides on."""
+    if 'resnet38' in word:
+        return 'resnet38d'
+    raise argparse.ArgumentTypeError(f'{word} is not a network of this code; choose one with --backbone')
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
@@ -144,11 +157,12 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
 
 
 def plain_flag(word: str) -> str:
-    """`--some_flag=a_b` as `--some-flag=a_b`; every other word unchanged."""
+    """`--some_flag=a_b` as `--some-flag=a_b`, and a flag of RENAMED by its name here; every other word unchanged."""
     if not word.startswith('--'):
         return word
     flag, equals, value = word.partition('=')
-    return flag.replace('_', '-') + equals + value
+    tool, colon, name = flag[2:].replace('_', '-').rpartition(':')
+    return f'--{tool}{colon}{RENAMED.get(name, name)}{equals}{value}'
 
 
 def settings(args: argparse.Namespace, kind: str | None = None) -> dict:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 PROTOCOL_RULE = {'reference': 'void left out of IoU, background in contours; absent classes stay in the mean',
                  'strict': 'void ignored everywhere; absent classes left out of the mean'}
 NAMES_SHOWN = 10
-STAGE_NAMES = {'cam': 'CAM', 'walk': 'random walk', 'seg': 'segmentation'}
+STAGE_NAMES = {'cam': 'CAM', 'cam-crf': 'CAM with CRF', 'cam-pred': 'CAM labels', 'walk': 'random walk',
+               'seg': 'segmentation'}
 
 
 def evaluation_text(record: dict) -> str:
@@ -83,6 +84,8 @@ def _name(record: dict, result: dict) -> str:
 
 
 def _at(result: dict) -> str:
+    if 'alpha' in result:
+        return f', alpha {result["alpha"]:g}'
     return f' at {result["threshold"]:.2f}' if 'threshold' in result else ''
 
 
