@@ -37,7 +37,7 @@ SETTINGS = {
     'infer_aff': {
         'voc12': {},
         'coco': {},
-        'toy': {'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'walk_log2_steps': 4},
+        'toy': {'scale': 1.5, 'alpha': 1.2, 'walk_log2_steps': 1},
         # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
         'own': {'alpha': 3.0, 'beta': 16.0,
                 'walk_log2_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
