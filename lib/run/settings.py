@@ -37,7 +37,7 @@ SETTINGS = {
     'infer_aff': {
         'voc12': {},
         'coco': {},
-        'toy': {'scale': 1.5, 'alpha': 1.2, 'walk_log2_steps': 1},
+        'toy': {'scale': 1.5, 'alpha': 0.9, 'walk_log2_steps': 0},
         # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
         'own': {'alpha': 3.0, 'beta': 16.0,
                 'walk_log2_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
@@ -45,7 +45,7 @@ SETTINGS = {
     'train_seg': {
         'voc12': {'max_steps': 20000},
         'coco': {'max_steps': 200000},
-        'toy': {'max_steps': 180, 'crop_size': 96, 'lr': 0.006, 'dilation': 6, 'fov_channels': 128, 'bn_momentum': 0.1,
+        'toy': {'max_steps': 200, 'crop_size': 96, 'lr': 0.008, 'head_lr': 3.0, 'dilation': 6, 'fov_channels': 128, 'bn_momentum': 0.1,
                 'dropout': False},
         'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
                 'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
