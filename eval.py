@@ -1,20 +1,23 @@
 """Score CAMs, pseudo-labels or segmentations against ground truth: mIoU and contour F.
 
-    python eval.py --what cam  --split train     mIoU over 60 background thresholds, contour F at 0.25 and at the best
+    python eval.py --what cam  --split train     mIoU over background thresholds, contour F at 0.25 and at the best
     python eval.py --what cam-crf --split val    the labels of the CRF seeds, of both strengths
     python eval.py --what walk --split val
     python eval.py --what seg  --split val --protocol strict
     python eval.py --table                       all scores of the run so far, one line per stage
+    python eval.py --table --run 'seam-*' 'both-*'      mean and deviation over several runs, and paired differences
 
 Reads exp/<run>/labels/<split>/cam, seeds, cam_pred or walk, or exp/<run>/results/<split>, and the masks of the split;
 prints a table and adds a record to exp/<run>/scores.json. All scores are in percent.
 
 --protocol reference scores as the published numbers were made: void pixels are left out of IoU but are background for
 contours, and a class that is nowhere in the ground truth stays in the mean. --protocol strict ignores void everywhere
-and leaves such classes out. The best threshold is selected on the ground truth (oracle): it is not known beforehand.
+and leaves such classes out; if there are any, its means are shown too. For CAMs the best of the thresholds 0.00 to 0.95
+is shown, and the best of 0.00 to 0.59, among which the published numbers were chosen. Both are selected on the ground
+truth (oracle): they are not known beforehand.
 """
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -35,6 +38,7 @@ from lib.process.workers import map_chunks
 from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
 from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
+from lib.run.several import are_several, compare
 from lib.run.table import evaluation_text, summary_text
 from tool.camutils import cam_label, labels_of
 from tool.evalutils import PROTOCOLS, Curve, Scores
@@ -47,7 +51,7 @@ OUTPUTS = {'cam': ('labels/{}/cam', 'infer_cam.py'), 'cam-crf': ('labels/{}/seed
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults are the published settings."""
-    parser = base_parser(__doc__)
+    parser = base_parser(__doc__, several_runs=True)
     group = parser.add_argument_group('evaluation')
     group.add_argument('--what', choices=tuple(OUTPUTS), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
@@ -61,34 +65,37 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--background-score', type=number(0, 1), default=0.25,
                        help='constant background score that CAMs are compared with')
     add_fresh_flag(group)
-    group.add_argument('--table', action='store_true', help='print all scores of the run and stop')
+    group.add_argument('--table', action='store_true', help='print all scores of the run, or of several, and stop')
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, protocol: str, threshold: float | None,
-                alpha: float | None = None) -> tuple[Scores, Curve, list[str]]:
-    """Scores of some images at a background threshold, their curve over all of them, names of corrupt masks.
+def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, what: str, wanted: Sequence[tuple[float | None, str]]
+                ) -> tuple[list[Scores | Curve], list[str]]:
+    """Scores of some images for each (point, protocol), then their curve; names of corrupt masks.
 
-    `threshold` is None for what has no curve: label PNGs and, with their strength `alpha`, CRF seeds.
+    A point is the background threshold of CAMs, which alone have a curve, the strength of CRF seeds, or None.
     """
-    scores, curve, left_out = Scores(spec.num_classes, protocol), Curve(spec.num_classes, protocol), []
+    scores, left_out = [Scores(spec.num_classes, protocol) for _, protocol in wanted], []
+    curve = Curve(spec.num_classes, wanted[0][1])
     for pair in pairs:
         truth = unless_corrupt(spec.on_corrupt, read_mask, pair.ground_truth, spec.num_classes, spec.max_side)
         if truth is None:
             left_out.append(pair.name)
             continue
         try:
-            if alpha is not None:
-                scores.add(truth, seed_label(pair.prediction, alpha, spec.num_fg))
-            elif threshold is None:
-                scores.add(truth, read_mask(pair.prediction, spec.num_classes))
+            if what == 'cam':
+                cams = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
+                labels = [cam_label(*cams, threshold) for threshold, _ in wanted]
+                curve.add(truth, *cams)
+            elif what == 'cam-crf':
+                labels = [seed_label(pair.prediction, alpha, spec.num_fg) for alpha, _ in wanted]
             else:
-                class_ids, cam = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
-                scores.add(truth, cam_label(class_ids, cam, threshold))
-                curve.add(truth, class_ids, cam)
+                labels = [read_mask(pair.prediction, spec.num_classes)] * len(wanted)
+            for sums, label in zip(scores, labels):
+                sums.add(truth, label)
         except ValueError as error:
             raise ValueError(f'{pair.name}: {error}') from error
-    return scores, curve, left_out
+    return [*scores, curve], left_out
 
 
 def seed_label(path: Path, alpha: float, num_fg: int) -> np.ndarray:
@@ -99,43 +106,59 @@ def seed_label(path: Path, alpha: float, num_fg: int) -> np.ndarray:
     return labels_of(keys)[seeds[alpha].argmax(0)]
 
 
-def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace, threshold: float | None,
-          alpha: float | None = None) -> tuple[Scores, Curve, list[str]]:
+def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace,
+          wanted: Sequence[tuple[float | None, str]]) -> tuple[list[Scores | Curve], list[str]]:
     """score_chunk of all images, distributed over worker processes."""
-    function = partial(score_chunk, spec=spec, protocol=args.protocol, threshold=threshold, alpha=alpha)
-    scores, curve, left_out = function([])
+    function = partial(score_chunk, spec=spec, what=args.what, wanted=wanted)
+    scores, left_out = function([])
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
-        for some_scores, some_curve, some_left_out in map_chunks(function, pairs, args.workers):
-            bar.update(some_scores.images + len(some_left_out))
-            scores.merge(some_scores)
-            curve.merge(some_curve)
+        for some_scores, some_left_out in map_chunks(function, pairs, args.workers):
+            bar.update(some_scores[0].images + len(some_left_out))
+            for sums, some in zip(scores, some_scores):
+                sums.merge(some)
             left_out += some_left_out
-    if not scores.images:
+    if not scores[0].images:
         raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].ground_truth} the first; restore them')
-    return scores, curve, left_out
+    return scores, left_out
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
-    """All figures of one evaluation: 'results', by threshold or strength; 'curve' for CAMs.
+    """All figures of one evaluation.
 
-    'images' is how many were scored, 'left_out' names those with corrupt masks.
+    Returns:
+        'results': one for label PNGs; one per strength of CRF seeds; for CAMs one at the given threshold, one at the
+        'best' of the 'curve' and one at that of the 'published' thresholds. If the ground truth lacks the classes
+        'absent', each holds 'strict' means too. 'curve': of CAMs. 'images': how many were scored. 'left_out': names of
+        those with corrupt masks.
     """
-    if args.what == 'cam-crf':
-        _, strengths = read_seeds(pairs[0].prediction, spec.num_fg)
-        scored = {alpha: score(pairs, spec, args, None, alpha) for alpha in sorted(strengths)}
-        scores, _, left_out = scored[min(scored)]
-        return {'results': [{'alpha': alpha, **parts[0].summary()} for alpha, parts in scored.items()],
-                'images': scores.images, 'left_out': left_out}
-    if args.what != 'cam':
-        scores, _, left_out = score(pairs, spec, args, None)
-        return {'results': [scores.summary()], 'images': scores.images, 'left_out': left_out}
-    scores, curve, left_out = score(pairs, spec, args, args.background_score)
-    curve = curve.summary()
-    best, _, _ = score(pairs, spec, args, curve['best_threshold'])
-    return {'results': [{'threshold': args.background_score, **scores.summary()},
-                        {'threshold': curve['best_threshold'], 'best': True, **best.summary()}],
-            'curve': {'thresholds': curve['thresholds'], 'miou': curve['miou']}, 'images': scores.images,
-            'left_out': left_out}
+    seeds = read_seeds(pairs[0].prediction, spec.num_fg)[1] if args.what == 'cam-crf' else {}
+    results, curve = [{'alpha': alpha} for alpha in sorted(seeds)] or [{}], {}
+    if args.what == 'cam':
+        results = [{'threshold': args.background_score}]
+    given = [(_point(result), args.protocol) for result in results]
+    (*sums, curve_sums), left_out = score(pairs, spec, args, given)
+    absent = [spec.class_names[index] for index in sums[0].absent()]
+    if args.what == 'cam':
+        best = curve_sums.summary()
+        results += [{'threshold': best['best_threshold'], 'best': 'curve'},
+                    {'threshold': best['published_threshold'], 'best': 'published'}]
+        curve = {'curve': {'thresholds': best['thresholds'], 'miou': best['miou']}}
+
+    # A second pass for the best thresholds, and for the strict protocol where it makes a difference.
+    protocols = [args.protocol, *(['strict'] if absent and args.protocol == 'reference' else [])]
+    wanted = dict.fromkeys((_point(result), protocol) for result in results for protocol in protocols)
+    rest = [one for one in wanted if one not in given]
+    found = dict(zip([*given, *rest], [*sums, *(score(pairs, spec, args, rest)[0] if rest else [])]))
+    for result in results:
+        means, *strict = (found[_point(result), protocol].summary() for protocol in protocols)
+        result |= means
+        if strict:
+            result['strict'] = {key: strict[0][key] for key in ('miou', 'contour_f')}
+    return {'results': results, **curve, 'images': sums[0].images, 'left_out': left_out, 'absent': absent}
+
+
+def _point(result: Mapping) -> float | None:
+    return result.get('threshold', result.get('alpha'))
 
 
 def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], list[str], Path]:
@@ -165,8 +188,11 @@ def main(argv=None):
     args, spec = resolve(make_parser(), argv, '', get_spec)
     file = args.folder / 'scores.json'
     if args.table:
-        print(summary_text(read_scores(file), args.run))
+        print(compare(args.exp, args.runs).text() if are_several(args.runs) else
+              summary_text(read_scores(file), args.run))
         return
+    if are_several(args.runs):
+        raise ValueError(f'--run {" ".join(args.runs)}: several runs are compared with --table; score them one by one')
     split = args.split or spec.val_split
     pairs, corrupt, folder = find_pairs(args, spec, split)
     if args.dry_run:
@@ -181,7 +207,8 @@ def main(argv=None):
     origin['settings']['split'] = split
     digests.save()
     before = [old for old in read_scores(file) if all(old.get(key) == origin[key] for key in ('settings', 'inputs'))
-              and old['classes'] == list(spec.class_names) and (args.on_corrupt == 'skip' or not old.get('left_out'))]
+              and old['classes'] == list(spec.class_names) and (args.on_corrupt == 'skip' or not old.get('left_out'))
+              and 'absent' in old]
     if before and not args.fresh:
         print(f'{evaluation_text(before[-1])}\n\nscored before, {before[-1]["time"]}; --fresh scores again')
         return

@@ -101,10 +101,9 @@ class Job(NamedTuple):
 
     def defaults(self) -> list[Flag]:
         """The flags that the driver gives unless the user does."""
-        words = []
-        if self.driver == 'demo':
-            seeds = (f'--{stage}:seed {self.args.seed + 1}' for stage in ('train_cam', 'train_aff', 'train_seg'))
-            words = f'--weights {BACKBONE} {" ".join(seeds)}'.split()
+        seed = f':seed {getattr(self.args, "seed", 0) + 1}'
+        words = {'demo': f'--weights {BACKBONE} --train_cam{seed} --train_aff{seed} --train_seg{seed}'.split(),
+                 'own': ['--protocol', 'strict']}.get(self.driver, [])      # masks of a few images may lack classes
         if getattr(self.args, 'light', False):
             words += LIGHT
         if self.args.smoke:

@@ -86,4 +86,6 @@ PYTHON=${PYTHON:-$(./setup_env.sh)}
 for seed in ${SEEDS//,/ }; do       # all variants of a seed first: pairs are complete early
     for variant in ${VARIANTS//,/ }; do one_run "$variant" "$seed"; done
 done
-[ -n "$DRY_RUN" ] || "$PYTHON" -m benchmarks.ablation --exp "$EXP" --name "$NAME" --split "$SPLIT"
+GROUPS_OF_RUNS=()
+for variant in ${VARIANTS//,/ }; do GROUPS_OF_RUNS+=("$NAME-$variant-*"); done
+[ -n "$DRY_RUN" ] || "$PYTHON" eval.py --table --dataset "$DATASET" "${PLACE[@]}" --exp "$EXP" --run "${GROUPS_OF_RUNS[@]}"

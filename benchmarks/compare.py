@@ -10,7 +10,6 @@ wanted is marked, no more. Without --device it takes a GPU where there is one.
 import argparse
 import datetime
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +42,7 @@ def gather(reports: dict[str, dict]) -> dict:
     stored = result['bytes']
     if {'fsl textbook', 'fsl ours'} <= set(stored):
         result['values']['fsl_memory_ratio'] = stored['fsl textbook'] / max(stored['fsl ours'], 1)
-    return {**result, **{key: next(iter(reports.values()))[key] for key in ('threads', 'torch', 'gpu')}}
+    return {**result, **{key: next(iter(reports.values()))[key] for key in ('processor', 'threads', 'torch', 'gpu')}}
 
 
 def disagreements(agreement: dict[str, tuple[float, float]]) -> list[str]:
@@ -64,15 +63,6 @@ def table(result: dict) -> str:
     lines += ['', '| difference | found | allowed |', '|---|---|---|']
     lines += [f'| {name} | {found:.2g} | {allowed:g} |' for name, (found, allowed) in result['agreement'].items()]
     return '\n'.join(lines)
-
-
-def processor() -> str:
-    """Name of the processor and what it knows of bfloat16."""
-    info = Path('/proc/cpuinfo')
-    text = info.read_text() if info.exists() else ''
-    name = next((line.split(':')[1].strip() for line in text.splitlines() if line.startswith('model name')),
-                platform.processor())
-    return name + ''.join(f', {flag}' for flag in ('amx_bf16', 'avx512_bf16') if flag in text)
 
 
 def pick_device(name: str) -> str:
@@ -109,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         except RuntimeError as error:
             print(f'error: {error}', file=sys.stderr)
             return 2
-    result = {'date': datetime.date.today().isoformat(), 'processor': processor(), 'device': device, **gather(reports)}
+    result = {'date': datetime.date.today().isoformat(), 'device': device, **gather(reports)}
     print(f'{result["date"]}, {result["gpu"] or result["processor"]}, {result["threads"]} threads, '
           f'PyTorch {result["torch"]}\n\n{table(result)}')
     if args.json:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tool.camloss import adaptive_min_pooling, classification_loss, seam_losses, second_view
-from tool.evalutils import THRESHOLDS, TOLERANCE
+from tool.evalutils import PUBLISHED, THRESHOLDS, TOLERANCE
 from tool.imutils import IGNORED, normalise, resize_bicubic, scaled_size
 from tool.probutils import EPS, fsl_images, fsl_loss_plain, fsl_maps, isl_loss_plain
 from tool.seamutils import SeamOutput, class_seed, pixel_correlation_plain, resize
@@ -79,9 +79,9 @@ def random_walk(affinity: Tensor, offsets: Sequence[tuple[int, int]], size: tupl
 
 def curve(images: Sequence[tuple[np.ndarray, Sequence[int], np.ndarray]], num_classes: int,
           label_of: Callable[[Sequence[int], np.ndarray, float], np.ndarray]) -> np.ndarray:
-    """IoU [thresholds,C] of (truth, keys, CAM)s: one evaluation of all images for each threshold."""
+    """IoU [PUBLISHED,C] of (truth, keys, CAM)s: one evaluation of all images for each threshold."""
     rows = []
-    for threshold in THRESHOLDS:
+    for threshold in THRESHOLDS[:PUBLISHED]:
         confusion = np.zeros((num_classes, num_classes), np.int64)
         for truth, keys, cam in images:
             predicted, valid = label_of(keys, cam, threshold), truth != IGNORED

@@ -12,7 +12,7 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.seam import Seam
 from tool.affutils import offsets, random_walk, source_size
 from tool.camutils import cam_label
-from tool.evalutils import Curve, contour_matches
+from tool.evalutils import PUBLISHED, Curve, contour_matches
 
 CPU = torch.device('cpu')
 
@@ -20,7 +20,7 @@ CPU = torch.device('cpu')
 def report(part, device):
     return {'values': {f'{part}_speedup': 3.0}, 'seconds': {part: 1.0}, 'agreement': {part: (0.0, 1e-5)},
             'bytes': {part.replace('fsl_memory_', 'fsl '): 50 if part.endswith('textbook') else 5},
-            'threads': 1, 'torch': 'x', 'gpu': None}
+            'threads': 1, 'torch': 'x', 'gpu': None, 'processor': 'y'}
 
 
 def test_json_holds_the_ratios_by_key_and_agreement_is_success(tmp_path, monkeypatch, capsys):
@@ -79,7 +79,8 @@ def test_textbook_scores_are_ours():
     ours = Curve(5)
     for image in images:
         ours.add(*image)
-    np.testing.assert_allclose(textbook_stages.curve(images, 5, textbook_stages.label_map), ours.iou(), atol=1e-12)
+    plain = textbook_stages.curve(images, 5, textbook_stages.label_map)
+    np.testing.assert_allclose(plain, ours.iou()[:PUBLISHED], atol=1e-12)
     for truth, keys, cam in images:
         label = cam_label(keys, cam, 0.4)
         assert np.array_equal(textbook_stages.contour_matches(truth, label, 5), contour_matches(truth, label, 5))

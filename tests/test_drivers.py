@@ -232,13 +232,18 @@ def own_set(folder, masks=('train', 'val')):
 @pytest.mark.parametrize('masks', [('val', 'train'), ('train',), ()])
 def test_own_data_runs_through_all_stages_and_is_scored_where_there_are_masks(drive, refused, tmp_path, masks):
     path = own_set(tmp_path, masks)
-    found = [' '.join(words).replace(' --masked-only', '') for words in drive('own', path)]
+    found = [' '.join(words).replace(' --masked-only', '').replace(' --protocol strict', '')
+             for words in drive('own', path)]
     scored = [f'--split {split}' for split in masks] + ['--table'] * bool(masks)
     assert found == [f'{command} --dataset {path} --run birds'
                      for command in chain('train_cam_voc.py', 'train', 'val', 'train')
                      if 'eval.py' not in command or command.endswith(tuple(scored))]
-    assert all('--masked-only' in words for words in drive('own', path) if '--what' in words)
-    if not masks:
+    assert all('--masked-only' in words and value(words, '--protocol') == 'strict'
+               for words in drive('own', path) if '--what' in words)
+    if masks:
+        assert all(value(words, '--protocol') == 'reference' for words in drive('own', path, '--protocol', 'reference')
+                   if '--what' in words)
+    else:
         assert 'without masks' in refused('own', path, '--stages', 'table')
 
 

@@ -181,7 +181,25 @@ def test_curve_equals_one_pass_per_threshold(protocol):
     summary = curve.summary()
     assert summary['best_miou'] == max(summary['miou'])
     assert summary['miou'][round(summary['best_threshold'] * 100)] == summary['best_miou']
+    assert summary['published_miou'] == max(summary['miou'][:60]) and len(summary['miou']) == 96
+    assert summary['miou'][round(summary['published_threshold'] * 100)] == summary['published_miou']
     json.dumps(summary)
+
+
+def test_the_published_best_is_among_the_published_thresholds_alone():
+    truth = np.full((8, 8), 0, np.uint8)
+    truth[2:6, 2:6] = 1
+    curve = Curve(2)
+    curve.add(truth, np.array([0]), np.where(truth == 1, 0.9, 0.7).astype(np.float32)[None])
+    summary = curve.summary()
+    assert summary['best_threshold'] == 0.7 and summary['best_miou'] == pytest.approx(100)
+    assert summary['published_threshold'] == 0 and summary['published_miou'] == pytest.approx(12.5)
+
+
+def test_classes_absent_from_the_ground_truth_are_known():
+    scores = Scores(C)
+    scores.add(np.full((4, 4), 3, np.uint8), np.full((4, 4), 1, np.uint8))
+    assert scores.absent().tolist() == [0, 1, 2, 4]
 
 
 def test_merged_curves_equal_one_pass():
@@ -197,6 +215,6 @@ def test_merged_curves_equal_one_pass():
 def test_thresholds_are_counted_to_the_last_bit():
     at = THRESHOLDS.astype(np.float32)
     values = np.concatenate([at, np.nextafter(at, np.float32(-9)), np.nextafter(at, np.float32(9)),
-                             np.float32([-np.inf, -1, 0, 0.595, 0.6, 1]),
+                             np.float32([-np.inf, -1, 0, 0.955, 0.96, 1]),
                              np.random.default_rng(0).random(10_000, np.float32)])
     np.testing.assert_array_equal(thresholds_below(values), np.searchsorted(at, values))

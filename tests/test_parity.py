@@ -31,7 +31,7 @@ from tool.affutils import affinity_label, pair_affinity, pair_counts, pair_label
 from tool.camloss import adaptive_min_pooling, cam_objective, second_view
 from tool.camutils import cam_label
 from tool.crfutils import FINAL_CRF, SEED_CRF, dense_crf, seed_scores
-from tool.evalutils import Curve, Scores, contour_matches
+from tool.evalutils import PUBLISHED, Curve, Scores, contour_matches
 from tool.imutils import IMAGENET_NORM, Norm
 from tool.probutils import draw_pixels, fsl_loss, fsl_loss_plain, isl_loss, isl_loss_plain, max_norm
 from tool.seamutils import fuse_scales, onehot_max
@@ -486,7 +486,10 @@ def test_scores_of_cams_match_reference():
     summary = scores.summary()
     np.testing.assert_allclose(summary['iou'], data['iou_percent_cam_bg025'], atol=1e-6)
     assert round(summary['contour_f'], 3) == pytest.approx(float(data['contour_f_percent_cam_bg025']), abs=1e-9)
-    np.testing.assert_allclose(curve.summary()['miou'], data['curve_miou_percent'], atol=1e-6)
+    summary, published = curve.summary(), data['curve_miou_percent']
+    np.testing.assert_allclose(summary['miou'][:PUBLISHED], published, atol=1e-6)
+    assert len(published) == PUBLISHED == 60 and summary['published_threshold'] == published.argmax() / 100
+    assert summary['published_miou'] == pytest.approx(published.max(), abs=1e-6)
 
 
 def test_contour_matches_of_one_mask_pair_match_reference():

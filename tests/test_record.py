@@ -8,10 +8,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.files.jsonfile import write_json
-from lib.run.record import Record, add_score, environment, git_state, read_scores, write_made_by
+from lib.run.record import CPU_FLAGS, Record, add_score, environment, git_state, read_scores, write_made_by
 from tests.running import APART, score_record
 
-ARGS = argparse.Namespace(lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None, fsl=True)
+ARGS = argparse.Namespace(amp='none', lr=0.1, folder=Path('exp/toy'), scale=(0.5, 1.5), given=[1, 2], run=None,
+                          fsl=True)
 CPU = torch.device('cpu')
 
 
@@ -35,11 +36,20 @@ def events(folder):
 def test_a_run_explains_itself(tmp_path):
     recorded(tmp_path, 1, 3).close('finished')
     args = json.loads((tmp_path / 'args.json').read_text())
-    assert args == {'lr': 0.1, 'folder': 'exp/toy', 'scale': [0.5, 1.5], 'given': [1, 2], 'run': None, 'fsl': True}
+    assert args == {'amp': 'none', 'lr': 0.1, 'folder': 'exp/toy', 'scale': [0.5, 1.5], 'given': [1, 2], 'run': None,
+                    'fsl': True}
     env = json.loads((tmp_path / 'env.json').read_text())
     assert env['torch'] == torch.__version__ and env['device'] == 'cpu' and env['gpu'] is None and env['command']
     log = (tmp_path / 'log.txt').read_text().splitlines()
     assert len(log) == 2 and ' started ' in log[0] and log[1].endswith(' finished')
+
+
+def test_the_environment_names_cpu_flags_threads_and_arithmetic():
+    env = environment(CPU, 'bf16')
+    assert env['arithmetic'] == 'bfloat16' and env['threads'] == torch.get_num_threads() and env['cpu']
+    known = Path('/proc/cpuinfo').read_text().split()
+    assert env['cpu_flags'] == [flag for flag in CPU_FLAGS if flag in known] and env['cpu_flags']
+    assert 'torch' not in environment() and environment()['cpu'] == env['cpu']
 
 
 def test_metrics_and_tensorboard_hold_the_same_numbers(tmp_path):
@@ -108,10 +118,10 @@ def test_a_json_file_that_cannot_be_written_leaves_the_former(tmp_path):
 
 
 def test_an_output_folder_says_what_made_it(tmp_path):
-    write_made_by(tmp_path / 'new', ARGS, CPU, {'network': 'abc'})
+    write_made_by(tmp_path / 'new', ARGS, CPU, {'settings': {'lr': 0.1}, 'network': 'abc'})
     record = json.loads((tmp_path / 'new/made_by.json').read_text())
     assert record['args']['lr'] == 0.1 and record['device'] == 'cpu' and record['numpy'] == np.__version__
-    assert record['inputs'] == {'network': 'abc'}
+    assert record['settings'] == {'lr': 0.1} and record['network'] == 'abc'
 
 
 def test_a_made_by_file_of_the_user_stays(tmp_path):
@@ -122,8 +132,8 @@ def test_a_made_by_file_of_the_user_stays(tmp_path):
         assert path.read_text() == content
     path.unlink()
     for lr in (0.1, 0.2):
-        write_made_by(tmp_path, argparse.Namespace(lr=lr), CPU, {})
-        assert json.loads(path.read_text())['args'] == {'lr': lr}
+        write_made_by(tmp_path, argparse.Namespace(lr=lr, amp='bf16'), CPU, {})
+        assert json.loads(path.read_text())['args'] == {'lr': lr, 'amp': 'bf16'}
 
 
 def test_the_environment_holds_what_a_network_is_made_from(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from lib.process.ending import run_script
 from lib.report import __main__ as report
 from lib.report.examples import choose, image_iou
 from lib.report.gather import read_stages, training_seconds
@@ -72,12 +73,23 @@ def test_a_run_that_is_not_there_is_refused(toy, tmp_path, capsys):
     assert re.search('none holds no stage of a run on toy; name the run', line)
 
 
+def test_a_run_on_another_data_set_is_refused_before_anything_is_printed(run_folder, capsys):
+    words = ('--exp', run_folder.parent, '--run', 'toy')
+    line = error_line(report.main, words, capsys)
+    assert 'toy is no run on voc12, its classes are others; name its --dataset' in line
+    with pytest.raises(SystemExit):
+        run_script(lambda: report.main([str(word) for word in words]))
+    assert capsys.readouterr().out == ''
+
+
 def test_names_with_html_in_them_are_shown_as_they_are(run_folder, toy, tmp_path):
     data = tmp_path / 'data'
     shutil.copytree(toy.parent, data)
-    for name in ('dataset.json', 'lists/labels.txt'):
-        (data / name).write_text((data / name).read_text().replace('star', '<b>star'))
-    assert '<b>star' not in written(data / 'dataset.json', run_folder.parent, tmp_path)
+    shutil.copytree(run_folder, tmp_path / 'exp/toy')
+    for path in (data / 'dataset.json', data / 'lists/labels.txt', tmp_path / 'exp/toy/cam/env.json'):
+        path.write_text(path.read_text().replace('star', '<b>star'))
+    text = written(data / 'dataset.json', tmp_path / 'exp', tmp_path)
+    assert '&lt;b&gt;star' in text and '<b>star' not in text
 
 
 def test_best_median_and_worst_are_those_by_iou(run_folder, toy):

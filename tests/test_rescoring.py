@@ -55,6 +55,25 @@ def test_the_same_is_not_scored_twice_wherever_it_is(scored, capsys, what):
     assert is_scored('--what', what, '--fresh')
 
 
+@pytest.mark.parametrize('what', ['cam', 'walk'])
+def test_the_strict_means_beside_are_those_of_the_strict_protocol(scored, what):
+    folder, _, is_scored = scored
+    assert is_scored('--what', what, '--limit', '2')
+    assert is_scored('--what', what, '--limit', '2', '--protocol', 'strict')
+    reference, strict = read_scores(folder / 'scores.json')[-2:]
+    assert reference['absent'] == strict['absent'] != [] and 'strict' not in strict['results'][0]
+    assert [result['strict'] for result in reference['results']] == [
+        {key: result[key] for key in ('miou', 'contour_f')} for result in strict['results']]
+
+
+def test_scores_of_earlier_versions_are_made_again(scored):
+    folder, _, is_scored = scored
+    path = folder / 'scores.json'
+    path.write_text(json.dumps([{key: value for key, value in record.items() if key != 'absent'}
+                                for record in json.loads(path.read_text())]))
+    assert is_scored('--what', 'walk') and not is_scored('--what', 'walk')
+
+
 def test_scoring_needs_no_torch(run_folder, toy, tmp_path):
     shutil.copytree(run_folder / 'labels/val/cam', tmp_path / 'toy/labels/val/cam')
     code = 'import sys, eval\neval.main(sys.argv[1:])\nsys.exit("torch" in sys.modules)'

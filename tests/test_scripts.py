@@ -98,13 +98,16 @@ def test_scores_say_what_they_are_of_and_the_table_shows_them_all(run_folder, to
     assert [(record['what'], record['split'], record['images']) for record in records] == [
         (what, split, count) for what in ('cam', 'walk', 'seg') for split, count in (('val', 6), ('train', 12))]
     assert all(record['protocol'] == 'reference' and record['dataset'] == 'toy' for record in records)
-    assert len(records[0]['curve']['miou']) == len(records[0]['curve']['thresholds']) == 60
-    best = records[0]['results'][1]
-    assert best['best'] and best['miou'] == pytest.approx(max(records[0]['curve']['miou']))
+    miou = records[0]['curve']['miou']
+    assert len(miou) == len(records[0]['curve']['thresholds']) == 96
+    _, best, published = records[0]['results']
+    assert best['best'] == 'curve' and best['miou'] == pytest.approx(max(miou))
+    assert published['best'] == 'published' and published['miou'] == pytest.approx(max(miou[:60]))
     capsys.readouterr()
     evaluation.main([*place(toy, run_folder.parent), '--table'])
     text = capsys.readouterr().out
-    for line in ('CAM at 0.25', 'CAM at best threshold', 'random walk', 'segmentation'):
+    for line in ('CAM at 0.25', 'CAM, best of 0.00 to 0.95', 'CAM, best of 0.00 to 0.59 (published)',
+                 'random walk', 'segmentation'):
         assert sum(row.startswith(line) for row in text.splitlines()) == 1
 
 

@@ -19,7 +19,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         facts = [action.type.expected] if hasattr(action.type, 'expected') else []
-        if action.default not in (None, argparse.SUPPRESS) and action.default is not False and action.option_strings:
+        unsaid = action.default is False or action.default in (None, [], argparse.SUPPRESS)
+        if action.option_strings and not unsaid:
             facts.append('default: %(default)s')
         return f'{action.help} ({"; ".join(facts)})' if facts else action.help
 

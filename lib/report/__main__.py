@@ -2,6 +2,7 @@
 
     python -m lib.report --dataset data/my.json --run my
     python -m lib.report --dataset toy --run toy-0 --split train --out train.html
+    python -m lib.report --run 'seam-*' 'both-*'      exp/report.html: the scores of several runs, compared
 
 Takes whatever the run holds so far. With ground truth, the images are the best, the median and the worst by the IoU of
 their segmentation; without, they are evenly spaced over the list, and CAM labels are shown at several background
@@ -15,28 +16,31 @@ from pathlib import Path
 import jinja2
 
 from lib.data.registry import get_spec
+from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
 from lib.files.imageio import voc_palette
 from lib.files.outpaths import refuse_foreign
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
 from lib.report.examples import image_groups
-from lib.report.gather import Stage, read_stages, score_tables
+from lib.report.gather import Stage, read_stages, score_sections
 from lib.report.plots import loss_plot, threshold_plot
 from lib.report.rows import DEFAULT_THRESHOLD, best_threshold
 from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
+from lib.run.several import are_several, compare
 
 TEMPLATE = Path(__file__).with_name('report.html')
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = base_parser(__doc__)
+    parser = base_parser(__doc__, several_runs=True)
     parser.prog = 'python -m lib.report'        # not __main__.py
     group = parser.add_argument_group('report')
     group.add_argument('--split', help='images to show; the default is the data set\'s validation split')
-    group.add_argument('--out', type=Path, metavar='FILE', help='page to write; the default is exp/<run>/report.html')
+    group.add_argument('--out', type=Path, metavar='FILE', help='page to write; the default is exp/<run>/report.html, '
+                       'exp/report.html of several runs')
     group.add_argument('--count', type=integer(1, 1000), default=6, help='images to show')
     group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
                        help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
@@ -72,27 +76,43 @@ def duration(seconds: float | None) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Write the page."""
     args, spec = resolve(make_parser(), argv, '', get_spec)
-    split, out = args.split or spec.val_split, args.out or args.folder / 'report.html'
+    several = are_several(args.runs)
+    out = args.out or (args.exp if several else args.folder) / 'report.html'
     refuse_foreign(out, 'lib.report')
+    page = page_of_several(args) if several else page_of_one(args, spec)
+    print(f'Report of {", ".join(args.runs)} to {out}')
+    if args.dry_run:
+        return
+    with replacing(out) as temporary:
+        temporary.write_text(page, encoding='utf-8')
+
+
+def page_of_several(args: argparse.Namespace) -> str:
+    """The scores of several runs and the differences of their settings."""
+    comparison = compare(args.exp, args.runs)
+    return render(run=', '.join(args.runs), comparison=comparison,
+                  scores=[{'table': table} for table in comparison.tables])
+
+
+def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
+    """Everything that one run holds; an error if it holds no stage, or is of another data set."""
+    split = args.split or spec.val_split
     stages, scores = read_stages(args.folder, spec), read_scores(args.folder / 'scores.json')
     if not stages:
         raise FileNotFoundError(f'{args.folder} holds no stage of a run on {spec.name}; name the run with --run and '
                                 '--exp')
-    print(f'Report of {args.run}, {len(stages)} outputs, to {out}')
-    if args.dry_run:
-        return
+    if stages[0].environment.get('classes', list(spec.classes)) != list(spec.classes):
+        raise ValueError(f'{args.folder} is no run on {spec.name}, its classes are others; name its --dataset')
     threshold = args.background_score or best_threshold(scores, split)
     trained = next((stage for stage in stages if stage.metrics), stages[0])
     facts = {'data set': spec.name, 'classes': spec.num_fg,
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},
              'backbone': trained.settings.get('backbone', 'resnet38d'),
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
-    page = render(run=args.run, split=split, stages=stages, facts=facts, scores=score_tables(scores, split),
+    return render(run=args.run, split=split, stages=stages, facts=facts, scores=score_sections(scores, split),
                   plots=draw_plots(stages, scores, args.background_score or DEFAULT_THRESHOLD),
                   groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
                   colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from pathlib import Path
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json, read_json_lines
 from lib.run.record import METRICS
-from lib.run.table import PROTOCOL_RULE, STAGE_NAMES
+from lib.run.table import class_grid, newest, row_name, score_tables
 
 STAGES = {'cam': 'CAM training', 'labels/{}/cam': 'CAMs of {}', 'labels/{}/seeds': 'CRF seeds of {}, with its CAMs',
           'labels/{}/cam_pred': 'CAM labels of {}, with its CAMs', 'aff': 'affinity training',
@@ -70,30 +70,11 @@ def training_seconds(log: str) -> float | None:
                if word in BEGINNINGS and next_word not in BEGINNINGS)
 
 
-def score_tables(scores: Sequence[Mapping], shown: str) -> list[dict]:
-    """The newest scores, for each protocol: means by stage and split, and those of each class on the split `shown`."""
-    tables = []
-    for protocol in dict.fromkeys(record['protocol'] for record in scores):
-        newest = {(record['what'], record['split']): record for record in scores if record['protocol'] == protocol}
-        images = {split: record['images'] for (_, split), record in newest.items()}
-        results = {(result_title(what, result), split): result for what in STAGE_NAMES for split in images
-                   if (what, split) in newest for result in newest[what, split]['results']}
-        means = [[title, *(results.get((title, split), {}).get(key) for split in images
-                           for key in ('miou', 'contour_f'))] for title in dict.fromkeys(title for title, _ in results)]
-        last = [newest[what, shown] for what in STAGE_NAMES if (what, shown) in newest]
-        columns = {result_title(record['what'], record['results'][-1]): record['results'][-1] for record in last}
-        names = last[0]['classes'] if last else []
-        classes = [[name, *(result['iou'][index] for result in columns.values()),
-                    *([None, *result['f']][index] for result in columns.values())] for index, name in enumerate(names)]
-        tables.append({'protocol': protocol, 'rule': PROTOCOL_RULE[protocol], 'images': images, 'means': means,
-                       'class_head': [*columns, *(f'{title} F' for title in columns)], 'classes': classes})
-    return tables
-
-
-def result_title(what: str, result: Mapping) -> str:
-    """Name of a stage's score."""
-    if 'alpha' in result:
-        return f'{STAGE_NAMES[what]}, alpha {result["alpha"]:g}'
-    if 'threshold' not in result:
-        return STAGE_NAMES[what]
-    return STAGE_NAMES[what] + (', best' if result.get('best') else f' at {result["threshold"]:g}')
+def score_sections(scores: Sequence[Mapping], shown: str) -> list[dict]:
+    """The newest scores for each protocol: their 'table', and the scores of each class on the split `shown`."""
+    sections = []
+    for table, last in zip(score_tables(scores), newest(scores).values()):
+        last = [record for record in last if record['split'] == shown]
+        results = {f', {row_name(record, result)}': result for record in last for result in record['results'][:2][-1:]}
+        sections.append({'table': table, 'classes': class_grid(last[0]['classes'], results) if last else []})
+    return sections

@@ -7,6 +7,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tool.evalutils import PUBLISHED
+
 COLOURS = ('#2563eb', '#d97706', '#059669', '#db2777', '#7c3aed', '#0891b2', '#65a30d', '#dc2626', '#92400e', '#475569')
 INK, GREY = '#334155', '#94a3b8'
 STYLE = {'font.size': 10, 'axes.edgecolor': GREY, 'axes.labelcolor': INK, 'text.color': INK, 'xtick.color': INK,
@@ -20,8 +22,10 @@ def threshold_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], fixed: f
     def draw(axes: Axes) -> None:
         for split, curve in curves.items():
             x, y = curve['thresholds'], curve['miou']
-            best = max(range(len(y)), key=y.__getitem__)
-            axes.plot(x, y, '-o', markevery=[best], label=f'{split}: best {y[best]:.1f} at {x[best]:.2f}')
+            best, published = (max(range(len(part)), key=part.__getitem__) for part in (y, y[:PUBLISHED]))
+            label = f'{split}: best {y[best]:.1f} at {x[best]:.2f}'
+            label += f', published {y[published]:.1f} at {x[published]:.2f}' if published != best else ''
+            axes.plot(x, y, '-o', markevery=sorted({best, published}), label=label)
         axes.axvline(fixed, color=GREY, linestyle='--', label=f'{fixed:g}')
         axes.set(xlabel='background score', ylabel='mIoU, percent', ylim=(0, None))
         axes.legend()

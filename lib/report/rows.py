@@ -23,9 +23,9 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 def best_threshold(scores: Sequence[Mapping], split: str) -> float:
     """Best threshold in the newest evaluation of the split's CAMs; DEFAULT_THRESHOLD if there is none."""
-    best = [result['threshold'] for record in scores if (record['what'], record['split']) == ('cam', split)
+    best = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
             for result in record['results'] if result.get('best')]
-    return best[-1] if best else DEFAULT_THRESHOLD
+    return best[0] if best else DEFAULT_THRESHOLD
 
 
 def seeds_label(path: Path, num_fg: int) -> np.ndarray:

@@ -2,13 +2,13 @@
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import distributed, nn
 
 from lib.process import ranks
 from lib.process.ranks import in_last_pass
+from lib.run.record import processor
 
 
 def pick_device(name: str) -> torch.device:
@@ -68,9 +68,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively."""
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpuinfo = Path('/proc/cpuinfo')
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ''
-    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+    return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(processor()[1])
 
 
 def autocast(device: torch.device, amp: torch.dtype | None) -> contextlib.AbstractContextManager:

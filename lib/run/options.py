@@ -19,8 +19,11 @@ RENAMED = {'max-epoches': 'epochs', 'wt-dec': 'weight-decay', 'num-samples': 'is
            'out-cam-pred-alpha': 'background-score', 'seeds': 'crf-seeds', 'no-seeds': 'no-crf-seeds'}
 
 
-def base_parser(doc: str) -> Parser:
-    """Parser with the flags of every stage; `doc` is the script's docstring, shown by --help."""
+def base_parser(doc: str, several_runs: bool = False) -> Parser:
+    """Parser with the flags of every stage; `doc` is the script's docstring, shown by --help.
+
+    With `several_runs` --run takes several names and patterns, which resolve() lists as args.runs.
+    """
     parser = Parser(doc)
     add = _adder(parser.add_argument_group('data and output'))
     add('--dataset', default='voc12', help='voc12, coco, toy, or the path of a dataset.json')
@@ -29,7 +32,10 @@ def base_parser(doc: str) -> Parser:
     add('--lists', type=Path, metavar='DIR',
         help='folder with <split>.txt and labels.txt; the default is the data set\'s own')
     add('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
-    add('--run', metavar='NAME', help='name of the run, a folder in --exp; the default is the data set\'s name')
+    add('--run', metavar='NAME', **({'nargs': '+', 'default': []} if several_runs else {}),
+        help='name of the run, a folder in --exp; the default is the data set\'s name'
+        + ('; several names, and patterns such as \'seed-*\', are compared: each pattern is a group, the names are '
+           'another' if several_runs else ''))
     add('--limit', type=integer(1, COUNT), metavar='N', help='use only the first N images of the split')
     add('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
         help='worker processes that read images, run the CRF and the like; 0 does everything in the main process')
@@ -132,7 +138,8 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
         known: further settings that beat the table, such as those stored with a network.
 
     Returns:
-        (args, spec); args.run is filled in, args.folder is <exp>/<run>.
+        (args, spec); args.run is filled in, args.folder is <exp>/<run>. args.runs: all that --run names, if it may be
+        several.
 
     Raises:
         ValueError: if a flag is wrong, or the data set has a preset that the script lacks.
@@ -148,9 +155,13 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
     parser.set_defaults(**{key: value(spec) if callable(value) else value
                            for key, value in row.items() if key in vars(args)})
     args = parser.parse_args(words)
-    args.run = args.run or spec.name
-    if Path(args.run).name != args.run or args.run.startswith('.'):
-        raise ValueError(f'--run {args.run} is not a plain name; use --exp for another folder of runs')
+    several = isinstance(args.run, list)
+    runs = (args.run if several else [args.run]) if args.run else [spec.name]
+    if wrong := [run for run in runs if Path(run).name != run or run.startswith('.')]:
+        raise ValueError(f'--run {wrong[0]} is not a plain name; use --exp for another folder of runs')
+    args.run = runs[0]
+    if several:
+        args.runs = runs
     args.folder = args.exp / args.run
     args.affects = {action.dest: action.affects for action in parser._actions if hasattr(action, 'affects')}
     return args, spec
@@ -173,6 +184,12 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
         kind: of output, where the stage makes several: flags that change others alone are left out.
     """
     affects = getattr(args, 'affects', {})
-    return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for key, value in vars(args).items()
-            if key not in ('folder', 'affects') and (affects.get(key) is None or kind in affects[key])}
+    return {key: value for key, value in plain_args(args).items()
+            if key not in ('folder', 'runs') and (affects.get(key) is None or kind in affects[key])}
+
+
+def plain_args(args: argparse.Namespace) -> dict:
+    """All settings of a script as JSON values."""
+    return {key: list(value) if isinstance(value, tuple) else
+            value if isinstance(value, list | int | float | str | None) else str(value)
+            for key, value in vars(args).items() if key != 'affects'}

@@ -105,8 +105,7 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
             if fresh:
                 _remove(outputs, [names[index] for index in todo])
             for output in outputs if ranks.is_first() else ():
-                inherited = {key: output.origin[key] for key in ('classes', 'network')}
-                write_made_by(output.folder, args, device, inherited)
+                write_made_by(output.folder, args, device, output.origin)
 
         yield Work(outputs, inputs, todo, begin, stack.enter_context(Signals()))
 

@@ -2,6 +2,7 @@
 import argparse
 import json
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -15,14 +16,18 @@ from lib.files.fileio import replacing
 from lib.files.jsonfile import read_json, read_json_lines, write_json
 from lib.process import ranks
 from lib.run.lock import Lock
+from lib.run.options import plain_args
 
+ARITHMETIC = {'none': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}     # by value of --amp, resolved
+CPU_FLAGS = ('avx2', 'fma', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'amx_bf16', 'amx_tile', 'asimd', 'sve', 'bf16')
 METRICS = {'step': int, str: float}         # a line of metrics.jsonl
 PERCENT = (float, None)                     # None: a class left out of the mean
-RESULT = {'miou': PERCENT, 'contour_f': PERCENT, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float,
-          'alpha?': float, 'best?': bool}
+MEANS = {'miou': PERCENT, 'contour_f': PERCENT}
+RESULT = {**MEANS, 'iou': [PERCENT], 'f': [PERCENT], 'threshold?': float, 'alpha?': float, 'strict?': MEANS,
+          'best?': ('curve', 'published', True)}        # True: published, by earlier versions
 SCORE = {'what': ('cam', 'cam-crf', 'cam-pred', 'walk', 'seg'), 'protocol': ('reference', 'strict'), 'dataset': str,
          'split': str, 'images': int, 'classes': [str], 'time': str, 'results': [RESULT], 'left_out?': [str],
-         'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # an evaluation in scores.json
+         'absent?': [str], 'curve?': {'thresholds': [float], 'miou': [PERCENT]}}      # an evaluation in scores.json
 
 
 class Record:
@@ -37,7 +42,7 @@ class Record:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / 'args.json', plain_args(args))
-        write_json(folder / 'env.json', {**environment(device), **(origin or {})})
+        write_json(folder / 'env.json', {**environment(device, args.amp), **(origin or {})})
         self.metrics = folder / 'metrics.jsonl'
         keep = [row for row in read_json_lines(self.metrics, METRICS) if row['step'] <= step] if step else []
         with replacing(self.metrics) as temporary:
@@ -73,16 +78,28 @@ class Record:
         self.board.close()
 
 
-def environment(device=None) -> dict:
-    """Command, code version, library versions and machine; with a torch.device also what PyTorch runs on."""
+def environment(device=None, amp: str = 'none') -> dict:
+    """Command, code version, library versions and machine; with a torch.device also what PyTorch runs on.
+
+    `amp` is --amp, resolved: it decides the arithmetic of the convolutions.
+    """
+    cpu, flags = processor()
     facts = {'command': [sys.executable, *sys.argv], 'time': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'git': git_state(),
              'python': platform.python_version(), 'numpy': np.__version__, 'machine': platform.platform(),
-             'host': socket.gethostname(), 'processes': ranks.place().world}
+             'host': socket.gethostname(), 'cpu': cpu, 'cpu_flags': flags, 'processes': ranks.place().world}
     if device is None:
         return facts
     import torch  # slow to import, and evaluation needs none
     return {**facts, 'torch': torch.__version__, 'threads': torch.get_num_threads(), 'device': str(device),
-            'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None}
+            'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None, 'arithmetic': ARITHMETIC[amp]}
+
+
+def processor() -> tuple[str, list[str]]:
+    """Name of the CPU, and which of CPU_FLAGS it has: results and speed depend on them."""
+    file = Path('/proc/cpuinfo')
+    facts = dict(re.findall(r'^(.+?)\s*: (.*)$', file.read_text() if file.exists() else '', re.M))
+    flags = facts.get('flags', facts.get('Features', '')).split()       # Features on ARM
+    return facts.get('model name', platform.machine()), [flag for flag in CPU_FLAGS if flag in flags]
 
 
 def git_state() -> str | None:
@@ -94,11 +111,14 @@ def git_state() -> str | None:
         return None
 
 
-def write_made_by(folder: Path, args: argparse.Namespace, device, inputs: Mapping) -> None:
-    """Write made_by.json in an output folder: what made its files last. A user's own file of that name stays."""
+def write_made_by(folder: Path, args: argparse.Namespace, device, origin: Mapping) -> None:
+    """Write made_by.json in an output folder: what made its files last. A user's own file of that name stays.
+
+    `origin` is the part that all of them share, see lib/run/origin.py.
+    """
     path = folder / 'made_by.json'
     if not path.exists() or '"command"' in path.read_text(errors='replace'):
-        write_json(path, {**environment(device), 'args': plain_args(args), 'inputs': dict(inputs)})
+        write_json(path, {**environment(device, args.amp), 'args': plain_args(args), **origin})
 
 
 def add_score(path: Path, record: dict, patience: float = 60) -> None:
@@ -110,14 +130,3 @@ def add_score(path: Path, record: dict, patience: float = 60) -> None:
 def read_scores(path: Path) -> list[dict]:
     """All evaluations of a run so far, oldest first. Raises ValueError if the file is corrupt."""
     return read_json(path, [SCORE], 'move it away') if path.exists() else []
-
-
-def plain_args(args: argparse.Namespace) -> dict:
-    """All settings of a script as JSON values."""
-    return {key: _plain(value) for key, value in vars(args).items() if key != 'affects'}
-
-
-def _plain(value):
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, int | float | str | bool | None) else str(value)

@@ -1,74 +1,123 @@
-"""Scores as text."""
-from collections.abc import Iterable, Sequence
+"""Scores of a run as tables, and as text."""
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from tool.evalutils import PUBLISHED, THRESHOLDS
 
 PROTOCOL_RULE = {'reference': 'void left out of IoU, background in contours; absent classes stay in the mean',
                  'strict': 'void ignored everywhere; absent classes left out of the mean'}
 NAMES_SHOWN = 10
 STAGE_NAMES = {'cam': 'CAM', 'cam-crf': 'CAM with CRF', 'cam-pred': 'CAM labels', 'walk': 'random walk',
                'seg': 'segmentation'}
+END = float(THRESHOLDS[-1])
+BEST = {'curve': f'best of 0.00 to {END:.2f}',
+        'published': f'best of 0.00 to {THRESHOLDS[PUBLISHED - 1]:.2f} (published)'}
+
+
+class Table(NamedTuple):
+    """Scores under one protocol: {row: {column: percent or None}}, and lines to be read with them."""
+
+    title: str
+    rows: dict[str, dict[str, float | None]]
+    notes: list[str]
+
+    def grid(self) -> list[list]:
+        """A row of titles, then the rows, each begun by its name."""
+        columns = list(dict.fromkeys(column for row in self.rows.values() for column in row))
+        return [['percent', *columns], *([name, *map(row.get, columns)] for name, row in self.rows.items())]
 
 
 def evaluation_text(record: dict) -> str:
     """One evaluation: a line of means per threshold, then IoU and contour F of each class, in percent."""
-    results = record['results']
-    means = [[_name(record, result), _cell(result['miou']), _cell(result['contour_f'])] for result in results]
-    columns = [column for result in results for column in (result['iou'], [None, *result['f']])]
-    titles = ['class', *(title + _at(result) for result in results for title in ('IoU', 'F'))]
-    rows = [[name, *map(_cell, values)] for name, *values in zip(record['classes'], *columns)]
+    means = {row_name(record, result, at=True): _means(result) for result in record['results']}
+    classes = class_grid(record['classes'], {_at(result): result for result in record['results']})
     return '\n'.join([
         f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, '
         f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', *_left_out(record), '',
-        *aligned([['percent', 'mIoU', 'contour F'], *means]), '', *aligned([titles, *rows])])
+        *table_lines(Table('', means, _warnings(record))), '', *aligned(classes)])
 
 
 def summary_text(records: Sequence[dict], run: str) -> str:
-    """The newest score of each kind in a run: a table per protocol, with a line per stage and two columns per split."""
+    """The newest score of each kind in a run: a table per protocol, with a line per stage and columns per split."""
     if not records:
         raise ValueError(f'run {run} has no scores yet; make some with eval.py')
-    newest = {(record['protocol'], record['split'], record['what']): record for record in records}.values()
+    return '\n\n'.join('\n'.join([f'Run {run}, {table.title}', '', *table_lines(table)])
+                       for table in score_tables(records))
+
+
+def newest(records: Iterable[dict]) -> dict[str, list[dict]]:
+    """The newest evaluations of each stage and split by protocol, in the order of the stages."""
+    last = {(record['protocol'], record['split'], record['what']): record for record in records}.values()
+    by_protocol = {record['protocol']: [] for record in records}
+    for record in sorted(last, key=lambda record: list(STAGE_NAMES).index(record['what'])):
+        by_protocol[record['protocol']].append(record)
+    return by_protocol
+
+
+def score_tables(records: Sequence[dict]) -> list[Table]:
+    """The newest scores of each kind in a run, a table per protocol."""
     tables = []
-    for protocol in _values(newest, 'protocol'):
-        of_protocol = [record for record in newest if record['protocol'] == protocol]
-        tables.append('\n'.join([f'Run {run}, protocol {protocol} ({PROTOCOL_RULE[protocol]})', '',
-                                 *_summary_table(of_protocol), '', *_summary_notes(of_protocol)]))
-    return '\n\n'.join(tables)
+    for protocol, last in newest(records).items():
+        rows = {}
+        for record in last:
+            for result in record['results']:
+                means = {f'{record["split"]} {name}': value for name, value in _means(result).items()}
+                rows.setdefault(row_name(record, result), {}).update(means)
+        tables.append(Table(f'protocol {protocol} ({PROTOCOL_RULE[protocol]})', rows, _notes(last)))
+    return tables
 
 
-def _summary_table(records: Sequence[dict]) -> list[str]:
-    splits, rows = _values(records, 'split'), {}
-    for record in sorted(records, key=lambda record: list(STAGE_NAMES).index(record['what'])):
+def _means(result: Mapping) -> dict[str, float | None]:
+    """The means of a result by name; those of the strict protocol too where they differ."""
+    strict = result.get('strict')
+    return {'mIoU': result['miou'], 'contour F': result['contour_f'],
+            **({'strict mIoU': strict['miou'], 'strict contour F': strict['contour_f']} if strict else {})}
+
+
+def _notes(records: Sequence[dict]) -> list[str]:
+    """How many images were scored, the best thresholds, and what must be known of the scores."""
+    counts, best, lines = {}, {}, {}
+    for record in records:
+        split = record['split']
+        counts.setdefault(split, set()).add(record['images'])
+        lines |= dict.fromkeys(f'{split}: {line}' for line in (*_left_out(record), *_warnings(record)))
         for result in record['results']:
-            name = 'CAM at best threshold' if result.get('best') else _name(record, result)
-            rows.setdefault(name, {})[record['split']] = _cell(result['miou']), _cell(result['contour_f'])
-    table = [['percent', *(f'{split} {score}' for split in splits for score in ('mIoU', 'contour F'))]]
-    for name, cells in rows.items():
-        table.append([name, *(cell for split in splits for cell in cells.get(split, ('-', '-')))])
-    return aligned(table)
+            if mark := _best(result):
+                best.setdefault(mark, []).append(f'{result["threshold"]:.2f} ({split})')
+    images = ', '.join(f'{" or ".join(map(str, sorted(found)))} ({split})' for split, found in counts.items())
+    oracle = '; '.join(f'{mark}: {", ".join(at)}' for mark, at in best.items())
+    return [f'Images: {images}.', *([f'Thresholds selected on the ground truth (oracle), {oracle}.'] if best else []),
+            *lines]
 
 
-def _summary_notes(records: Sequence[dict]) -> list[str]:
-    """How many images were scored, the best thresholds, and which images were left out."""
-    splits = {split: [record for record in records if record['split'] == split] for split in _values(records, 'split')}
-    counts = [f'{" or ".join(str(count) for count in sorted(_values(part, "images")))} ({split})'
-              for split, part in splits.items()]
-    best = [f'{result["threshold"]:.2f} ({split})' for split, part in splits.items() for record in part
-            for result in record['results'] if result.get('best')]
-    oracle = f' Best thresholds, selected on the ground truth (oracle): {", ".join(best)}.' if best else ''
-    left_out = dict.fromkeys(f'{split}: {line}' for split, part in splits.items() for record in part
-                             for line in _left_out(record))
-    return [f'Images: {", ".join(counts)}.{oracle}', *left_out]
+def _warnings(record: dict) -> list[str]:
+    """Lines on classes that the ground truth lacks, and on a best threshold that may not be the best."""
+    absent, highest = len(record.get('absent', [])), max([0, *(result['miou'] or 0 for result in record['results'])])
+    rule = ('each counts 0 in mIoU, and 100 in contour F unless it is predicted; strict leaves them out'
+            if record['protocol'] == 'reference' else 'they are left out')
+    lines = [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
+    return lines + [f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}'
+                    for best in record['results'] if best.get('best') == 'curve'
+                    and (best.get('threshold') == END or (best['miou'] or 0) < highest)]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(table: Table) -> list[str]:
+    """A table as aligned lines, with its notes."""
+    return [*aligned(table.grid()), *(['', *table.notes] if table.notes else [])]
+
+
+def class_grid(classes: Sequence[str], results: Mapping[str, Mapping]) -> list[list]:
+    """A row of titles, then IoU and contour F of each class in percent; `results` by the ends of their titles."""
+    columns = [column for result in results.values() for column in (result['iou'], [None, *result['f']])]
+    return [['class', *(title + end for end in results for title in ('IoU', 'F'))], *map(list, zip(classes, *columns))]
+
+
+def aligned(rows: Sequence[Sequence]) -> list[str]:
     """Rows of cells as lines: the first column flush left, the others flush right, a rule below the first row."""
+    rows = [['-' if cell is None else cell if isinstance(cell, str) else f'{cell:.2f}' for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
-
-
-def _values(records: Iterable[dict], key: str) -> list:
-    """The distinct values of an entry in order of appearance."""
-    return list(dict.fromkeys(record[key] for record in records))
 
 
 def _left_out(record: dict) -> list[str]:
@@ -78,16 +127,19 @@ def _left_out(record: dict) -> list[str]:
     return [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
 
 
-def _name(record: dict, result: dict) -> str:
-    best = ', the best of 60 thresholds' if result.get('best') else ''
-    return f'{STAGE_NAMES[record["what"]]}{_at(result)}{best}'
+def _best(result: Mapping) -> str | None:
+    """Of which thresholds that of a result is the best; earlier versions had the published ones alone."""
+    best = result.get('best')
+    return BEST['published' if best is True else best] if best else None
 
 
-def _at(result: dict) -> str:
+def row_name(record: Mapping, result: Mapping, at: bool = False) -> str:
+    """Name of a row: of the best threshold without the threshold, unless `at`."""
+    best = _best(result)
+    return STAGE_NAMES[record['what']] + (_at(result) if at or not best else '') + (f', {best}' if best else '')
+
+
+def _at(result: Mapping) -> str:
     if 'alpha' in result:
         return f', alpha {result["alpha"]:g}'
     return f' at {result["threshold"]:.2f}' if 'threshold' in result else ''
-
-
-def _cell(value: float | None) -> str:
-    return '-' if value is None else f'{value:.2f}'
