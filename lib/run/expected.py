@@ -7,7 +7,7 @@ from lib.run.table import STAGE_NAMES, aligned
 
 BACKBONE = Path('pretrained/toy_backbone.pth')      # made by ./run_demo.sh --stages backbone
 SHA256 = 'fccca598354bd74af97a2c86aedf680978e159bc790c735dace0f1f3430c0785'
-# Validation scores in percent by stage: mean over seeds 0, 1 and 2, of the CAMs at their best threshold.
+# Validation scores in percent by stage: means over seeds 0, 1 and 2; of CAMs at the best of the published thresholds.
 EXPECTED = {'cam': {'miou': 0.0, 'contour_f': 0.0}, 'walk': {'miou': 0.0, 'contour_f': 0.0},
             'seg': {'miou': 0.0, 'contour_f': 0.0}}
 RANGE = 3.0             # how far seeds and processors may be from the mean
