@@ -7,7 +7,6 @@ import importlib
 import os
 import shlex
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,8 @@ from lib.files.dataspec import DatasetSpec
 from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
 from lib.process.launch import Runner
-from lib.routing import Command, Flag, Tool, give, read_flags
+from lib.routing import Command, Flag, Tool, give, read_flags, show_settings
+from lib.run.expected import BACKBONE, check_backbone, comparison_text
 from lib.run.options import base_parser, plain_flag
 
 ROOT = Path(__file__).resolve().parent
@@ -49,8 +49,8 @@ def make_parser(driver: str = 'voc12') -> Parser:
     stages = stages_of(driver)
     parser = Parser(ABOUT, prog=f'./{SCRIPTS[driver]}', usage='%(prog)s [options] [flags of the stages]')
     parser.add_argument('--run', metavar='NAME', help='name of the run, a folder in --exp')
-    parser.add_argument('--stages', default=','.join(stages), metavar='LIST',
-                        help=f'some of {", ".join(stages)}, separated by commas')
+    parser.add_argument('--stages', metavar='LIST', help=f'some of {", ".join(stages)}, separated by commas' + (
+        '; the default is all but backbone, which remakes the toy pretraining' if driver == 'demo' else ''))
     parser.add_argument('--gpus', type=integer(1, 1024), metavar='N',
                         help='one process per GPU, by torchrun: N share each batch in training and the images in '
                         'inference, with the results of one; with --device cpu N processes on the CPU')
@@ -69,7 +69,7 @@ def make_parser(driver: str = 'voc12') -> Parser:
                             'features; only heads are trained')
     if driver == 'demo':
         parser.add_argument('--seed', type=integer(0, LARGEST_SEED - 1), default=0, metavar='N',
-                            help='seed of the synthetic set and its backbone')
+                            help='seed N of the synthetic set and N + 1 of all training')
     return parser
 
 
@@ -101,14 +101,14 @@ class Job(NamedTuple):
 
     def defaults(self) -> list[Flag]:
         """The flags that the driver gives unless the user does."""
-        words = {'demo': ['--weights', str(self.exp / self.run / 'backbone/model.pth')],
+        seed = f':seed {getattr(self.args, "seed", 0) + 1}'
+        words = {'demo': f'--weights {BACKBONE} --train_cam{seed} --train_aff{seed} --train_seg{seed}'.split(),
                  'own': ['--protocol', 'strict']}.get(self.driver, [])      # masks of a few images may lack classes
         if getattr(self.args, 'light', False):
             words += LIGHT
         if self.args.smoke:
             batch = str(-(-4 // (self.args.gpus or 1)) * (self.args.gpus or 1))
             words += [*SMOKE, '--batch-size', batch, '--whole-batch-size', batch]
-            words += ['--width', '0.03125'] if self.driver == 'demo' else []
         return read_flags(words)
 
 
@@ -119,6 +119,8 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> Job:
         ValueError: if they are wrong.
     """
     args, rest = make_parser(driver).parse_known_args([plain_flag(word) for word in words])
+    if args.stages is None:
+        args.stages = ','.join(stage for stage in stages_of(driver) if stage != 'backbone' or args.smoke)
     if args.gpus and args.launcher:
         raise ValueError('--gpus and --launcher both say how the processes are started; give one of them')
     dataset, run, suffix = driver, driver, '-smoke' if args.smoke else ''
@@ -135,7 +137,7 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> Job:
     common.set_defaults(exp=None)
     given, _ = common.parse_known_args(rest)
     root, lists, exp = (path and caller / path for path in (given.data_root, given.lists, given.exp))
-    drawn = driver != 'demo' or 'draw' not in args.stages or Path(dataset).exists()
+    drawn = driver != 'demo' or not any(stage in args.stages for stage in DEMO_STAGES) or Path(dataset).exists()
     spec = get_spec(dataset, root, lists) if drawn else DatasetSpec(
         'toy', tuple(CLASSES), Path(), Path(), '{}', train_split='train', preset='toy')
     return Job(driver, args, flags, dataset, f'{args.run or run}{suffix}', spec, drawn, exp or Path('exp'))
@@ -159,7 +161,11 @@ def chain(job: Job) -> list[Command]:
 
     if job.driver == 'demo':
         add('draw', 'draw', '--out', str(Path(job.dataset).parent), '--seed', str(job.args.seed))
-        add('backbone', 'backbone', '--seed', str(job.args.seed + 1))
+        folder = f'data/toy-backbone{"-smoke" if job.args.smoke else ""}'
+        commands += [Command('backbone', tools['draw'], read_flags(['--out', folder, '--seed', '1000000']),
+                             read_flags(['--train', '2048', '--val', '1'])),
+                     Command('backbone', tools['backbone'],
+                             read_flags(['--dataset', f'{folder}/dataset.json', '--run', job.run]))]
     add('train_cam', 'train_cam')
     infer('infer_cam', 'cam', spec.train_split, '--no-crf-seeds')
     add('train_aff', 'train_aff')
@@ -193,19 +199,6 @@ def launch_words(command: Command, job: Job) -> list[str]:
     return [*start, *command.tool.words, *command.flag_words]
 
 
-def show_settings(commands: Sequence[Command], settings: Sequence[argparse.Namespace]) -> None:
-    """Print the settings of each tool."""
-    for tool, args in {command.tool.name: (command.tool, args) for command, args in zip(commands, settings)}.values():
-        names = dict.fromkeys(action.dest for action in tool.flags.values() if hasattr(args, action.dest))
-        shown = ', '.join(f'{name.replace("_", "-")} {_plain(getattr(args, name))}' for name in names)
-        print(f'\n{tool.name}: {" ".join(tool.words)}')
-        print(textwrap.fill(shown, 118, initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False))
-
-
-def _plain(value: object) -> str:
-    return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Check everything that was given, then run the commands one by one."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -221,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.given += filter(command.has, job.defaults())
     give(job.flags, commands, caller)
     settings = [command.resolve(job.spec, job.args.gpus or 1) for command in commands]
+    if any(str(BACKBONE) in command.flag_words for command in commands):
+        check_backbone()
     if job.args.dry_run:
         show_settings(commands, settings)
 
@@ -239,6 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = 0 if job.args.dry_run else runner.run(line, stage)
         if status:
             return status
+
+    # The demo ends with its scores beside the expected ones.
+    if driver == 'demo' and stage == 'report' and not (job.args.smoke or job.args.dry_run):
+        print(f'\n{comparison_text(job.exp / job.run / "scores.json")}')
 
     # A dry run ends with the first stage's check of its inputs.
     if job.args.dry_run and job.drawn and commands[0].tool.network:

@@ -1,10 +1,10 @@
 """Toy pretraining, in place of ImageNet weights for the synthetic set: a backbone that knows the classes' textures.
 
-    python pretrain_toy.py --dataset toy
+    ./run_demo.sh --stages backbone         how pretrained/toy_backbone.pth was made, on a synthetic set of its own
 
-First it classifies close-ups of single heads, drawn here; then it names the classes of whole training images, which
-also adapts the batch-norm statistics, frozen in the later stages, to the real images. Writes exp/<run>/backbone/:
-model.pth for --weights, and the records of both parts in close_ups/ and whole/.
+First it classifies close-ups of single objects, drawn here; then it names the classes of whole training images, which
+also adapts the batch-norm statistics, frozen in the later stages, to such images. Writes exp/<run>/backbone/:
+model.pth for --weights, its convolutions in half precision, and the records of both parts in close_ups/ and whole/.
 """
 import argparse
 import math
@@ -42,10 +42,10 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_flags(parser, backbone='resnet38d')
     add_loop_flags(parser, batch_size=32, lr=2e-3, lr_help='highest learning rate of AdamW')
     group = parser.add_argument_group('toy pretraining')
-    group.add_argument('--close-ups', type=integer(1, 1_000_000), default=2800, help='number of close-ups')
+    group.add_argument('--close-ups', type=integer(1, 1_000_000), default=9000, help='number of close-ups')
     group.add_argument('--close-up-size', type=integer(8, 512), default=48, help='their side, pixels')
-    group.add_argument('--close-up-epochs', type=integer(1, 100_000), default=5, help='passes over the close-ups')
-    group.add_argument('--whole-epochs', type=integer(1, 100_000), default=14,
+    group.add_argument('--close-up-epochs', type=integer(1, 100_000), default=3, help='passes over the close-ups')
+    group.add_argument('--whole-epochs', type=integer(1, 100_000), default=4,
                        help='passes over the whole training images')
     group.add_argument('--whole-batch-size', type=integer(1, 65536), default=16, help='whole images per step')
     group.add_argument('--crop-size', type=integer(8, 8192), default=128, help='crop of whole images, pixels')
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class CloseUps(Dataset):
-    """Heads of single objects: image float32 [3, size, size], class index."""
+    """Parts of single objects: image float32 [3, size, size], class index."""
 
     def __init__(self, count: int, size: int, seed: int, norm: Norm):
         self.images, self.labels = close_ups(count, size, seed)
@@ -151,6 +151,9 @@ def main(argv=None):
         devices.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
     train_parts(args, network, whole, device, origin, folder)
     meta = {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}
+    for layer in network.backbone.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.half()                # half the file; statistics of batch norms stay in float32
     devices.by_the_first(lambda: save_network(model, network.backbone, meta))
 
 

@@ -3,7 +3,7 @@
     python train_cam_voc.py                               one GPU, or several in this process (DataParallel)
     torchrun --nproc-per-node 4 -- train_cam_voc.py       four processes that share each batch
     python train_cam_voc.py --isl-weight 0 --no-fsl       plain SEAM
-    python train_cam_voc.py --dataset toy --weights exp/toy/backbone/model.pth
+    python train_cam_voc.py --dataset toy --weights pretrained/toy_backbone.pth
 
 Reads the images and labels of the training split and ImageNet weights; writes exp/<run>/cam/: model.pth, last.pth
 (from which the same command resumes), args.json, env.json, log.txt, metrics.jsonl and TensorBoard events.

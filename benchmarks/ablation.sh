@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The claim, tested: CAM training as plain SEAM, with each loss, and with both, over several seeds; a table at the end.
 #
-#   benchmarks/ablation.sh --dataset data/toy-0/dataset.json --weights exp/toy-0/backbone/model.pth
+#   benchmarks/ablation.sh --dataset data/toy-0/dataset.json --weights pretrained/toy_backbone.pth
 #
 # Run <name>-<variant>-<seed> lies in exp/. A finished run is not done again, an interrupted training goes on; the same
 # name with other settings is refused. PYTHON in the environment names another interpreter than setup_env.sh does.

@@ -5,6 +5,7 @@ right, is known to each script's own parser.
 """
 import argparse
 import importlib
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -138,3 +139,16 @@ def _from_caller(value: str, action: argparse.Action, caller: Path) -> str:
     """A relative path as the caller means it; --weights also takes names."""
     is_path = action.type is Path or action.dest == 'weights' and (caller / value).is_file()
     return str(caller / value) if is_path and caller != Path.cwd() else value
+
+
+def show_settings(commands: Sequence[Command], settings: Sequence[argparse.Namespace]) -> None:
+    """Print the settings of each tool."""
+    for tool, args in {command.tool.name: (command.tool, args) for command, args in zip(commands, settings)}.values():
+        names = dict.fromkeys(action.dest for action in tool.flags.values() if hasattr(args, action.dest))
+        shown = ', '.join(f'{name.replace("_", "-")} {_plain(getattr(args, name))}' for name in names)
+        print(f'\n{tool.name}: {" ".join(tool.words)}')
+        print(textwrap.fill(shown, 118, initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False))
+
+
+def _plain(value: object) -> str:
+    return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)

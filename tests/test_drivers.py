@@ -12,6 +12,7 @@ import pytest
 import pipeline
 from lib.data.toy import write_set
 from lib.process.ending import run_script
+from lib.run import expected
 
 ROOT = Path(__file__).parent.parent
 STAGES = 'train_cam, infer_cam, train_aff, infer_aff, train_seg, infer_seg, table, report'
@@ -90,22 +91,31 @@ def test_the_whole_chain_runs_in_order(drive, driver, commands):
     assert [' '.join(words) for words in drive(driver)] == [command + shared for command in commands]
 
 
-def test_the_demo_draws_and_prepares_before_the_chain(drive):
+def test_the_demo_draws_its_set_and_starts_from_the_backbone_in_the_repository(drive):
     commands = drive('demo', '--seed', '3')
     assert commands[0] == '-m lib.data.toy --out data/toy-3 --seed 3'.split()
-    assert commands[1][:3] == 'pretrain_toy.py --seed 4'.split()
     shared = ' --dataset data/toy-3/dataset.json --run toy-3'
-    weights = ' --weights exp/toy-3/backbone/model.pth'
-    assert [' '.join(words) for words in commands[2:]] == [
-        command + shared + (weights if command.startswith('train') else '')
+    given = ' --weights pretrained/toy_backbone.pth --seed 4'
+    assert [' '.join(words) for words in commands[1:]] == [
+        command + shared + (given if command.startswith('train') else '')
         for command in chain('train_cam_voc.py', 'train', 'val', 'train')]
+    assert {value(words, '--seed') for words in named(drive('demo', '--train_seg:seed', '7'), 'train_seg.py')} == {'7'}
 
 
-def test_a_named_run_and_folder_of_the_demo_has_its_own_backbone(drive):
-    commands = drive('demo', '--run', 'mine', '--exp=/far')
-    assert all(value(words, '--weights') == '/far/mine/backbone/model.pth' for words in commands[2:]
-               if words[0].startswith('train'))
-    assert all(value(words, '--exp') == '/far' for words in commands[1:])
+def test_the_backbone_of_the_demo_is_remade_on_a_set_of_its_own_if_asked(drive):
+    sets, training = drive('demo', '--stages', 'backbone', '--seed', '987654', '--exp', '/far')
+    assert value(sets, '--out') == 'data/toy-backbone' and value(sets, '--seed') != '987654'
+    assert ' '.join(training) == 'pretrain_toy.py --dataset data/toy-backbone/dataset.json --run toy-987654 --exp /far'
+
+
+def test_a_backbone_that_has_changed_is_refused_before_anything_runs(refused, monkeypatch, tmp_path):
+    changed = tmp_path / 'toy_backbone.pth'
+    changed.write_bytes(expected.BACKBONE.read_bytes()[:-1])
+    for module in (pipeline, expected):
+        monkeypatch.setattr(module, 'BACKBONE', changed)
+    assert f'{changed} is missing or has changed' in refused('demo')
+    monkeypatch.setattr(pipeline, 'Runner', lambda: SimpleNamespace(run=lambda *_: 0))
+    assert not pipeline.main(['demo', '--weights', 'none', '--stages', 'draw,train_cam'])
 
 
 @pytest.mark.parametrize('flag', [['--limit', '5'], ['--workers', '0'], ['--fresh'], ['--device', 'cpu'], ['--lr', '1'],
@@ -114,7 +124,7 @@ def test_a_named_run_and_folder_of_the_demo_has_its_own_backbone(drive):
                                   ['--close-ups', '40'], ['--train', '9'], ['--picture-every', '0']])
 def test_a_flag_goes_to_every_command_that_has_it_and_to_no_other(drive, flag):
     tools = pipeline.tools_of('demo').values()
-    for words in drive('demo', *flag):
+    for words in drive('demo', '--stages', ','.join(pipeline.stages_of('demo')), *flag):
         tool, = (tool for tool in tools if tool.words == words[:len(tool.words)])
         assert (flag[0] in words) == (flag[0] in tool.flags), words
         if flag[0] in words:
@@ -175,7 +185,8 @@ def test_a_seed_of_the_demo_that_is_no_number_is_refused(refused, words):
 
 
 def test_several_processes_are_torchrun_for_all_that_runs_a_network(drive):
-    one, several = drive('demo', '--device', 'cpu'), drive('demo', '--device', 'cpu', '--gpus', '2')
+    words = ['--stages', ','.join(pipeline.stages_of('demo')), '--device', 'cpu']
+    one, several = drive('demo', *words), drive('demo', *words, '--gpus', '2')
     for alone, words in zip(one, several, strict=True):
         network = 'train_' in alone[0] or 'infer_' in alone[0]
         assert words == (TORCHRUN + alone if network or alone[0] == 'pretrain_toy.py' else alone)
@@ -199,7 +210,7 @@ def test_a_failing_command_stops_the_chain_with_its_status(monkeypatch):
 def test_a_smoke_run_is_short_in_every_stage_and_has_a_name_of_its_own(drive):
     for driver, name in (('voc12', 'voc12-smoke'), ('demo', 'toy-0-smoke')):
         commands = drive(driver, '--smoke', '--gpus', '3', '--device', 'cpu')
-        for words in commands[driver == 'demo':]:
+        for words in (words for words in commands if 'lib.data.toy' not in words):
             assert value(words, '--limit') == '8' and value(words, '--run') == name
             assert int(value(words, '--batch-size')) % 3 == 0 if '--batch-size' in words else True
             assert '--max-steps' not in words or value(words, '--max-steps') == '3'

@@ -21,11 +21,11 @@ STOPPED = 75
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory) -> Path:
-    """The code without data, runs and tests."""
+    """The code and the backbone of the demo, without data, runs and tests."""
     folder = tmp_path_factory.mktemp('clone')
     for path in [*ROOT.glob('*.py'), *ROOT.glob('*.sh')]:
         shutil.copy(path, folder)
-    for name in ('lib', 'tool', 'voc12', 'coco', 'examples'):
+    for name in ('lib', 'tool', 'voc12', 'coco', 'examples', 'pretrained'):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
     return folder
 

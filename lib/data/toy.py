@@ -25,7 +25,7 @@ MAKER = 'lib.data.toy'
 PARAMETERS = {'made_by': str, 'version': int, 'seed': int, 'train': int, 'val': int}       # what made_by.json holds
 
 
-def write_set(out: Path, seed: int = 0, train: int = 256, val: int = 64, fresh: bool = False) -> bool:
+def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: bool = False) -> bool:
     """Draw the set into `out`; False if it is already complete.
 
     made_by.json is written first, so that an interrupted call knows its own files, and dataset.json last, so that an
@@ -101,8 +101,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to write to')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
                         help='another seed gives another set of the same kind')
-    parser.add_argument('--train', type=integer(1, 1_000_000), default=256, help='number of training images')
-    parser.add_argument('--val', type=integer(1, 1_000_000), default=64, help='number of validation images')
+    parser.add_argument('--train', type=integer(1, 1_000_000), default=160, help='number of training images')
+    parser.add_argument('--val', type=integer(1, 1_000_000), default=96, help='number of validation images')
     parser.add_argument('--fresh', action='store_true', help='replace a toy set made with other settings')
     return parser
 

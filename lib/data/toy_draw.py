@@ -43,7 +43,9 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, lis
 
 
 def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw single heads, one class each: a small classification set for toy pretraining.
+    """Draw parts of single objects, one class each: a classification set for toy pretraining.
+
+    Half of them show the head, the others any part of the body, so that the faint texture is learned as well.
 
     Returns:
         images uint8 [count, size, size, 3]; labels int64 [count], class indices from 0.
@@ -55,7 +57,8 @@ def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]
         image = _background(rng, size, size)
         middle = size * rng.uniform(0.4, 0.6, 2)
         half_length = size * np.exp(rng.uniform(*np.log((0.4, 1.4))))
-        figure = _figure(rng, CLASSES[label], half_length, middle, size, size, at_head=True)
+        part = SHAPES[CLASSES[label]].head[0] if i % 2 else rng.uniform(-0.6, 0.6)
+        figure = _figure(rng, CLASSES[label], half_length, middle, size, size, part)
         images[i] = _to_uint8(_grain(rng, _blend(image, *figure)))
     return images, labels
 
@@ -92,16 +95,15 @@ def _still_visible(owner: np.ndarray, areas: list[int]) -> bool:
 
 
 def _figure(rng: np.random.Generator, name: str, half_length: float, centre: np.ndarray, height: int, width: int,
-            at_head: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """One object as (colours float32 [H, W, 3], opacity float32 [H, W]); `centre` (x, y) is its head's if at_head."""
+            part: float = 0) -> tuple[np.ndarray, np.ndarray]:
+    """One object as (colours float32 [H, W, 3], opacity float32 [H, W]), its point (part, 0) at `centre` (x, y)."""
     shape = SHAPES[name]
     head_x, head_width, head_height = shape.head
     angle, mirror = np.deg2rad(rng.uniform(-30, 30)), rng.choice((-1, 1))
     aspect = rng.uniform(0.85, 1.2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = turn @ np.diag([mirror * half_length, half_length * aspect])          # object to image coordinates
-    if at_head:
-        centre = centre - forward @ (head_x, 0)
+    centre = centre - forward @ (part, 0)
     opacity = _fill(shape.outline() @ forward.T + centre, height, width)
 
     columns, rows = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in (width, height)), sparse=True)

@@ -17,7 +17,7 @@ SETTINGS = {
     'train_cam': {
         'voc12': {'fsl_weight': 1.0},
         'coco': {'fsl_weight': 0.2},
-        'toy': {'crop_size': 128, 'long_side': (115, 197), 'view2_scale': 0.6, 'epochs': 6, 'lr': 0.03},
+        'toy': {'crop_size': 96, 'long_side': (96, 144), 'view2_scale': 0.75, 'epochs': 5, 'lr': 0.03},
         'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448),
                 'long_side': lambda spec: (spec.scaled(448), spec.scaled(768)),
                 'view2_scale': lambda spec: min(0.6, 0.3 * spec.enlargement)},
@@ -25,19 +25,19 @@ SETTINGS = {
     'infer_cam': {
         'voc12': {},
         'coco': {},
-        'toy': {'scales': (0.5, 1.0, 1.5), 'seed_alphas': (1.0, 5.0)},
+        'toy': {'scales': (0.75, 1.25), 'seed_alphas': (1.0, 5.0)},
         'own': {'seed_alphas': (2.0, 10.0)},
     },
     'train_aff': {
         'voc12': {},
         'coco': {},
-        'toy': {'crop_size': 128, 'epochs': 6, 'lr': 0.03, 'momentum': 0.9, 'dropout': False},
+        'toy': {'crop_size': 96, 'epochs': 5, 'lr': 0.03, 'momentum': 0.9, 'dropout': False},
         'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448)},
     },
     'infer_aff': {
         'voc12': {},
         'coco': {},
-        'toy': {'scale': 1.5, 'alpha': 1.0, 'beta': 32.0, 'walk_log2_steps': 4},
+        'toy': {'scale': 1.5, 'alpha': 0.9, 'walk_log2_steps': 0},
         # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
         'own': {'alpha': 3.0, 'beta': 16.0,
                 'walk_log2_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
@@ -45,8 +45,8 @@ SETTINGS = {
     'train_seg': {
         'voc12': {'max_steps': 20000},
         'coco': {'max_steps': 200000},
-        'toy': {'max_steps': 700, 'crop_size': 96, 'lr': 0.003, 'dilation': 6, 'fov_channels': 128, 'bn_momentum': 0.1,
-                'dropout': False},
+        'toy': {'max_steps': 260, 'crop_size': 96, 'scale': (0.75, 1.25), 'lr': 0.008, 'head_lr': 3.0, 'dilation': 6,
+                'fov_channels': 128, 'bn_momentum': 0.1, 'dropout': False},
         'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
                 'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
                 'crop_size': lambda spec: spec.scaled(448)},
@@ -54,7 +54,7 @@ SETTINGS = {
     'infer_seg': {
         'voc12': {},
         'coco': {},
-        'toy': {'scales': (0.75, 1.0, 1.25)},
+        'toy': {'scales': (0.75, 1.25)},
         'own': {},
     },
 }

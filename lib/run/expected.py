@@ -1,0 +1,40 @@
+"""What the demo starts from and should end with: the backbone in the repository, and scores with the range of seeds."""
+from pathlib import Path
+
+from lib.run.origin import LENGTH, Digests
+from lib.run.record import read_scores
+from lib.run.table import STAGE_NAMES, aligned
+
+BACKBONE = Path('pretrained/toy_backbone.pth')      # made by ./run_demo.sh --stages backbone
+SHA256 = 'fccca598354bd74af97a2c86aedf680978e159bc790c735dace0f1f3430c0785'
+# Validation mIoU in percent, mean over seeds 0, 1 and 2; of CAMs at the best of the published thresholds.
+EXPECTED = {'cam': 0.0, 'walk': 0.0, 'seg': 0.0}
+RANGE = 3.0             # how far seeds and processors may be from the mean
+
+
+def check_backbone() -> None:
+    """Make sure that the backbone is the one that the scores were made with.
+
+    Raises:
+        ValueError: if it is missing or another one.
+    """
+    if Digests()(BACKBONE) != SHA256[:LENGTH]:
+        raise ValueError(f'{BACKBONE} is missing or has changed (expected SHA-256 {SHA256[:LENGTH]}...); restore it '
+                         f'with git checkout -- {BACKBONE}, or name another one with --weights')
+
+
+def comparison_text(file: Path) -> str:
+    """The newest scores of a demo's scores.json beside the expected ones, one line per stage, and the verdict."""
+    newest = {record['what']: record['results'][-1] for record in read_scores(file)
+              if (record['split'], record['protocol']) == ('val', 'reference')}
+    rows = [['percent', 'mIoU', 'expected', 'contour F', '']]
+    for what, expected in EXPECTED.items():
+        result = newest.get(what, {'miou': None, 'contour_f': None})
+        difference = None if result['miou'] is None else abs(result['miou'] - expected)
+        verdict = 'not scored' if difference is None else 'as expected' if difference <= RANGE else 'out of range'
+        rows.append([STAGE_NAMES[what] + (' at best threshold' if what == 'cam' else ''), result['miou'],
+                     f'{expected:g} ± {RANGE:g}', result['contour_f'], verdict])
+    agree = all(row[-1] == 'as expected' for row in rows[1:])
+    return '\n'.join([*aligned(rows), '', 'All scores are in the expected range.' if agree else
+                      'Not all scores are in the expected range: unless flags other than --seed were given, something '
+                      'is wrong with the installation or the code.'])
