@@ -1,7 +1,9 @@
 """What the README and docs/ say about commands, flags, files and code is so."""
 import importlib
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').glob('*.md'))
 PAGES = ['README.md', *DOCS]
 SCRIPTS = ('train_cam_voc', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel',
-           'lib.report.__main__', 'lib.own.__main__', 'lib.data.toy', 'benchmarks.compare')
+           'lib.report.__main__', 'lib.own.__main__', 'lib.export', 'lib.data.toy', 'benchmarks.compare')
 DRIVERS = {'./run_voc.sh': 'voc12', './run_coco.sh': 'coco', './run_demo.sh': 'demo', './run_own.sh': 'own'}
 JOBS = ('examples/slurm/run_voc_one_node.sh', 'examples/slurm/run_voc_nodes.sh')
 COMMAND = re.compile(r'(?:(?:\./|benchmarks/)\w+\.sh|python|torchrun|sbatch|apptainer|pip|tensorboard|DATA=\S+)(?: |$)')
@@ -172,11 +174,26 @@ def test_the_figure_is_drawn_from_a_run(run_folder, toy, tmp_path, monkeypatch):
     assert (ROOT / 'docs/demo.png').stat().st_size < 400_000
 
 
-def snippet(page):
-    """What the Python code of a page defines."""
+def python_block(page, word):
+    """The Python code of a page that holds a word."""
+    return next(block for language, block in blocks(page) if language == 'python' and word in block)
+
+
+def snippet(page, word='loss'):
+    """What it defines."""
     names = {}
-    exec(next(block for language, block in blocks(page) if language == 'python'), names)
+    exec(python_block(page, word), names)
     return names
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/predict.md'])
+def test_a_trained_network_is_used_from_another_folder(page, run_folder, toy, tmp_path):
+    shutil.copy(toy.parent / 'images/val_00000.jpg', tmp_path / 'photo.jpg')
+    code = python_block(page, 'Segmenter').replace('exp/my', str(run_folder))
+    code = code.replace('/path/to/this/checkout', str(ROOT))
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(ROOT)} if page != 'README.md' else None)
+    assert done.returncode == 0 and done.stdout.startswith('{'), done.stderr
 
 
 def test_the_losses_of_the_readme_are_those_of_the_method():
