@@ -10,8 +10,8 @@ from lib.data.labelio import read_maps, read_seeds, write_seeds
 from lib.data.registry import get_spec
 from lib.files.imageio import write_label_png
 from lib.files.origin import read_origin
-from lib.report.gather import score_tables
 from lib.run.record import read_scores
+from lib.run.table import score_tables
 from tests.running import LOADED_HERE, NETWORK, SCALES, error_line, error_lines, place
 from tool.affutils import walk_label
 from tool.crfutils import CrfSettings, dense_crf
@@ -46,8 +46,8 @@ def test_the_labels_of_the_seeds_are_scored_for_each_strength(run_folder, toy, t
     evaluation.main([*common, '--table'])
     table = capsys.readouterr().out.splitlines()
     assert sum(line.startswith('CAM with CRF, alpha') for line in table) == 2
-    in_report, = score_tables([record], 'val')
-    assert [row[0] for row in in_report['means']] == ['CAM with CRF, alpha 1', 'CAM with CRF, alpha 5']
+    in_report, = score_tables([record])
+    assert list(in_report.rows) == ['CAM with CRF, alpha 1', 'CAM with CRF, alpha 5']
 
 
 def test_missing_or_mixed_seeds_are_one_line(run_folder, toy, tmp_path, capsys):
