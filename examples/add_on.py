@@ -2,13 +2,14 @@
 
     python -m lib.data.toy --out data/toy-0
     python -m examples.add_on --data data/toy-0/dataset.json
+    python -m examples.add_on --network vit
 
 Trains a classifier twice from the same seed, without and with the two losses, and prints the mIoU of its class maps on
 the validation images. The lines that add the losses are marked: # 1 imports, # 2 ISL, # 3 FSL.
 
-The losses take class maps [N, K, h, w] of any size, from any network. The tokens of a ViT [N, L, D] become feature
-maps by maps_of_tokens, and class maps by the same 1x1 convolution as below.
+The losses take class maps [N, K, h, w] of any size, from any network: a ViT's tokens become maps in PlainViT.
 """
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -40,6 +41,24 @@ def plain_cam(num_fg: int) -> nn.Module:
                          nn.Conv2d(128, num_fg, 1, bias=False))
 
 
+class PlainViT(nn.Module):
+    """A small ViT with patches of 8 and one map per class: images [N, 3, H, W] -> logits [N, K, 16, 16]."""
+
+    def __init__(self, num_fg: int):
+        super().__init__()
+        self.vit = torchvision.models.VisionTransformer(128, 8, 4, 4, 128, 256)
+        self.classify = nn.Conv2d(128, num_fg, 1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = F.interpolate(images, (128, 128), mode='bilinear', align_corners=False)
+        tokens = self.vit.conv_proj(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.vit.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.classify(maps_of_tokens(self.vit.encoder(tokens)[:, 1:], 16, 16))
+
+
+NETWORKS = {'cnn': plain_cam, 'vit': PlainViT}
+
+
 def objective(logits: Tensor, images: Tensor, image_labels: Tensor, added: bool) -> Tensor:
     """The method's own loss, classification by the mean of each map, and with `added` the paper's two."""
     loss = F.multilabel_soft_margin_loss(logits.mean((2, 3)), image_labels)
@@ -50,10 +69,10 @@ def objective(logits: Tensor, images: Tensor, image_labels: Tensor, added: bool)
     return loss
 
 
-def train(spec, steps: int, seed: int, added: bool) -> nn.Module:
+def train(spec, make_network: Callable, steps: int, seed: int, added: bool) -> nn.Module:
     """A classifier after some steps of 8 crops; all but `added` is the same from run to run."""
     torch.manual_seed(seed)
-    network = plain_cam(spec.num_fg)
+    network = make_network(spec.num_fg)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     data = CamTrainSet(spec, spec.train_split, crop=128, long_side=(115, 197), seed=seed)
@@ -83,13 +102,14 @@ def main(argv: list[str] | None = None) -> None:
     """Train without and with the losses and print both scores."""
     parser = Parser(__doc__)
     parser.add_argument('--data', default='data/toy-0/dataset.json', help='a dataset.json with masks for val')
+    parser.add_argument('--network', choices=NETWORKS, default='cnn', help='ResNet-18, or a small ViT')
     parser.add_argument('--steps', type=integer(1, COUNT), default=200, help='training steps of 8 images')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1, help='for weights, order and augmentation')
     args = parser.parse_args(argv)
     spec = get_spec(args.data)
     spec.check(spec.val_split, need_masks=True)
     for added in (False, True):
-        result = score(spec, train(spec, args.steps, args.seed, added))
+        result = score(spec, train(spec, NETWORKS[args.network], args.steps, args.seed, added))
         at_quarter = result['miou'][result['thresholds'].index(0.25)]
         print(f'{"with ISL and FSL" if added else "plain CAM":18s} mIoU {result["best_miou"]:5.2f} at its best '
               f'threshold {result["best_threshold"]:.2f}, {at_quarter:5.2f} at 0.25', flush=True)
