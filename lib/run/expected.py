@@ -8,8 +8,8 @@ from lib.run.table import STAGE_NAMES, aligned
 BACKBONE = Path('pretrained/toy_backbone.pth')      # made by ./run_demo.sh --stages backbone
 SHA256 = 'fccca598354bd74af97a2c86aedf680978e159bc790c735dace0f1f3430c0785'
 # Validation mIoU in percent, mean over seeds 0, 1 and 2; of CAMs at the best of the published thresholds.
-EXPECTED = {'cam': 68.7, 'walk': 68.9, 'seg': 71.7}
-RANGE = 4.0             # how far seeds and processors may be from the mean
+EXPECTED = {'cam': 68.7, 'walk': 68.7, 'seg': 69.7}
+RANGE = 3.0             # how far seeds and processors may be from the mean
 
 
 def check_backbone() -> None:

@@ -37,7 +37,7 @@ SETTINGS = {
     'infer_aff': {
         'voc12': {},
         'coco': {},
-        'toy': {'scale': 1.5, 'alpha': 0.9, 'walk_log2_steps': 0},
+        'toy': {'scale': 1.5, 'alpha': 0.8, 'walk_log2_steps': 0},
         # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
         'own': {'alpha': 3.0, 'beta': 16.0,
                 'walk_log2_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
