@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lib.data.registry import get_spec
+from lib.process.cli import integer
 from tool import densecrf
 from tool.camutils import with_background
 from tool.crfutils import crf_scores
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     """Compare; 1 if they disagree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', type=Path, help='photos (.jpg)')
-    parser.add_argument('--photos', type=int, default=10, help='how many, evenly spaced over the folder')
+    parser.add_argument('--photos', type=integer(1, 100_000), default=10, help='how many, evenly spaced over the folder')
     parser.add_argument('--exact', action='store_true', help='compare larger differences with float64 too (slow)')
     args = parser.parse_args(argv)
     paths = sorted(args.folder.glob('*.jpg'))

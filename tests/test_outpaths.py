@@ -39,7 +39,8 @@ def home(tmp_path):
 def commands(home, run_folder, toy, tree, monkeypatch):  # noqa: F811
     """Every command that writes to a place of the user's choice: name -> function of that place."""
     monkeypatch.setattr(compare, 'run_part', lambda part, device: {
-        'values': {}, 'seconds': {}, 'agreement': {}, 'bytes': {}, 'threads': 1, 'torch': 'x', 'gpu': None})
+        'values': {}, 'seconds': {}, 'agreement': {}, 'bytes': {}, 'threads': 1, 'torch': 'x', 'gpu': None,
+        'processor': 'x'})
     monkeypatch.setattr(compare, 'gather', lambda reports: next(iter(reports.values())))
     monkeypatch.setattr(compare, 'table', lambda result: '')
     run = place(toy, run_folder.parent)

@@ -34,7 +34,7 @@ from tests.running import (
 PLACES = {'cam': ('labels/val/cam/{}.npz', 'labels/val/seeds/{}.npz'), 'aff': ('labels/val/walk/{}.png',),
           'seg': ('results/val/{}.png',)}
 OTHER = {'cam': (('--scales', '0.5'), '--scales was 0.5 1.0, is 0.5'),
-         'aff': (('--beta', '4'), '--beta was 32.0, is 4.0'),
+         'aff': (('--beta', '4'), '--beta was 8.0, is 4.0'),
          'seg': (('--no-crf',), '--crf was True, is False')}
 each_stage = pytest.mark.parametrize('stage', PLACES)
 

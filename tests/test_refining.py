@@ -11,6 +11,7 @@ from lib.data.registry import get_spec
 from lib.multiscale import multi_scale
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import SeamOutput
+from lib.predict import infer_probs, make_views
 from tool.crfutils import seed_scores
 
 CPU = torch.device('cpu')
@@ -28,7 +29,7 @@ def installed(monkeypatch):
                                                            ('cuda', ('--no-crf',), False, None)])
 def test_segmentation_is_refined_on_the_gpu_or_when_it_is_written(device, words, at_once, later, monkeypatch):
     seen = []
-    monkeypatch.setattr(infer_seg, 'infer_probs', lambda *_, crf: seen.append(crf))
+    monkeypatch.setattr(infer_seg, 'infer_probs', lambda *_, flip, crf: seen.append(crf))
     trained = SimpleNamespace(device=torch.device(device), meta={})
     task = infer_seg.make_task(infer_seg.make_parser().parse_args(words), get_spec('voc12'), trained, ResNet38d)
     _, _, crf, *_ = task.compute({'image': IMAGE}, None)
@@ -51,14 +52,14 @@ def test_seeds_made_with_the_cams_are_those_made_later():
     sample = {'image': IMAGE, 'image_labels': np.array([1, 0, 1]), 'views': [np.zeros((3, 21, 30), np.float32)]}
 
     def network(views):
-        return SeamOutput(None, maps.expand(2, -1, -1, -1), None)
+        return SeamOutput(*2 * [maps.expand(2, -1, -1, -1)], None)
 
-    _, present, cam, seeds = infer_cam.infer_cams(sample, network, CPU, alphas=(1.0, 24.0))
-    assert present.tolist() == [0, 2] and infer_cam.infer_cams(sample, network, CPU)[3] == {}
+    _, present, cam, _, seeds = infer_cam.infer_cams(sample, network, CPU, alphas=(1.0, 24.0))
+    assert present.tolist() == [0, 2] and infer_cam.infer_cams(sample, network, CPU)[4] == {}
     for alpha, scores in seed_scores(IMAGE, cam, (1.0, 24.0)).items():
         np.testing.assert_array_equal(seeds[alpha], scores)
     sample['image_labels'][:] = 0
-    *_, cam, seeds = infer_cam.infer_cams(sample, network, CPU, alphas=(1.0, 24.0))
+    *_, cam, _, seeds = infer_cam.infer_cams(sample, network, CPU, alphas=(1.0, 24.0))
     assert cam.shape == (0, 21, 30) and all((scores == np.ones((1, 21, 30))).all() for scores in seeds.values())
 
 
@@ -68,8 +69,8 @@ def test_the_running_mean_of_the_views_is_their_mean():
     def network(views):
         return torch.cat([views, views.square()], dim=1)
 
-    found = infer_seg.infer_probs(IMAGE, network, scales, norm, None, CPU)
-    views = infer_seg.make_views(IMAGE, scales, norm, None)
+    found = infer_probs(IMAGE, network, scales, norm, None, CPU)
+    views = make_views(IMAGE, scales, norm, None)
     maps = torch.cat(list(multi_scale(views, IMAGE.shape[:2], network, CPU, align_corners=True)))
     assert len(maps) == 2 * len(scales)
     np.testing.assert_allclose(found, maps.mean(0).softmax(0).numpy(), atol=1e-6)
