@@ -7,8 +7,6 @@ strengths, as for seeds, and smooth probabilities of the classes of VOC, as for 
 the largest difference of pydensecrf from our CRF in float64: how far rounding alone can move it. Exits with 1 where
 they disagree.
 """
-import argparse
-import sys
 import types
 from pathlib import Path
 
@@ -17,7 +15,8 @@ import numpy as np
 import torch
 
 from lib.data.registry import get_spec
-from lib.process.cli import integer
+from lib.process.cli import Parser, integer
+from lib.process.ending import run_script
 from tool import densecrf
 from tool.camutils import with_background
 from tool.crfutils import crf_scores
@@ -77,15 +76,15 @@ class Report:
 
 def main(argv: list[str] | None = None) -> int:
     """Compare; 1 if they disagree."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, prog='python -m benchmarks.crf_agreement')
     parser.add_argument('folder', type=Path, help='photos (.jpg)')
-    parser.add_argument('--photos', type=integer(1, 100_000), default=10, help='how many, evenly spaced over the folder')
+    parser.add_argument('--photos', type=integer(1, 100_000), default=10,
+                        help='how many, evenly spaced over the folder')
     parser.add_argument('--exact', action='store_true', help='compare larger differences with float64 too (slow)')
     args = parser.parse_args(argv)
     paths = sorted(args.folder.glob('*.jpg'))
     if len(paths) < args.photos:
-        print(f'error: {args.folder} has {len(paths)} .jpg files, {args.photos} are needed', file=sys.stderr)
-        return 2
+        raise ValueError(f'{args.folder} has {len(paths)} .jpg files, {args.photos} are needed')
     report = Report(args.exact)
     for number, path in enumerate(paths[::len(paths) // args.photos][:args.photos]):
         rng, image = np.random.default_rng(number), cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
@@ -110,4 +109,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_script(main)
