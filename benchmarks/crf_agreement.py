@@ -7,6 +7,7 @@ strengths, as for seeds, and smooth probabilities of the classes of VOC, as for 
 the largest difference of pydensecrf from our CRF in float64: how far rounding alone can move it. Exits with 1 where
 they disagree.
 """
+import sys
 import types
 from pathlib import Path
 
