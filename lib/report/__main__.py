@@ -103,7 +103,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
         raise FileNotFoundError(f'{args.folder} holds no stage of a run on {spec.name}; name the run with --run and '
                                 '--exp')
     if stages[0].environment.get('classes', list(spec.classes)) != list(spec.classes):
-        raise ValueError(f'{args.folder} is no run on {spec.name}, its classes are others; name its --dataset')
+        raise ValueError(f'{args.folder} is not a run on {spec.name}: its classes differ; name its --dataset')
     threshold = args.background_score or best_threshold(scores, split)
     trained = next((stage for stage in stages if stage.metrics), stages[0])
     facts = {'data set': spec.name, 'classes': spec.num_fg,
