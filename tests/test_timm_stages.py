@@ -30,7 +30,7 @@ def run(request, toy, tmp_path_factory):
     training = (*BACKBONE, '--output-stride', str(request.param), '--head-lr', '30')
     train_cam_voc.main([*common, *CAM_TRAINING, *training, '--crop-size', '65', '--freeze', 'backbone'])
     infer_cam.main([*common, *NETWORK, *SCALES, '--split', 'train'])
-    train_aff.main([*common, *TRAINING, *training])
+    train_aff.main([*common, *TRAINING, *training, '--crop-size', '128'])
     infer_aff.main([*common, *NETWORK, '--split', 'train'])
     train_seg.main([*common, *TRAINING, *HEAD, *training])
     infer_seg.main([*common, *NETWORK, *HEAD, *SCALES, '--split', 'val'])
