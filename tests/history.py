@@ -261,7 +261,7 @@ class Lab:
     """What the histories share: the server, clean results, a finished run; used as a context.
 
     Args:
-        seconds: after which commands are no longer run; None for no end.
+        seconds: of the histories, after which commands are no longer run; None for no end.
         torchrun: whether some are run in two processes by torchrun, which takes ten seconds.
     """
 
@@ -269,7 +269,7 @@ class Lab:
         self.torchrun = torchrun
         memory = Path('/dev/shm')
         self.folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
-        self.until = None if seconds is None else time.monotonic() + seconds
+        self.seconds, self.until = seconds, None
         self.forks, self.cache, self.counts, self.histories = Forks(self.folder), {}, Counter(), 0
 
     def __enter__(self) -> 'Lab':
@@ -311,6 +311,8 @@ class Lab:
 def run_histories(lab: Lab, examples: int, steps: int, *, derandomize: bool = False, shrink: bool = False) -> None:
     """Play so many histories; raises AssertionError with the steps of the first, or with `shrink` the smallest, that
     goes wrong."""
+    if lab.seconds is not None:     # not before: setting up takes long on a busy machine
+        lab.until = time.monotonic() + lab.seconds
     machine = type('SomeHistory', (History,), {'lab': lab})
     run_state_machine_as_test(machine, settings=settings(
         max_examples=examples, stateful_step_count=steps, derandomize=derandomize, database=None, deadline=None,
