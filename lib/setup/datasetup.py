@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.files.dataspec import DatasetSpec
+from lib.files.fileio import remove_leftovers
 from lib.files.jsonfile import read_json, write_json
 from lib.process.cli import Parser, integer
 from lib.setup.download import fetch
@@ -37,6 +38,7 @@ class Notes:
     def __init__(self, root: Path):
         self.root, self.path = root, root / 'setup.json'
         self.steps = {}
+        remove_leftovers(root)
         if self.path.exists():
             self.steps = read_json(self.path, {str: {str: int}}, 'delete it, then run the same command again')
 
