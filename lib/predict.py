@@ -157,7 +157,8 @@ class Segmenter:
     def _segment(self, batch: list[tuple[Path | np.ndarray, np.ndarray]]) -> Iterator[Segmentation]:
         sources, images = zip(*batch)
         stack = np.stack(images)
-        all_probs = self.inference('an image', lambda network: infer_probs(
+        name = ', '.join(str(source) if isinstance(source, Path) else 'an array' for source in sources)
+        all_probs = self.inference(name, lambda network: infer_probs(
             stack, network, self.scales, self.norm, self.size_step, self.device, self.flip))
         for source, image, probs in zip(sources, images, all_probs):
             size = source.shape[:2] if isinstance(source, np.ndarray) else read_size(source, upright=True)

@@ -67,6 +67,17 @@ def test_what_is_not_there_is_not_told(toy, tmp_path):
     assert read_image_probs(tmp_path / 'old.npz', 6) is None
 
 
+def test_a_corrupt_cam_file_is_named(tmp_path):
+    path = tmp_path / 'a.npz'
+    write_maps(path, [], np.zeros((0, 4, 4), np.float32), probs=np.full(6, 0.5))
+    assert read_image_probs(path, 6).tolist() == [0.5] * 6
+    with pytest.raises(ValueError, match='a.npz holds probabilities'):
+        read_image_probs(path, 7)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match='a.npz is corrupt or not a CAM file'):
+        read_image_probs(path, 6)
+
+
 def test_each_warning_says_what_to_try():
     good, weak = ClassCheck('good', 0.3, 0.9, 0.8, 0.2), ClassCheck('weak', 0.3, 0.31, 0, 0.2)
     everywhere, empty = ClassCheck('all', 1, 1, 1, 0.95), ClassCheck('none', 0.3, 0.9, 0.8, 0.001)

@@ -66,6 +66,7 @@ def read_image_probs(path: Path, num_fg: int) -> np.ndarray | None:
     Raises:
         FileNotFoundError, ValueError: as read_maps.
     """
+    _read(path, 'CAM', num_fg, 'maps_version', 'keys')      # a corrupt file ends here
     with np.load(path, allow_pickle=False) as file:
         if 'probs' not in file.files:
             return None
