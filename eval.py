@@ -32,9 +32,10 @@ from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_mask
-from lib.process.cli import bar_style, number
+from lib.process.cli import AUTO, bar_style, number, or_auto
 from lib.process.ending import run_script
 from lib.process.workers import map_chunks
+from lib.run.chosen import FILE, fill_in, read_recommended, recommended_text
 from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
 from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
@@ -63,8 +64,9 @@ def make_parser() -> argparse.ArgumentParser:
                        '--export-npy write').affects = NOTHING
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
-    group.add_argument('--background-score', type=number(0, 1), default=0.25,
-                       help='constant background score that CAMs are compared with')
+    group.add_argument('--background-score', type=or_auto(number(0, 1)), default=0.25,
+                       help='constant background score that CAMs are compared with; auto: chosen by '
+                       'python -m lib.choose, or 0.25')
     add_fresh_flag(group)
     group.add_argument('--table', action='store_true', help='print all scores of the run, or of several, and stop')
     return parser
@@ -195,11 +197,13 @@ def print_table(args: argparse.Namespace, spec: DatasetSpec) -> None:
         print(summary_text(scores, args.run))
     if checked:
         print(f'\n{text_of(check_classes(spec, split, args.folder), split)}')
+    if recommended := read_recommended(args.folder):
+        print(f'\n{recommended_text(recommended)}')
 
 
 def main(argv=None):
     """Score one output of one split, or print the run's table."""
-    args, spec = resolve(make_parser(), argv, '', get_spec)
+    args, spec = resolve(make_parser(), argv, 'eval', get_spec)
     file = args.folder / 'scores.json'
     if args.table:
         print_table(args, spec)
@@ -214,6 +218,9 @@ def main(argv=None):
 
     # What the scores are made from: perhaps they exist already.
     digests, names = Digests(args.folder / '.digests.json'), [pair.name for pair in pairs]
+    if args.background_score == AUTO and not (args.what == 'cam' and (args.folder / FILE).exists()):
+        args.background_score = 0.25
+    fill_in(args, digests, needed=['background_score'])
     predictions, truths = digests.of(pair.prediction for pair in pairs), digests.of(pair.ground_truth for pair in pairs)
     origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
                                                      'ground_truths': text_digest([*zip(names, truths)])}}

@@ -25,8 +25,9 @@ from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images,
 from lib.net.aff import AffinityNet
 from lib.net.backbone import Backbone
 from lib.process import ranks
-from lib.process.cli import integer, number
+from lib.process.cli import integer, number, or_auto
 from lib.process.ending import run_script
+from lib.run.chosen import fill_in
 from lib.run.options import NOTHING, resolve
 from lib.run.origin import Digests, check_labels, stage_origin
 from lib.run.outputs import Output
@@ -45,8 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
                        '--export-npy write').affects = NOTHING
     group.add_argument('--scale', type=number(0.05, 8), default=1.0,
                        help='scale of the image for the network and the walk; above 1 for small images')
-    group.add_argument('--alpha', type=number(0, 1000, above=True), default=6.0,
-                       help='power of the background score: larger gives less background')
+    group.add_argument('--alpha', type=or_auto(number(0, 1000, above=True)), default=6.0,
+                       help='power of the background score: larger gives less background; auto: chosen by '
+                       'python -m lib.choose')
     group.add_argument('--beta', type=number(0, 1000, above=True), default=8.0,
                        help='power of the affinities: larger keeps scores closer to edges')
     group.add_argument('--walk-log2-steps', type=integer(0, 12), default=6, metavar='N',
@@ -127,6 +129,7 @@ def main(argv=None):
 
     # What each file is made from.
     digests = Digests(args.folder / '.digests.json')
+    fill_in(args, digests, needed=['alpha'])
     check_cams(args, spec, dataset, cams, digests)
     origin = stage_origin(args, spec, 'crf' if args.crf else None, network=digests(trained.path))
     output = Output(args.folder / 'labels' / split / 'walk', '.png', origin)

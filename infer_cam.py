@@ -10,13 +10,14 @@ writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, 
 exp/<run>/plabels/<split>/cam/<id>.npy and plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from lib.cams import add_views, infer_cams
 from lib.data.datasets import InferSet
 from lib.data.labelio import write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
@@ -24,19 +25,17 @@ from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
 from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
-from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.seam import Seam
 from lib.process import ranks
-from lib.process.cli import LowHigh, number
+from lib.process.cli import LowHigh, number, or_auto
 from lib.process.ending import run_script
+from lib.run.chosen import fill_in
 from lib.run.options import NOTHING, resolve
 from lib.run.origin import Digests, stage_origin
 from lib.run.outputs import Output
 from tool.camutils import cam_label
 from tool.crfutils import seed_scores
-from tool.imutils import Norm, fitting_size, normalise, resize_bicubic, scaled_size
-from tool.seamutils import fuse_scales
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,16 +46,17 @@ def make_parser() -> argparse.ArgumentParser:
                        help='test-time scales, each with a horizontal flip')
     group.add_argument('--crf-seeds', action=argparse.BooleanOptionalAction, default=True,
                        help='run the CRF too and write seeds').affects = NOTHING
-    group.add_argument('--seed-alphas', type=number(0, 1000, above=True), action=LowHigh,
-                       strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
+    group.add_argument('--seed-alphas', type=or_auto(number(0, 1000, above=True)), action=LowHigh,
+                       strict=True, default=(1.0, 24.0), metavar='LOW HIGH',
                        help='powers of the background score in the two seeds: more background, less '
-                       'background').affects = ('seeds',)
+                       'background; auto: chosen by python -m lib.choose').affects = ('seeds',)
     add_crf_flag(group, affects=('seeds',))
     group.add_argument('--out-cam-pred', nargs='?', const=True, type=Path, metavar='DIR',
                        help='write label PNGs of the CAMs too; the default folder is '
                        'exp/<run>/labels/<split>/cam_pred').affects = NOTHING
-    group.add_argument('--background-score', type=number(0, 1), default=0.25,
-                       help='constant background score that --out-cam-pred compares CAMs with').affects = ('cam_pred',)
+    group.add_argument('--background-score', type=or_auto(number(0, 1)), default=0.25,
+                       help='constant background score that --out-cam-pred compares CAMs with, or '
+                       'auto').affects = ('cam_pred',)
     group.add_argument('--export-npy', action='store_true',
                        help='write pickled .npy files to exp/<run>/plabels/<split> too, for other '
                        'codebases').affects = NOTHING
@@ -78,42 +78,6 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, split: str, networ
         outputs += [Output(export / 'crf' / f'alpha_{alpha}', '.npy', seeds)
                     for alpha in args.seed_alphas if args.crf_seeds]
     return outputs
-
-
-def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int | None) -> dict:
-    """A sample with 'views' besides: the image normalised at every scale, float32 [3, h, w] each.
-
-    `size_step` is the backbone's, see lib/net/backbone.py.
-    """
-    image = sample['image']
-    sizes = [fitting_size(*scaled_size(*image.shape[:2], scale), size_step) for scale in scales]
-    return sample | {'views': [normalise(resize_bicubic(image, *size), norm) for size in sizes]}
-
-
-def infer_cams(sample: Mapping, network: Callable, device: torch.device,
-               alphas: Sequence[float] = ()) -> tuple[np.ndarray | dict[float, np.ndarray], ...]:
-    """CAMs of one image: the refined maps of all views, averaged; and its seeds, for the alphas given.
-
-    Args:
-        sample: of add_views(), with the image's labels.
-        network: batch of images -> SeamOutput.
-        device: of the network; the CRF of the seeds runs there too.
-
-    Returns:
-        The image uint8 [H, W, 3], indices [k] of the foreground classes present, CAMs float32 [k, H, W] in [0, 1], and
-        the classifier's probabilities float32 [K], averaged over the views; seeds float32 [1 + k, H, W] by alpha.
-    """
-    image, present, means = sample['image'], np.flatnonzero(sample['image_labels']), []
-    index = torch.from_numpy(present if len(present) else np.zeros(1, int)).to(device, non_blocking=True)
-
-    def forward(views: torch.Tensor) -> torch.Tensor:
-        output = network(views)
-        means.append(output.cam[:, 1:].mean((2, 3)))
-        return output.refined[:, 1:][:, index]
-
-    maps = torch.cat(list(multi_scale(sample['views'], image.shape[:2], forward, device, align_corners=False)))
-    cam, probs = fuse_scales(maps)[:len(present)], torch.cat(means).float().sigmoid().mean(0)
-    return image, present, cam.cpu().numpy(), probs.cpu().numpy(), seed_scores(image, cam, alphas) if alphas else {}
 
 
 def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
@@ -156,6 +120,8 @@ def main(argv=None):
 
     # What each file is made from.
     digests = Digests(args.folder / '.digests.json')
+    fill_in(args, digests, needed=[*(['seed_alphas'] if args.crf_seeds else []),
+                                   *(['background_score'] if args.out_cam_pred else [])])
     outputs = make_outputs(args, spec, split, network=digests(trained.path))
     labels = [[spec.classes[index] for index in np.flatnonzero(row)] for row in dataset.labels]
     sources = [{'image': sample.image, 'image_labels': names} for sample, names in zip(dataset.samples, labels)]

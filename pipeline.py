@@ -24,6 +24,7 @@ from lib.run.options import base_parser, plain_flag
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {'voc12': 'run_voc.sh', 'coco': 'run_coco.sh', 'demo': 'run_demo.sh', 'own': 'run_own.sh DATA.json'}
 STAGES = ('train_cam', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'table', 'report')
+OWN_STAGES = (STAGES[0], 'choose', *STAGES[1:6], 'recommend', *STAGES[6:])
 DEMO_STAGES = ('draw', 'backbone')
 
 # Frozen features, trained heads; heads soon overfit a few images.
@@ -75,7 +76,7 @@ def make_parser(driver: str = 'voc12') -> Parser:
 
 def stages_of(driver: str) -> tuple[str, ...]:
     """All stages of a driver, in order."""
-    return (*DEMO_STAGES, *STAGES) if driver == 'demo' else STAGES
+    return {'demo': (*DEMO_STAGES, *STAGES), 'own': OWN_STAGES}.get(driver, STAGES)
 
 
 def tools_of(driver: str) -> dict[str, Tool]:
@@ -84,7 +85,9 @@ def tools_of(driver: str) -> dict[str, Tool]:
     tools[0].module = 'train_cam_coco' if driver == 'coco' else 'train_cam_voc'
     if driver == 'demo':
         tools += [Tool('draw', 'lib.data.toy', stage=None), Tool('backbone', 'pretrain_toy', True, 'pretrain_toy')]
-    return {tool.name: tool for tool in (*tools, Tool('eval', 'eval'), Tool('report', 'lib.report.__main__'))}
+    tools += [Tool('choose', 'lib.choose', stage='infer_cam'), Tool('recommend', 'lib.recommend', stage='infer_cam'),
+              Tool('eval', 'eval', stage='eval'), Tool('report', 'lib.report.__main__')]
+    return {tool.name: tool for tool in tools}
 
 
 class Job(NamedTuple):
@@ -167,15 +170,17 @@ def chain(job: Job) -> list[Command]:
                      Command('backbone', tools['backbone'],
                              read_flags(['--dataset', f'{folder}/dataset.json', '--run', job.run]))]
     add('train_cam', 'train_cam')
+    add('choose', 'choose')
     infer('infer_cam', 'cam', spec.train_split, '--no-crf-seeds')
     add('train_aff', 'train_aff')
     infer('infer_aff', 'walk', spec.train_split)
     add('train_seg', 'train_seg')
     infer('infer_seg', 'seg', spec.score_split)
+    add('recommend', 'recommend')
     if masked or own:
         add('table', 'eval', '--table')
     add('report', 'report')
-    return commands
+    return [command for command in commands if command.stage in stages_of(job.driver)]
 
 
 def chosen(commands: Sequence[Command], job: Job) -> list[Command]:

@@ -9,6 +9,7 @@ import infer_seg
 import train_aff
 import train_cam_voc
 import train_seg
+from lib import choose, recommend
 from lib.files.imageio import write_label_png
 from lib.own import __main__ as own
 from lib.report import __main__ as report
@@ -28,13 +29,16 @@ def test_images_of_equal_names_go_through_all_stages(tmp_path):
     common = (*place(tmp_path / 'my.json', tmp_path / 'exp', 'my'), *LOADED_HERE)
     trained = ('--weights', 'none')
     train_cam_voc.main([*common, *CAM_TRAINING, *trained])
+    choose.main([*common, *NETWORK, *SCALES])
     for split in ('val', 'train'):
         infer_cam.main([*common, *NETWORK, *SCALES, '--split', split])
     train_aff.main([*common, *TRAINING, *trained])
     for split in ('val', 'train'):
         infer_aff.main([*common, *NETWORK, '--split', split])
     train_seg.main([*common, *TRAINING, *HEAD, *trained])
-    infer_seg.main([*common, *NETWORK, *HEAD, *SCALES, '--split', 'val'])
+    for split in ('val', 'train'):
+        infer_seg.main([*common, *NETWORK, *HEAD, *SCALES, '--split', split])
+    recommend.main([*common, *NETWORK])
     for what in ('cam', 'walk', 'seg'):
         evaluation.main([*common, '--what', what, '--split', 'val'])
     report.main([*common, '--count', '2'])

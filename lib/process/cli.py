@@ -11,6 +11,7 @@ from tqdm import tqdm
 WHOLE = re.compile(r'[+-]?[0-9]+')
 DECIMAL = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
 LARGEST_SEED = 2 ** 32 - 1
+AUTO = 'auto'                   # of a flag whose value the run chooses
 COUNT = 10 ** 9                 # more steps, images or minutes than any run has
 
 
@@ -36,13 +37,18 @@ class Parser(argparse.ArgumentParser):
 
 
 class LowHigh(argparse.Action):
-    """Action of a flag that takes two numbers, the lower one first; with strict they differ."""
+    """Action of a flag that takes two numbers, the lower one first; with strict they differ. Or `auto`, see or_auto."""
 
     def __init__(self, *args, strict: bool = False, **kwargs):
-        super().__init__(*args, nargs=2, **kwargs)
+        super().__init__(*args, nargs='+' if kwargs['type'].expected.endswith(AUTO) else 2, **kwargs)
         self.strict = strict
 
     def __call__(self, parser, namespace, values, option_string=None):
+        if values == [AUTO]:
+            setattr(namespace, self.dest, AUTO)
+            return
+        if len(values) != 2 or AUTO in values:
+            raise argparse.ArgumentError(self, 'expected two numbers, or auto')
         low, high = values
         if low > high or self.strict and low == high:
             raise argparse.ArgumentError(self, f'{low:g} {high:g} is not accepted; expected the lower number first'
@@ -60,6 +66,17 @@ def number(low: float, high: float, *, above: bool = False, below: bool = False)
     lower, upper = f'{"above" if above else "from"} {low:g}', f'{"below" if below else "to"} {high:g}'
     return _number(float, DECIMAL, lambda value: (low < value if above else low <= value)
                    and (value < high if below else value <= high), f'a number {lower} {upper}')
+
+
+def or_auto(convert: Callable) -> Callable:
+    """Type of a flag that takes what `convert` takes, or the word auto."""
+    def convert_or_auto(word: str):
+        try:
+            return AUTO if word == AUTO else convert(word)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f'{error}, or {AUTO}') from None
+    convert_or_auto.expected = f'{convert.expected}, or {AUTO}'
+    return convert_or_auto
 
 
 def _number(kind: type, form: re.Pattern, fits: Callable, expected: str) -> Callable:

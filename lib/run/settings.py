@@ -26,7 +26,7 @@ SETTINGS = {
         'voc12': {},
         'coco': {},
         'toy': {'scales': (0.75, 1.25), 'seed_alphas': (1.0, 5.0)},
-        'own': {'seed_alphas': (2.0, 10.0)},
+        'own': {'seed_alphas': 'auto', 'background_score': 'auto'},      # chosen by lib/choose.py
     },
     'train_aff': {
         'voc12': {},
@@ -39,7 +39,7 @@ SETTINGS = {
         'coco': {},
         'toy': {'scale': 1.5, 'alpha': 0.8, 'walk_log2_steps': 0},
         # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
-        'own': {'alpha': 3.0, 'beta': 16.0,
+        'own': {'alpha': 'auto', 'beta': 16.0,
                 'walk_log2_steps': lambda spec: max(1, round(6 - 2 * math.log2(spec.enlargement)))},
     },
     'train_seg': {
@@ -47,9 +47,16 @@ SETTINGS = {
         'coco': {'max_steps': 200000},
         'toy': {'max_steps': 260, 'crop_size': 96, 'scale': (0.75, 1.25), 'lr': 0.008, 'head_lr': 3.0, 'dilation': 6,
                 'fov_channels': 128, 'bn_momentum': 0.1, 'dropout': False},
-        'own': {'max_steps': 600, 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
+        'own': {'max_steps': lambda spec: max(600, len(spec.samples(spec.train_split)) // 2),      # 4 epochs of 8
+                'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
                 'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
                 'crop_size': lambda spec: spec.scaled(448)},
+    },
+    'eval': {
+        'voc12': {},
+        'coco': {},
+        'toy': {},
+        'own': {'background_score': 'auto'},
     },
     'infer_seg': {
         'voc12': {},

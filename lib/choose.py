@@ -1,0 +1,106 @@
+"""Choose the background score of a run's CAMs from image-level labels alone.
+
+    python -m lib.choose --dataset data/my.json --run my
+
+A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.9 the labelled
+pixels of some training images are pasted into images without the class, and the CAM network looks at them: the choice
+is the score at which labels show most of the class on the least area (the localisation of lib/evidence.py).
+
+Reads exp/<run>/cam/model.pth and the training images; writes exp/<run>/cam/background.json, the values of
+--background-score, --alpha and --seed-alphas of the other stages where these are `auto`.
+"""
+import argparse
+from collections import defaultdict
+from functools import partial
+
+import numpy as np
+
+from lib.cams import add_views, infer_cams
+from lib.data.datasets import InferSet
+from lib.data.registry import get_spec
+from lib.evidence import Measured, draw_pairs, measure, summary
+from lib.files.jsonfile import read_json, write_json
+from lib.inference import Inference, TrainedNetwork, inference_parser
+from lib.net.seam import Seam
+from lib.process.cli import number, progress
+from lib.process.ending import run_script
+from lib.run.chosen import CHOSEN, FILE, alpha_of
+from lib.run.options import resolve
+from lib.run.origin import Digests
+from lib.run.table import aligned
+from tool.camutils import cam_label
+
+SCORES = np.arange(0.1, 0.91, 0.1).round(2)
+FALLBACK = 0.25         # where the network knows no class
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = inference_parser(__doc__, 'cam', 'training')
+    parser.prog = 'python -m lib.choose'
+    parser.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
+                        help='test-time scales of the CAMs, those of infer_cam.py')
+    return parser
+
+
+def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float, ...]) -> Measured | None:
+    """What the labels at each of SCORES show, see lib/evidence.summary()."""
+    backbone, cams, gains = inference.network.backbone, {}, defaultdict(list)
+    for pair in progress(draw_pairs(dataset), 'background score', 'pair'):
+        name = dataset.names[pair.index]
+        if pair.index not in cams:
+            sample = add_views({'image': pair.image, 'image_labels': dataset.labels[pair.index]}, scales, backbone.norm,
+                               backbone.size_step)
+            cams[pair.index] = inference(name, partial(infer_cams, sample, device=inference.device))[1:3]
+        masks = np.stack([cam_label(*cams[pair.index], score) == pair.key + 1 for score in SCORES])
+        gains[pair.key].append(measure(inference, name, pair, masks))
+    return summary(gains)
+
+
+def best_score(localisation: np.ndarray) -> float:
+    """Where the localisation, by SCORES, is highest: the vertex of the parabola through its maximum and neighbours."""
+    top = int(localisation.argmax())
+    if not 0 < top < len(SCORES) - 1:
+        return float(SCORES[top])
+    before, at, after = localisation[top - 1:top + 2]
+    return round(float(SCORES[top] + (SCORES[1] - SCORES[0]) * (before - after) / (2 * (before - 2 * at + after))), 2)
+
+
+def seed_alphas(score: float) -> tuple[float, float]:
+    """Powers of the background score for the two seeds: objects are sure above the first score, background below the
+    second; between them pixels are ignored."""
+    return alpha_of(score + (1 - score) / 8), alpha_of(score / 2)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Choose, unless it was done for this network."""
+    args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
+    dataset = InferSet(spec, args.split or spec.train_split, args.limit)
+    trained = TrainedNetwork(args, 'cam', 'seam')
+    file, network = args.folder / FILE, Digests(args.folder / '.digests.json')(trained.path)
+    if file.exists() and not args.fresh and read_json(file, CHOSEN)['network'] == network:
+        print(f'{file} was chosen before; --fresh chooses again')
+        return
+    dataset.check()
+    inference = trained.load(spec.classes, partial(Seam, num_classes=spec.num_classes))
+    if args.dry_run:
+        return
+
+    # Choose.
+    found = measure_scores(dataset, inference, tuple(args.scales))
+    if found is None:
+        print(f'warning: the CAM network knows no class: none scores higher where it is shown; {FALLBACK} is used')
+    score = FALLBACK if found is None else best_score(found.localisation)
+    curve = {} if found is None else {'scores': SCORES.tolist(),
+                                      **{name: values.round(4).tolist() for name, values in found._asdict().items()}}
+    write_json(file, {'network': network, 'split': dataset.split, 'background_score': score, 'alpha': alpha_of(score),
+                      'seed_alphas': seed_alphas(score), **curve})
+    if found is not None:
+        rows = [[f'{at:.1f}', 100 * kept, 100 * area, local] for at, kept, area, local in zip(SCORES, *found)]
+        print('\n'.join(aligned([['background score', 'evidence, percent', 'area, percent', 'localisation'], *rows])))
+    print(f'background score {score:.2f}, alpha {alpha_of(score):g}, seed alphas '
+          f'{" ".join(f"{alpha:g}" for alpha in seed_alphas(score))}: {file}')
+
+
+if __name__ == '__main__':
+    run_script(main)

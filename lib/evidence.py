@@ -1,0 +1,103 @@
+"""What a CAM network sees of a class in labelled pixels alone: a measure of labels that needs no masks.
+
+The labelled pixels of an image are pasted into an image without the class. The evidence is what the strongest class
+score of any position gains by that, relative to what the whole image gains: 0 if nothing of the class is left, 1 if all
+that the network knows it by is labelled. Good labels keep most of it on little area.
+"""
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from lib.cams import add_views
+from lib.data.datasets import InferSet
+from lib.files.imageio import Corrupt
+from lib.inference import Inference
+from tool.imutils import resize_bicubic
+
+PAIRS, PAIRS_PER_CLASS = 60, 4          # at least so many pairs of an image and a class are looked at
+POWER = 1.5             # between that of parts lost (2) and of labels that spill (1); see docs/own_data.md
+
+
+class Pair(NamedTuple):
+    """An image of a data set, by its index, a class in it, and an image without this class, resized to it."""
+
+    index: int
+    key: int
+    image: np.ndarray
+    background: np.ndarray
+
+
+def draw_pairs(dataset: InferSet, seed: int = 0) -> list[Pair]:
+    """Pairs with all classes in turn, drawn at random. Corrupt images, and classes that all images show, have none."""
+    rng, labels, pairs = np.random.default_rng(seed), dataset.labels > 0, []
+    order = [rng.permutation(np.flatnonzero(column)).tolist() for column in labels.T]
+    others = [rng.permutation(np.flatnonzero(~column)).tolist() for column in labels.T]
+    keys = [key for key in range(labels.shape[1]) if others[key]]
+    most = max(PAIRS, PAIRS_PER_CLASS * len(keys))
+    for turn in range(max(map(len, order), default=0)):
+        for key in keys:
+            if turn < len(order[key]) and len(pairs) < most:
+                try:
+                    image = dataset[order[key][turn]]['image']
+                    background = dataset[others[key][turn % len(others[key])]]['image']
+                except Corrupt:
+                    if dataset.spec.on_corrupt != 'skip':
+                        raise
+                    continue
+                pairs.append(Pair(order[key][turn], key, image, resize_bicubic(background, *image.shape[:2])))
+    return pairs
+
+
+class Gain(NamedTuple):
+    """Sums over the pairs of a class: of its score in whole images, and in images that show labelled pixels alone.
+
+    Both above the score without the class; `kept` and `area` [labels] are by label maps, area of the image.
+    """
+
+    whole: float
+    kept: np.ndarray
+    area: np.ndarray
+
+
+def measure(inference: Inference, name: str, pair: Pair, masks: np.ndarray) -> Gain:
+    """The gain of one pair, for several masks bool [labels, H, W] of its class."""
+    backbone = inference.network.backbone
+    images = [pair.background, pair.image, *np.where(masks[..., None], pair.image, pair.background)]
+    views = [add_views({'image': image}, (1,), backbone.norm, backbone.size_step)['views'][0] for image in images]
+    batch = torch.from_numpy(np.stack(views))
+
+    def strongest(network: Callable) -> np.ndarray:
+        with torch.inference_mode():
+            logits = network(batch.to(inference.device, non_blocking=True)).logits
+            return logits[:, 1 + pair.key].amax((1, 2)).float().cpu().numpy()
+
+    without, whole, *kept = inference(name, strongest)
+    return Gain(whole - without, np.array(kept) - without, masks.mean((1, 2)))
+
+
+class Measured(NamedTuple):
+    """Of label maps [labels]: evidence, area as a fraction of the image, and localisation; means over classes."""
+
+    evidence: np.ndarray
+    area: np.ndarray
+    localisation: np.ndarray
+
+
+def summary(gains: Mapping[int, Sequence[Gain]]) -> Measured | None:
+    """What the pairs of each class say together.
+
+    The localisation is evidence ** POWER * log2(1 / area): what is shown of a class, times what is known of its place.
+
+    Returns:
+        None if the network knows no class: none scores higher in images that show it than in others.
+    """
+    rows = []
+    for of_class in gains.values():
+        whole = sum(gain.whole for gain in of_class)
+        if whole > 0:
+            found = (sum(gain.kept for gain in of_class) / whole).clip(0, 1)
+            area = np.mean([gain.area for gain in of_class], 0)
+            rows.append((found, area, found ** POWER * -np.log2(area.clip(1e-6, 1))))
+    return Measured(*np.mean(rows, 0)) if rows else None

@@ -1,0 +1,103 @@
+"""Which result of a run to use, judged from image-level labels alone.
+
+    python -m lib.recommend --dataset data/my.json --run my
+
+The labels that CAMs, random walk and segmentation give to some training images are measured by the CAM network
+(lib/evidence.py). A later stage is recommended unless it localises clearly worse than an earlier one: then it has lost
+classes, or its labels flow over the images. Reads exp/<run>/cam/model.pth and the labels of all stages; writes
+exp/<run>/recommended.json, which the table and the report show.
+"""
+import argparse
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lib.data.datasets import InferSet
+from lib.data.labelio import read_maps
+from lib.data.registry import get_spec
+from lib.evidence import draw_pairs, measure, summary
+from lib.files.dataspec import DatasetSpec
+from lib.files.imageio import read_mask
+from lib.files.jsonfile import write_json
+from lib.inference import TrainedNetwork, inference_parser
+from lib.net.seam import Seam
+from lib.process.cli import AUTO, number, or_auto, progress
+from lib.process.ending import run_script
+from lib.run.chosen import RECOMMENDED, fill_in, recommended_text
+from lib.run.options import resolve
+from lib.run.origin import Digests
+from tool.camutils import cam_label
+
+WORSE = 0.8             # a stage that localises less than this part of an earlier one is not recommended
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = inference_parser(__doc__, 'cam', 'training')
+    parser.prog = 'python -m lib.recommend'
+    parser.add_argument('--background-score', type=or_auto(number(0, 1)), default=AUTO,
+                        help='background score of the CAM labels')
+    return parser
+
+
+def find_stages(args: argparse.Namespace, spec: DatasetSpec, split: str) -> dict[str, Path]:
+    """Folders with labels of the split, by stage in order."""
+    folders = {'cam': args.folder / 'labels' / split / 'cam', 'walk': args.folder / 'labels' / split / 'walk',
+               'seg': args.folder / 'results' / split}
+    return {stage: folder for stage, folder in folders.items() if folder.is_dir()}
+
+
+def read_label(stage: str, folder: Path, name: str, spec: DatasetSpec, score: float) -> np.ndarray | None:
+    """The label map uint8 [H, W] of an image; None if there is none."""
+    path = folder / f'{name}.{"npz" if stage == "cam" else "png"}'
+    if not path.is_file():
+        return None
+    return cam_label(*read_maps(path, spec.num_fg), score) if stage == 'cam' else read_mask(path, spec.num_classes)
+
+
+def recommended(localisation: Mapping[str, float]) -> str:
+    """The last stage that is not clearly worse than the best one before it; `localisation` by stage in order."""
+    best, chosen = 0.0, ''
+    for stage, value in localisation.items():
+        if value >= WORSE * best:
+            chosen = stage
+        best = max(best, value)
+    return chosen
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print and write."""
+    args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
+    dataset = InferSet(spec, args.split or spec.train_split, args.limit)
+    trained = TrainedNetwork(args, 'cam', 'seam')
+    fill_in(args, Digests(args.folder / '.digests.json'), needed=['background_score'])
+    if 'cam' not in (stages := find_stages(args, spec, dataset.split)):
+        raise FileNotFoundError(f'{args.folder} holds no CAMs of {dataset.split}; make them with infer_cam.py')
+    inference = trained.load(spec.classes, partial(Seam, num_classes=spec.num_classes))
+    if args.dry_run:
+        return
+
+    # Measure.
+    gains = defaultdict(list)
+    for pair in progress(draw_pairs(dataset), 'recommend', 'pair'):
+        name = dataset.names[pair.index]
+        labels = [read_label(stage, folder, name, spec, args.background_score) for stage, folder in stages.items()]
+        if all(label is not None and label.shape == pair.image.shape[:2] for label in labels):
+            gains[pair.key].append(measure(inference, name, pair, np.stack(labels) == pair.key + 1))
+    if (found := summary(gains)) is None:
+        print('nothing can be recommended: the CAM network knows no class of the images that all stages have labels of')
+        return
+
+    chosen = recommended(dict(zip(stages, found.localisation.tolist())))
+    record = {'recommended': chosen, 'split': dataset.split, 'background_score': args.background_score,
+              'stages': {stage: dict(zip(found._fields, map(float, values)))
+                         for stage, values in zip(stages, zip(*found))}}
+    write_json(args.folder / RECOMMENDED, record)
+    print(recommended_text(record))
+
+
+if __name__ == '__main__':
+    run_script(main)
