@@ -35,7 +35,7 @@ from lib.files.imageio import Corrupt, read_mask
 from lib.process.cli import AUTO, bar_style, number, or_auto
 from lib.process.ending import run_script
 from lib.process.workers import map_chunks
-from lib.run.chosen import FILE, fill_in, read_recommended, recommended_text
+from lib.run.chosen import chosen_score, read_recommended, recommended_text
 from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
 from lib.run.origin import Digests, check_labels, stage_origin, text_digest
 from lib.run.record import add_score, environment, read_scores
@@ -218,9 +218,8 @@ def main(argv=None):
 
     # What the scores are made from: perhaps they exist already.
     digests, names = Digests(args.folder / '.digests.json'), [pair.name for pair in pairs]
-    if args.background_score == AUTO and not (args.what == 'cam' and (args.folder / FILE).exists()):
-        args.background_score = 0.25
-    fill_in(args, digests, needed=['background_score'])
+    if args.background_score == AUTO:
+        args.background_score = chosen_score(args.folder, 0.25)
     predictions, truths = digests.of(pair.prediction for pair in pairs), digests.of(pair.ground_truth for pair in pairs)
     origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
                                                      'ground_truths': text_digest([*zip(names, truths)])}}

@@ -40,7 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--out', type=Path, required=True, metavar='FILE', help='image to write: .png or .jpg')
     group.add_argument('--count', type=integer(1, 1000), default=6, help='images, evenly spaced over the list')
     group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
-                       help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
+                       help='CAMs above it are labelled; the default is the best that eval.py found, else the one '
+                       'that the run chose, else 0.25')
     group.add_argument('--cell', type=integer(16, 2048), default=160, help='long side of each image, pixels')
     group.add_argument('--thin-out', action='store_true', help=f'leave out the columns {" and ".join(THINNED_OUT)}')
     return parser
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     if suffix not in FORMATS:
         raise ValueError(f'--out {args.out} must end in .png or .jpg')
     refuse_foreign(args.out, MAKER)
-    threshold = args.background_score or best_threshold(read_scores(args.folder / 'scores.json'), split)
+    threshold = args.background_score or best_threshold(read_scores(args.folder / 'scores.json'), split, args.folder)
     images = keep_readable(spec, evenly_spaced(spec.samples(split)[:args.limit], args.count))
     outputs = [read_outputs(sample, spec, split, args.folder, [threshold]) for sample, _ in images]
     columns = [column.format(threshold) for column in COLUMNS if not (args.thin_out and column in THINNED_OUT)]

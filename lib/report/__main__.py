@@ -45,7 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
                        'exp/report.html of several runs')
     group.add_argument('--count', type=integer(1, 1000), default=6, help='images to show')
     group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
-                       help='CAMs above it are labelled; the default is the best that eval.py found, else 0.25')
+                       help='CAMs above it are labelled; the default is the best that eval.py found, else the one '
+                       'that the run chose, else 0.25')
     return parser
 
 
@@ -105,7 +106,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
                                 '--exp')
     if stages[0].environment.get('classes', list(spec.classes)) != list(spec.classes):
         raise ValueError(f'{args.folder} is not a run on {spec.name}: its classes differ; name its --dataset')
-    threshold = args.background_score or best_threshold(scores, split)
+    threshold = args.background_score or best_threshold(scores, split, args.folder)
     trained = next((stage for stage in stages if stage.metrics), stages[0])
     facts = {'data set': spec.name, 'classes': spec.num_fg,
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},

@@ -8,6 +8,7 @@ from lib.data.corrupt import read_ground_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED, read_mask, voc_palette
+from lib.run.chosen import chosen_score
 from tool.camutils import cam_label, labels_of
 from tool.drawing import blend, heat
 
@@ -21,11 +22,12 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[(2 * number + 1) * len(samples) // (2 * count)] for number in range(count)]
 
 
-def best_threshold(scores: Sequence[Mapping], split: str) -> float:
-    """Best threshold in the newest evaluation of the split's CAMs; DEFAULT_THRESHOLD if there is none."""
+def best_threshold(scores: Sequence[Mapping], split: str, folder: Path) -> float:
+    """Best threshold in the newest evaluation of the split's CAMs; if there is none, the background score that the run
+    in the folder chose, or DEFAULT_THRESHOLD."""
     best = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
             for result in record['results'] if result.get('best')]
-    return best[0] if best else DEFAULT_THRESHOLD
+    return best[0] if best else chosen_score(folder, DEFAULT_THRESHOLD)
 
 
 def seeds_label(path: Path, num_fg: int) -> np.ndarray:

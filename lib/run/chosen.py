@@ -23,6 +23,11 @@ def alpha_of(score: float) -> float:
     return round(math.log(score) / math.log(1 - score), 3)
 
 
+def chosen_score(folder: Path, otherwise: float) -> float:
+    """The background score that was chosen for the run in a folder, or another if none was."""
+    return read_json(folder / FILE, CHOSEN)['background_score'] if (folder / FILE).exists() else otherwise
+
+
 def read_recommended(folder: Path) -> dict | None:
     """The recommendation in a run's folder; None if there is none."""
     file = folder / RECOMMENDED
