@@ -48,10 +48,9 @@ def read_suspects(path: Path) -> list[Suspect]:
     return suspects
 
 
-def suspect_rows(spec: DatasetSpec, split: str, path: Path) -> list[dict]:
-    """The first entries for the page: 'caption' and 'image' (data URI). Entries that were corrected since are left out.
-    """
-    samples = {sample.name: sample for sample in spec.samples(split)}
+def suspect_images(spec: DatasetSpec, path: Path) -> list[dict]:
+    """The first entries for the page: 'caption' and 'image' (data URI), without those corrected since."""
+    samples = {sample.name: sample for split in (spec.train_split, spec.val_split) for sample in spec.samples(split)}
     known = [one for one in read_suspects(path) if one.image in samples and one.name in spec.classes]
     labels = spec.image_labels([one.image for one in known])
     shown = [one for one, row in zip(known, labels) if row[spec.classes.index(one.name)] == one.given][:SHOWN]
