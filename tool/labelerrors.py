@@ -10,6 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 DECAY = 0.001       # L2 penalty of the weights, for inputs of length 1
 ITERATIONS = 50
+SLACK = 0.1         # of the distance between the two mean probabilities of a class
 
 
 def out_of_fold_probs(features: np.ndarray, labels: np.ndarray, folds: int = 5) -> np.ndarray:
@@ -53,8 +54,9 @@ def logistic_regression(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 def label_errors(probs: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
     """The entries that look like those of the other label, beginning with the most certain.
 
-    A label that is given is likely wrong if its probability is at most the mean over the images without it. One that is
-    not given is likely missing if its probability is at least the mean over the images that have it, and above 0.5.
+    A label that is given is likely wrong if its probability is no higher than the mean over the images without it. One
+    that is not given is likely missing if its probability is no lower than the mean over the images that have it, and
+    at least 0.5. Both within SLACK, since the means of a class that is easy to tell are close to 0 and 1.
 
     Args:
         probs: out-of-fold probabilities [N, K].
@@ -66,6 +68,7 @@ def label_errors(probs: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> n
     """
     given = labels == 1
     low, high = ((probs * chosen).sum(0) / np.maximum(chosen.sum(0), 1) for chosen in (~given, given))
-    found = np.argwhere(judged & np.where(given, probs <= low, probs >= np.maximum(high, 0.5)))
+    slack = SLACK * np.maximum(high - low, 0)
+    found = np.argwhere(judged & np.where(given, probs <= low + slack, probs >= np.maximum(high - slack, 0.5)))
     confidence = np.where(given, probs, 1 - probs)[tuple(found.T)]
     return found[np.argsort(confidence, kind='stable')]
