@@ -13,7 +13,7 @@ from lib.report.examples import jpeg
 FILE = 'suspects.csv'
 HEAD = ['image', 'class', 'given', 'score', 'verdict']
 WRONG, MISSING = 'likely wrong', 'likely missing'
-SHOWN = 20
+SHOWN = 4 * 5           # on the page: rows of five
 
 
 class Suspect(NamedTuple):
