@@ -136,10 +136,10 @@ def main(argv: list[str] | None = None) -> None:
     features = read_features(args, dataset, network)
     suspects = find_suspects(features, spec.image_labels([*features]), spec.classes, args.folds)
     write_suspects(out, suspects)
-    for verdict in (WRONG, MISSING):
-        some = [one for one in suspects if one.verdict == verdict]
-        print(f'{len(some)} labels {verdict}; the first, by probability of the class:')
-        print(*(f'  {one.score:.3f}  {one.name}  {one.image}' for one in some[:SHOWN]), sep='\n')
+    counts = [sum(one.verdict == verdict for one in suspects) for verdict in (WRONG, MISSING)]
+    print(f'{counts[0]} labels are {WRONG}, {counts[1]} {MISSING}' + ('; the most certain:' if suspects else ''))
+    for one in suspects[:SHOWN]:
+        print(f'  {one.image}: {one.name} {one.verdict} ({one.score:.3f})')
 
 
 if __name__ == '__main__':

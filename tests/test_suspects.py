@@ -112,7 +112,7 @@ def test_wrong_and_missing_labels_of_images_are_listed(words, tmp_path, capsys):
     assert all(one.verdict == (WRONG if one.given else MISSING) and 0 <= one.score <= 1 for one in found.values())
     out = capsys.readouterr().out
     assert 'not judged, as fewer than 5 images (--folds) show it, or do not: blue' in out
-    assert f'{sum(one.given for one in found.values())} labels {WRONG}' in out and 'x/none-2' in out
+    assert f'{sum(one.given for one in found.values())} labels are {WRONG}, ' in out and 'x/none-2: red' in out
     before = (tmp_path / 'exp/my' / FILE).read_bytes()
     suspects.main([*words, '--workers', '1'])
     assert (tmp_path / 'exp/my' / FILE).read_bytes() == before
