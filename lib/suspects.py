@@ -4,8 +4,8 @@
     python -m lib.suspects --dataset data/my.json --backbone timm:tf_efficientnet_lite0 --weights efficientnet-lite0
 
 Each training image becomes a feature vector, by the ImageNet weights that the run's CAM training started from or by
-those given: features that were trained on the labels know the wrong ones too. For each part of the images a linear
-classifier is fitted on the other parts; tool/labelerrors.py says which labels it contradicts. Writes
+those given, not by the trained network, which has seen the labels. For each part of the images a linear classifier is
+fitted on the other parts; tool/labelerrors.py says which labels it contradicts. Writes
 exp/<run>/suspects.csv, whose first entries the report shows: image, class, given (1 if the image has the label), score
 (probability of the class) and verdict.
 """

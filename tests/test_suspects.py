@@ -10,6 +10,7 @@ from lib import suspects
 from lib.data.registry import get_spec
 from lib.net.resnet38d import ResNet38d
 from lib.net.weights import save_network
+from lib.report import __main__ as report
 from lib.report.suspects import FILE, MISSING, WRONG, read_suspects, suspect_images
 from tests.running import LOADED_HERE, NETWORK, error_line, error_lines, place
 from tool.labelerrors import DECAY, label_errors, logistic_regression, out_of_fold_probs
@@ -156,6 +157,10 @@ def test_the_report_shows_the_first_entries_without_those_corrected_since(words,
     shown = suspect_images(spec, path)
     assert any(f'red {WRONG} (' in one['caption'] and 'x/none-2' in one['caption'] for one in shown)
     assert all(one['image'].startswith('data:image/jpeg') for one in shown)
+    (tmp_path / 'exp/my/cam/env.json').write_text('{}')
+    report.main([*place(colours, tmp_path / 'exp', 'my'), '--count', '1'])
+    page = (tmp_path / 'exp/my/report.html').read_text()
+    assert 'Are the labels right?' in page and page.count('<figcaption>red likely wrong (') >= 1
     labels = tmp_path / 'lists/labels.txt'
     labels.write_text(labels.read_text().replace('x/none-2\tred', 'x/none-2'))
     assert len(suspect_images(spec, path)) == len(shown) - 1
