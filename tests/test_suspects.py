@@ -58,6 +58,16 @@ def test_each_class_is_fitted_to_its_minimum_whatever_the_others_are():
     assert torch.allclose(error.mean(0), torch.zeros(3, dtype=torch.float64), atol=2e-3)
 
 
+def test_classes_that_the_features_cannot_tell_are_not_judged(capsys):
+    features, labels = separable()
+    labels[:, 1] = RNG(3).random(len(labels)) < 0.3         # has nothing to do with the features
+    labels[3, 0] ^= 1
+    named = dict(zip(map(str, range(len(labels))), features))
+    found = suspects.find_suspects(named, labels, ('a', 'b', 'c'), 5)
+    assert [one[:3] for one in found] == [('3', 'a', int(labels[3, 0]))]
+    assert capsys.readouterr().out == 'not judged, as the features hardly tell which images show it: b\n'
+
+
 def test_thresholds_are_near_the_means_of_the_other_label():
     labels = np.array([[1], [1], [1], [0], [0], [0]])
     probs = np.array([[0.9], [0.79], [0.38], [0.04], [0.35], [0.68]])       # means 0.69 and 0.357, a tenth is 0.033
