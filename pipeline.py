@@ -24,7 +24,7 @@ from lib.run.options import base_parser, plain_flag
 ROOT = Path(__file__).resolve().parent
 SCRIPTS = {'voc12': 'run_voc.sh', 'coco': 'run_coco.sh', 'demo': 'run_demo.sh', 'own': 'run_own.sh DATA.json'}
 STAGES = ('train_cam', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'table', 'report')
-OWN_STAGES = (STAGES[0], 'choose', *STAGES[1:6], 'recommend', *STAGES[6:])
+OWN_STAGES = (STAGES[0], 'suspects', 'choose', *STAGES[1:6], 'recommend', *STAGES[6:])
 DEMO_STAGES = ('draw', 'backbone')
 
 # Frozen features, trained heads; heads soon overfit a few images.
@@ -85,8 +85,8 @@ def tools_of(driver: str) -> dict[str, Tool]:
     tools[0].module = 'train_cam_coco' if driver == 'coco' else 'train_cam_voc'
     if driver == 'demo':
         tools += [Tool('draw', 'lib.data.toy', stage=None), Tool('backbone', 'pretrain_toy', True, 'pretrain_toy')]
-    tools += [Tool('choose', 'lib.choose', stage='infer_cam'), Tool('recommend', 'lib.recommend', stage='infer_cam'),
-              Tool('eval', 'eval', stage='eval'), Tool('report', 'lib.report.__main__')]
+    tools += [Tool(name, f'lib.{name}', stage='infer_cam') for name in ('choose', 'recommend')]
+    tools += [Tool('suspects', 'lib.suspects'), Tool('eval', 'eval', stage='eval'), Tool('report', 'lib.report.__main__')]
     return {tool.name: tool for tool in tools}
 
 
@@ -170,6 +170,7 @@ def chain(job: Job) -> list[Command]:
                      Command('backbone', tools['backbone'],
                              read_flags(['--dataset', f'{folder}/dataset.json', '--run', job.run]))]
     add('train_cam', 'train_cam')
+    add('suspects', 'suspects')
     add('choose', 'choose')
     infer('infer_cam', 'cam', spec.train_split, '--no-crf-seeds')
     add('train_aff', 'train_aff')

@@ -28,7 +28,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').glob('*.md'))
 PAGES = ['README.md', *DOCS]
 SCRIPTS = ('train_cam_voc', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel',
-           'lib.report.__main__', 'lib.own.__main__', 'lib.export', 'lib.data.toy', 'benchmarks.compare')
+           'lib.report.__main__', 'lib.own.__main__', 'lib.export', 'lib.suspects', 'lib.data.toy',
+           'benchmarks.compare')
 DRIVERS = {'./run_voc.sh': 'voc12', './run_coco.sh': 'coco', './run_demo.sh': 'demo', './run_own.sh': 'own'}
 JOBS = ('examples/slurm/run_voc_one_node.sh', 'examples/slurm/run_voc_nodes.sh')
 COMMAND = re.compile(r'(?:(?:\./|benchmarks/)\w+\.sh|python|torchrun|sbatch|apptainer|pip|tensorboard|DATA=\S+)(?: |$)')

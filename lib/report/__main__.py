@@ -26,6 +26,8 @@ from lib.report.examples import image_groups
 from lib.report.gather import Stage, read_stages, score_sections
 from lib.report.plots import loss_plot, threshold_plot
 from lib.report.rows import DEFAULT_THRESHOLD, best_threshold
+from lib.report.suspects import FILE as SUSPECTS
+from lib.report.suspects import suspect_images
 from lib.run.chosen import advice, read_recommended, recommended_rows
 from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
@@ -120,6 +122,9 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
     return render(run=args.run, split=split, stages=stages, checks=rows_of(checks), warnings=warnings_of(checks),
                   model=shlex.quote(str(model)) if model.exists() else '', facts=facts,
                   scores=score_sections(scores, split), recommended=recommended,
+{% endif %}
+
+                  scores=score_sections(scores, split), suspects=suspect_images(spec, args.folder / SUSPECTS),
                   plots=draw_plots(stages, scores, args.background_score or DEFAULT_THRESHOLD),
                   groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
                   colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})

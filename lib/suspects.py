@@ -1,0 +1,147 @@
+"""List image-level labels that are likely wrong or missing, the most certain first. Labels stay as they are.
+
+    python -m lib.suspects --dataset data/my.json --run my
+    python -m lib.suspects --dataset data/my.json --backbone timm:tf_efficientnet_lite0 --weights efficientnet-lite0
+
+Each training image becomes a feature vector, by the ImageNet weights that the run's CAM training started from or by
+those given, not by the trained network, which has seen the labels. For each part of the images a linear classifier is
+fitted on the other parts; tool/labelerrors.py says which labels it contradicts. Writes
+exp/<run>/suspects.csv, whose first entries the report shows: image, class, given (1 if the image has the label), score
+(probability of the class) and verdict.
+"""
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from lib.data.datasets import InferSet
+from lib.data.loading import single_images
+from lib.data.registry import get_spec
+from lib.files.jsonfile import read_json
+from lib.inference import Inference
+from lib.net.backbone import Backbone, make_backbone
+from lib.net.weights import load_imagenet
+from lib.process.cli import integer, progress
+from lib.process.ending import run_script
+from lib.report.suspects import FILE, MISSING, WRONG, Suspect, read_suspects, write_suspects
+from lib.run import device as devices
+from lib.run.options import add_device_flags, base_parser, resolve
+from lib.trust import CHANCE, average_precision
+from tool.imutils import Norm, fitting_size, normalise, resize_bicubic
+from tool.labelerrors import label_errors, out_of_fold_probs
+
+TRAINED = {'backbone': str, 'weights': str, 'width': float}     # in args.json of CAM training
+SHOWN = 10
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Flags."""
+    parser = base_parser(__doc__)
+    parser.prog = 'python -m lib.suspects'
+    add_device_flags(parser, backbone='resnet38d')
+    parser.set_defaults(backbone=None)
+    group = parser.add_argument_group('labels')
+    group.add_argument('--split', help='list of images; the default is the data set\'s training split')
+    group.add_argument('--weights', metavar='FILE', help='ImageNet weights, together with --backbone, both as in CAM '
+                       'training; the default is what the run\'s CAM training started from')
+    group.add_argument('--folds', type=integer(2, 100), default=5, help='parts of the images, each scored by a '
+                       'classifier fitted on the others')
+    return parser
+
+
+class Pooled(nn.Module):
+    """A backbone and the mean of its last feature map: images [N, 3, H, W] -> [N, D]."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.backbone(images)['conv6'].float().mean((2, 3))
+
+
+def imagenet_features(args: argparse.Namespace) -> Pooled | None:
+    """The backbone that the flags name, or the one of the run before its CAM training; None if it had no weights."""
+    if bool(args.backbone) != bool(args.weights):
+        raise ValueError('--backbone and --weights go together; give both, or neither for those of the run')
+    remedy = 'name --backbone and --weights'
+    trained = vars(args) if args.backbone else read_json(args.folder / 'cam/args.json', TRAINED,
+                                                         f'train the CAM network first, or {remedy}')
+    if trained['weights'] == 'none':
+        return None
+    try:        # a third of the time of 8, and as good for pooled features
+        backbone = make_backbone(trained['backbone'], trained['width'], 16)
+    except ValueError:
+        backbone = make_backbone(trained['backbone'], trained['width'])
+    load_imagenet(backbone, trained['weights'])
+    return Pooled(backbone)
+
+
+def as_input(sample: dict, norm: Norm, size_step: int | None) -> dict:
+    """An image's 'name' and 'input' float32 [1, 3, h, w]; norm and size_step are the backbone's."""
+    size = fitting_size(*sample['image'].shape[:2], size_step)
+    return {'name': sample['name'], 'input': normalise(resize_bicubic(sample['image'], *size), norm)[None]}
+
+
+@torch.inference_mode()
+def read_features(args: argparse.Namespace, dataset: InferSet, network: Inference) -> dict[str, np.ndarray]:
+    """Features [D] by name of the image; with --on-corrupt skip, corrupt images are left out and named."""
+    backbone, features = network.network.backbone, {}
+    prepare = partial(as_input, norm=backbone.norm, size_step=backbone.size_step)
+    for sample in progress(single_images(dataset, min(args.workers, 1), prepare, args.on_corrupt), 'features'):
+        if 'skipped' in sample:
+            print(f'left out, corrupt: {sample["skipped"]}')
+            continue
+        images = torch.from_numpy(sample['input']).to(network.device)
+        features[sample['name']] = network(sample['name'], lambda run, images=images: run(images))[0].cpu().numpy()
+    return features
+
+
+def find_suspects(features: dict[str, np.ndarray], labels: np.ndarray, classes: Sequence[str],
+                  folds: int) -> list[Suspect]:
+    """The suspicious entries of a label table [N, K]; prints which classes cannot be judged.
+
+    """
+    names, few = list(features), np.minimum(labels.sum(0), (1 - labels).sum(0)) < folds
+    probs = np.zeros(labels.shape, np.float32)
+    if not few.all():
+        probs[:, ~few] = out_of_fold_probs(np.stack([*features.values()]), labels[:, ~few], folds)
+    weak = ~few & [truth.any() and average_precision(scores, truth) < CHANCE * truth.mean()
+                   for scores, truth in zip(probs.T, labels.T == 1)]
+    for chosen, why in ((few, f'fewer than {folds} images (--folds) show it, or do not'),
+                        (weak, 'the features hardly tell which images show it')):
+        if chosen.any():
+            print(f'not judged, as {why}: {", ".join(classes[index] for index in np.flatnonzero(chosen))}')
+    return [Suspect(names[row], classes[index], int(labels[row, index]), float(probs[row, index]),
+                    WRONG if labels[row, index] else MISSING)
+            for row, index in label_errors(probs, labels, ~(few | weak)).tolist()]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """List the suspicious labels of one split."""
+    args, spec = resolve(make_parser(), argv, '', get_spec)
+    dataset = InferSet(spec, args.split or spec.train_split, args.limit)
+    out, device = args.folder / FILE, devices.pick_device(args.device)
+    read_suspects(out)          # refuses a file that is not ours
+    if (pooled := imagenet_features(args)) is None:
+        print('no label is judged: random features (--weights none) know nothing')
+        return
+    network = Inference(pooled, device, devices.pick_amp(args.amp, device), 'the ImageNet network')
+    dataset.check()
+    print(f'Labels of {len(dataset)} images ({spec.name} {dataset.split}) to {out}')
+    if args.dry_run:
+        return
+    features = read_features(args, dataset, network)
+    suspects = find_suspects(features, spec.image_labels([*features]), spec.classes, args.folds)
+    write_suspects(out, suspects)
+    counts = [sum(one.verdict == verdict for one in suspects) for verdict in (WRONG, MISSING)]
+    print(f'{counts[0]} labels are {WRONG}, {counts[1]} {MISSING}' + ('; the most certain:' if suspects else ''))
+    for one in suspects[:SHOWN]:
+        print(f'  {one.image}: {one.name} {one.verdict} ({one.score:.3f})')
+
+
+if __name__ == '__main__':
+    run_script(main)

@@ -1,0 +1,74 @@
+"""Label errors: entries of a table of image-level labels that a classifier, fitted without the image, contradicts.
+
+Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021; here
+with two outcomes per class, as an image may show several classes.
+"""
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+DECAY = 0.001       # L2 penalty of the weights, for inputs of length 1
+ITERATIONS = 50
+SLACK = 0.1         # of the distance between the two mean probabilities of a class
+
+
+def out_of_fold_probs(features: np.ndarray, labels: np.ndarray, folds: int = 5) -> np.ndarray:
+    """Probability of each class in each image, by a classifier that was fitted on the other folds.
+
+    Args:
+        features: float32 [N, D].
+        labels: 0/1 [N, K]; at least `folds` images show each class.
+        folds: number of parts of the images, chosen at random with a fixed seed.
+
+    Returns:
+        float32 [N, K].
+    """
+    inputs, targets = torch.from_numpy(features), torch.from_numpy(labels).float()
+    fold = torch.from_numpy(np.random.default_rng(0).permutation(len(features)) % folds)
+    probs = torch.empty_like(targets)
+    for number in range(folds):
+        others, own = inputs[fold != number], fold == number
+        mean, scale = others.mean(0), (others.std(0) + 1e-6) * others.shape[1] ** 0.5
+        weight, bias = logistic_regression((others - mean) / scale, targets[fold != number])
+        probs[own] = ((inputs[own] - mean) / scale @ weight + bias).sigmoid()
+    return probs.numpy()
+
+
+def logistic_regression(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [D, K] and biases [K] for inputs [N, D] and targets 0/1 [N, K]: cross-entropy and an L2 penalty."""
+    weight = inputs.new_zeros(inputs.shape[1], targets.shape[1], requires_grad=True)
+    bias = inputs.new_zeros(targets.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn='strong_wolfe')
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(inputs @ weight + bias, targets) * targets.shape[1] + DECAY / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def label_errors(probs: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """The entries that look like those of the other label, beginning with the most certain.
+
+    A label that is given is likely wrong if its probability is no higher than the mean over the images without it. One
+    that is not given is likely missing if its probability is no lower than the mean over the images that have it, and
+    at least 0.5. Both within SLACK, since the means of a class that is easy to tell are close to 0 and 1.
+
+    Args:
+        probs: out-of-fold probabilities [N, K].
+        labels: 0/1 [N, K].
+        judged: bool [K], the classes to look at; they have both labels.
+
+    Returns:
+        int [n, 2]: row and column of each entry.
+    """
+    given = labels == 1
+    low, high = ((probs * chosen).sum(0) / np.maximum(chosen.sum(0), 1) for chosen in (~given, given))
+    slack = SLACK * np.maximum(high - low, 0)
+    found = np.argwhere(judged & np.where(given, probs <= low + slack, probs >= np.maximum(high - slack, 0.5)))
+    confidence = np.where(given, probs, 1 - probs)[tuple(found.T)]
+    return found[np.argsort(confidence, kind='stable')]
