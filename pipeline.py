@@ -86,7 +86,8 @@ def tools_of(driver: str) -> dict[str, Tool]:
     if driver == 'demo':
         tools += [Tool('draw', 'lib.data.toy', stage=None), Tool('backbone', 'pretrain_toy', True, 'pretrain_toy')]
     tools += [Tool(name, f'lib.{name}', stage='infer_cam') for name in ('choose', 'recommend')]
-    tools += [Tool('suspects', 'lib.suspects'), Tool('eval', 'eval', stage='eval'), Tool('report', 'lib.report.__main__')]
+    tools += [Tool('suspects', 'lib.suspects'), Tool('eval', 'eval', stage='eval'),
+              Tool('report', 'lib.report.__main__')]
     return {tool.name: tool for tool in tools}
 
 

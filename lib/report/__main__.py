@@ -122,9 +122,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
     return render(run=args.run, split=split, stages=stages, checks=rows_of(checks), warnings=warnings_of(checks),
                   model=shlex.quote(str(model)) if model.exists() else '', facts=facts,
                   scores=score_sections(scores, split), recommended=recommended,
-{% endif %}
-
-                  scores=score_sections(scores, split), suspects=suspect_images(spec, args.folder / SUSPECTS),
+                  suspects=suspect_images(spec, args.folder / SUSPECTS),
                   plots=draw_plots(stages, scores, args.background_score or DEFAULT_THRESHOLD),
                   groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
                   colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})
