@@ -199,6 +199,11 @@ def and_more(items: Sequence) -> str:
     return f' (and {len(items) - 1} more)' if len(items) > 1 else ''
 
 
+def shortened(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and how many more there are."""
+    return f'{", ".join(names[:count])}{and_more(names[count - 1:])}'
+
+
 def _read_lines(path: Path, remedy: str) -> list[tuple[int, str]]:
     """The non-empty lines of a text file with their numbers."""
     try:

@@ -52,6 +52,12 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 as replacing() does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+
+
 def temporary_name(path: Path) -> Path:
     """Hidden temporary path beside `path`; holds host and process, so no two writers share it."""
     return path.with_name(f'.{path.name}.{host_code()}-{os.getpid()}.tmp')

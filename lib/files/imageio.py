@@ -63,6 +63,11 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
     return resize_bicubic(image, *size)
 
 
+def without_remedy(error: Exception) -> str:
+    """What is wrong with an image, in the words of an error of this module."""
+    return str(error).partition('; restore')[0]
+
+
 def read_size(path: Path, upright: bool = False, max_side: int | None = None) -> tuple[int, int]:
     """(height, width) that read_image would give, from the file's header alone; the same errors."""
     with _opened(path, 'image') as file:

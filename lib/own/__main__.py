@@ -15,6 +15,7 @@ import argparse
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -64,13 +65,6 @@ def renaming(word: str) -> tuple[str, str]:
     return old.strip(), new.strip()
 
 
-def read_rows(args: argparse.Namespace, photos: Folder, log: Log) -> list[Row]:
-    """The labels of all images that have any, whatever form they are in."""
-    rows = [row for path in args.labels for row in read_labels(path, args.separator, log)]
-    rows = match_images(rows if args.labels else read_folders(photos, log), photos, log)
-    return clean_labels(splits_by_name(rows, log), dict(args.merge), log)
-
-
 def stop_at(problems: Sequence[tuple[str, str]], source: str) -> None:
     """Print all problems, in order of the numbers in their locations, and raise ValueError."""
     problems = sorted(problems, key=lambda problem: [int(digits) for digits in re.findall(r'\d+', problem[0])])
@@ -81,18 +75,14 @@ def stop_at(problems: Sequence[tuple[str, str]], source: str) -> None:
     raise ValueError(f'{count} in {source} and what it names; nothing was written')
 
 
-def describe(out: Path, splits: Mapping[str, list[Row]], classes: Sequence[str]) -> list[str]:
-    """Lines that say what is in the set: images by split, and a line for each class."""
+def describe(out: Path, splits: Mapping[str, list[Row]], classes: Sequence[str]) -> str:
+    """What is in the set: images by split, and a line for each class."""
     rows = [row for part in splits.values() for row in part]
     sizes = ', '.join(f'{len(part)} {name}' for name, part in splits.items())
-    counts = {name: 0 for name in classes}
-    for row in rows:
-        for label in row.labels:
-            counts[label] += 1
+    counts = Counter(label for row in rows for label in row.labels or ['no class'])
     width = max(map(len, [*classes, 'no class']))
-    return [f'{out}: {len(rows)} images ({sizes}), {len(classes)} classes',
-            *(f'  {name:{width}} {count} images' for name, count in counts.items()),
-            f'  {"no class":{width}} {sum(not row.labels for row in rows)} images']
+    return '\n'.join([f'{out}: {len(rows)} images ({sizes}), {len(classes)} classes',
+                      *(f'  {name:{width}} {counts[name]} images' for name in [*classes, 'no class'])])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,21 +99,26 @@ def main(argv: list[str] | None = None) -> None:
     refuse_foreign(args.out, MAKER, former=FORMER_MAKER)
     source = ', '.join(map(str, args.labels)) or str(args.photos)
 
-    # The labels and the images; then what only all rows together can tell.
-    log, masks = Log(), {}
-    rows = read_rows(args, Folder(args.photos), log)
+    # The labels of all images that have any, whatever form they are in.
+    log, photos, classes, masks, splits = Log(), Folder(args.photos), [], {}, {}
+    rows = [row for path in args.labels for row in read_labels(path, args.separator, log)]
+    rows = match_images(rows if args.labels else read_folders(photos, log), photos, log)
+    rows = clean_labels(splits_by_name(rows, log), dict(args.merge), log)
+
+    # What only all rows together can tell.
     if not log.problems:
         classes = find_classes(rows, args.classes, args.keep_labels, source, log)
     if args.masks and not log.problems:
-        masks = {image: args.masks / path for image, path in find_masks(rows, args.masks, log).items()}
+        masks = find_masks(rows, args.masks, log)
         check_masks(rows, args.photos, masks, classes, bool(args.classes), args.mask_orientation, log)
-    splits = {} if log.problems else split_rows(rows, args.val, source, log)
+    if not log.problems:
+        splits = split_rows(rows, args.val, source, log)
     if log.problems:
         print('\n'.join(log.notes), end='\n' * bool(log.notes))
         stop_at(log.problems, source)
     warn_about_classes(rows, classes, log)
     write_set(args, splits, classes, masks, f'python -m {MAKER} {shlex.join(map(str, words))}')
-    print(*log.notes, *describe(args.out, splits, classes), sep='\n')
+    print(*log.notes, describe(args.out, splits, classes), sep='\n')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.data.registry import read_spec
-from lib.files.fileio import remove_leftovers, replacing
+from lib.files.fileio import remove_leftovers, write_text
 from lib.files.imageio import read_size
 from lib.files.jsonfile import read_json, write_json
 from lib.own.photos import Log, Row, without_suffix
@@ -28,8 +28,8 @@ def split_rows(rows: Sequence[Row], fraction: float, source: str, log: Log) -> d
         log.problem(unmarked[0].location, 'has no split, but other images have one')
     splits = {name: [row for row in rows if (row.split or 'train') == name] for name in SPLITS}
     if not splits['val']:
-        pool = splits['train']
-        left, val = Counter(label for row in pool for label in row.labels), set()
+        pool, val = splits['train'], set()
+        left = Counter(label for row in pool for label in row.labels)
         for row in sorted(pool, key=lambda row: (digest(Path(row.image).stem), row.image)):
             if len(val) < max(1, round(fraction * len(pool))) and all(left[label] > 1 for label in row.labels):
                 val.add(row)
@@ -57,22 +57,22 @@ def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes
         prepare: the command, for messages of other commands.
     """
     home, rows = args.out.resolve().parent, [row for part in splits.values() for row in part]
-    photos, mask_folder = args.photos.resolve(), args.masks and args.masks.resolve()
-    root = Path(os.path.commonpath([photos, mask_folder or photos]))
-    prefix = photos.relative_to(root).as_posix()
-    texts = {f'{name}.txt': ''.join(map(_list_line, [Path(prefix, row.image) for row in part],
-                                        [row.image in masks and masks[row.image].resolve().relative_to(root)
-                                         for row in part])) for name, part in splits.items()}
+    photos, mask_folder = args.photos.resolve(), (args.masks or args.photos).resolve()
+    root = Path(os.path.commonpath([photos, mask_folder]))
+    images = {row.image: (photos / row.image).relative_to(root).as_posix() for row in rows}
+    lines = {image: f'/{path}\n' for image, path in images.items()} | {
+        image: f'/{images[image]} /{mask.resolve().relative_to(root).as_posix()}\n' for image, mask in masks.items()}
+    texts = {f'{name}.txt': ''.join(lines[row.image] for row in part) for name, part in splits.items()}
     texts['labels.txt'] = ''.join('\t'.join([without_suffix(row.image), *row.labels]) + '\n' for row in rows)
     suffix = Counter(Path(row.image).suffix for row in rows).most_common(1)[0][0]
+    largest = max(max(read_size(photos / row.image)) for row in rows)
     entries = {'name': args.out.stem, 'classes': list(classes), 'root': Path(os.path.relpath(root, home)).as_posix(),
-               'images': Path(prefix, f'{{}}{suffix}').as_posix(), 'lists': f'{args.out.stem}_lists',
+               'images': (photos / f'{{}}{suffix}').relative_to(root).as_posix(), 'lists': f'{args.out.stem}_lists',
                'train_split': 'train', 'val_split': 'val', 'score_split': 'train', 'preset': 'own',
-               'upright': args.mask_orientation != 'stored',
-               'max_side': _long_side([photos / row.image for row in rows], args.max_side), 'prepare': prepare,
-               'made_by': MAKER}
-    if mask_folder:
-        entries['masks'] = [(mask_folder.relative_to(root) / '{}.png').as_posix()]
+               'upright': args.mask_orientation != 'stored', 'max_side': min(largest, args.max_side),
+               'prepare': prepare, 'made_by': MAKER}
+    if args.masks:
+        entries['masks'] = [(mask_folder / '{}.png').relative_to(root).as_posix()]
     replace_lists(args.out, home / entries['lists'], texts)
     write_json(args.out, {**entries, 'lists_sha256': {name: digest(text) for name, text in texts.items()}})
     remove_leftovers(home)
@@ -82,33 +82,18 @@ def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes
 def replace_lists(out: Path, folder: Path, texts: Mapping[str, str]) -> None:
     """Replace the lists that `out`, if it exists, was written with; ValueError if one was edited since."""
     former = read_json(out).get('lists_sha256', {}) if out.exists() else {}
-    for name in {**former, **texts}:
-        known = (former.get(name), digest(texts.get(name, '')))
-        if (folder / name).exists() and digest((folder / name).read_text(encoding='utf-8')) not in known:
-            raise ValueError(f'{folder / name} was edited, or not written by this command; move it away, or choose '
-                             'another --out')
+    for path in (folder / name for name in {**former, **texts}):
+        known = (former.get(path.name), digest(texts.get(path.name, '')))
+        if path.exists() and digest(path.read_text(encoding='utf-8')) not in known:
+            raise ValueError(f'{path} was edited, or not written by this command; move it away, or choose another '
+                             '--out')
     remove_leftovers(folder)
-    for name in former:
+    for name in former.keys() - texts.keys():
         (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding='utf-8')
+        write_text(folder / name, text)
 
 
 def digest(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _list_line(image: Path, mask: Path | bool) -> str:
-    return f'/{image.as_posix()}' + (f' /{mask.as_posix()}\n' if mask else '\n')
-
-
-def _long_side(paths: Sequence[Path], limit: int) -> int:
-    """The longest side of all images in pixels, or the limit once one reaches it."""
-    longest = 0
-    for path in paths:
-        longest = max(longest, *read_size(path))
-        if longest >= limit:
-            return limit
-    return longest
