@@ -57,7 +57,7 @@ def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> se
     """
     check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
                 'check --data-root, or correct the list')
-    corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, _is_intact, sample.image)}
+    corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, check_intact, sample.image)}
     if len(corrupt) == len(samples):
         raise Corrupt(f'all {len(samples)} images of {split} are corrupt, {samples[0].image} the first; restore them')
     return corrupt
@@ -81,8 +81,3 @@ def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem:
     if files and len(left_out) == len({sample.name for sample, _ in files}):
         raise Corrupt(f'{problem}: all images are corrupt, {files[0][0].image} the first; restore them')
     return left_out
-
-
-def _is_intact(path: Path) -> bool:
-    check_intact(path)
-    return True

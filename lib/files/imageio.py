@@ -85,8 +85,8 @@ def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]
     return scaled_size(*size, max_side / max(size)) if max_side and max(size) > max_side else size
 
 
-def check_intact(path: Path) -> None:
-    """Make sure, cheaply, that an image has a readable header and its end; the same errors as read_image.
+def check_intact(path: Path) -> Path:
+    """The path of an image if, as far as is seen cheaply, it has a readable header and its end; else read_image's errors.
 
     Decoded in full are formats without a mark at their end, and a JPEG or PNG that does not end as it should, since
     some have bytes behind their end.
@@ -97,6 +97,7 @@ def check_intact(path: Path) -> None:
         file.seek(max(0, path.stat().st_size - 32))
         if not mark or mark not in file.read():
             read_image(path)
+    return path
 
 
 def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:
@@ -123,8 +124,14 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
         raise ValueError(f'{path} holds the value {largest}; expected 0 to {num_classes - 1} or {IGNORED}: '
                          'check the class list, or whether the mask belongs to another data set')
     mask = mask.astype(np.uint8)
-    if palette:
-        _check_palette(path, np.flatnonzero(np.bincount(mask.ravel())), palette, num_classes)
+    if palette:     # image optimisers reorder it
+        values = {tuple(voc_palette()[value]): value for value in (*range(num_classes), IGNORED)}
+        meant = {value: values.get(tuple(palette[3 * value:3 * value + 3])) for value in np.unique(mask).tolist()}
+        moved = [value for value in meant if meant[value] != value]
+        if moved and None not in meant.values():
+            raise ValueError(f'{path} has its palette in another order (value {moved[0]} has the colour of value '
+                             f'{meant[moved[0]]}), as image optimisers leave it; save it with the VOC palette, or in '
+                             'grey')
     return resize_nearest(mask, *reduced_size(mask.shape, max_side))
 
 
@@ -139,12 +146,8 @@ def write_label_png(path: Path, mask: np.ndarray, origin: str = '') -> None:
 @functools.cache
 def voc_palette() -> np.ndarray:
     """The VOC palette uint8 [256, 3]: an index's bits, lowest first, go to red, green and blue, top bit first."""
-    index = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for level in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((index >> (3 * level + channel) & 1) << (7 - level)).astype(np.uint8)
-    return palette
+    index, channel = np.arange(256)[:, None], np.arange(3)
+    return sum((index >> (3 * level + channel) & 1) << (7 - level) for level in range(8)).astype(np.uint8)
 
 
 @contextmanager
@@ -152,7 +155,11 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     """An image opened with PIL; whatever PIL raises in the block becomes an error with file and remedy."""
     try:
         if Path(path).suffix.lower() in ('.heic', '.heif'):
-            _register_heif()
+            try:
+                import pillow_heif
+            except ImportError:
+                raise OSError('HEIC needs pillow-heif: pip install -r requirements-own.txt') from None
+            pillow_heif.register_heif_opener()
         with Image.open(path) as file:
             yield file
     except FileNotFoundError:
@@ -192,26 +199,7 @@ def _reduce_depth(values: np.ndarray, largest: tuple | int | None) -> np.ndarray
     return np.repeat((values * (255 / float(white)) + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _check_palette(path: Path, used: np.ndarray, palette: list[int], num_classes: int) -> None:
-    """Refuse a mask whose colours are those of VOC at other indices: image optimisers reorder palettes."""
-    values = {tuple(voc_palette()[value]): value for value in (*range(num_classes), IGNORED)}
-    meant = [values.get(tuple(palette[3 * index:3 * index + 3]), -1) for index in used.tolist()]
-    if -1 not in meant and meant != used.tolist():
-        index, value = next((index, value) for index, value in zip(used.tolist(), meant) if index != value)
-        raise ValueError(f'{path} has its palette in another order (value {index} has the colour of value {value}), as '
-                         'image optimisers leave it; save it with the VOC palette, or in grey')
-
-
 def _raw_mode(file: Image.Image) -> str:
     """How PIL unpacks the samples of an opened file that is not loaded yet: 'L;4' is grey of 4 bits."""
     arguments = file.tile[0][3] if file.tile else ''
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-def _register_heif() -> None:
-    """Teach PIL to read photos of iPhones."""
-    try:
-        import pillow_heif
-    except ImportError:
-        raise OSError('HEIC needs pillow-heif: pip install -r requirements-own.txt') from None
-    pillow_heif.register_heif_opener()
