@@ -9,10 +9,10 @@ Writes <lists>/{train,val,train_aug,test}.txt, lines '/JPEGImages/a.jpg /Segment
 train_aug is every image with a mask in SegmentationClassAug that is not in val; without that folder it is the list
 ImageSets/Segmentation/trainaug.txt. A part of the data set works too, and is reported as such.
 """
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from lib.files.outpaths import write_lists
+from lib.files.xmlfile import read_voc_objects
 from lib.process.ending import run_script
 from lib.setup.datasetup import base_parser
 from lib.setup.verify import print_lists
@@ -32,10 +32,12 @@ def prepare(root: Path, lists: Path, workers: int = 0) -> dict[str, list[str]]:
     root, lists = Path(root), Path(lists)
     convert_sbd(root, workers)
     splits = find_splits(root)
-    texts = {split: [_list_line(root, name, split) for name in names] for split, names in splits.items()}
+    texts = {f'{split}.txt': ''.join(_list_line(root, name, split) for name in names)
+             for split, names in splits.items()}
     labelled = sorted({name for split, names in splits.items() if split != 'test' for name in names})
-    texts['labels'] = ['\t'.join([name, *classes_of(root / f'Annotations/{name}.xml')]) for name in labelled]
-    write_lists(lists, {f'{name}.txt': '\n'.join(lines) + '\n' for name, lines in texts.items()}, 'voc12.prepare')
+    texts['labels.txt'] = ''.join('\t'.join([name, *classes_of(root / f'Annotations/{name}.xml')]) + '\n'
+                                  for name in labelled)
+    write_lists(lists, texts, 'voc12.prepare')
     return splits
 
 
@@ -47,33 +49,21 @@ def find_splits(root: Path) -> dict[str, list[str]]:
     splits = {split: _read_names(folder / f'{split}.txt') for split in ('train', 'val')}
     if (folder / 'test.txt').exists():
         splits['test'] = _read_names(folder / 'test.txt')
-    with_masks = {path.stem for path in (root / 'SegmentationClassAug').glob('[!.]*.png')}
-    if with_masks:
-        splits['train_aug'] = sorted(with_masks - set(splits['val']))
-    else:
-        other = folder / 'train_aug.txt'
-        splits['train_aug'] = _read_names(other if other.exists() else folder / 'trainaug.txt')
-    return splits
+    if with_masks := {path.stem for path in (root / 'SegmentationClassAug').glob('[!.]*.png')}:
+        return splits | {'train_aug': sorted(with_masks - set(splits['val']))}
+    other = folder / 'train_aug.txt'
+    return splits | {'train_aug': _read_names(other if other.exists() else folder / 'trainaug.txt')}
 
 
 def classes_of(path: Path) -> list[str]:
     """Classes of the objects in an annotation, difficult ones too, in label order.
 
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is not valid XML or names an unknown class.
+    Raises FileNotFoundError if the file is missing, ValueError if it is not valid XML or names an unknown class.
     """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is missing; unpack the annotations of the trainval archive') from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f'{path} is not valid XML ({error}); restore the original file') from None
-    if root.tag.rpartition('}')[2] != 'annotation':
-        raise ValueError(f'{path} holds no <annotation>; restore the original file')
-    names = {(element.findtext('{*}name') or '').strip() for element in root.iterfind('.//{*}object')}
-    unknown = sorted(names - set(VOC_CLASSES))
-    if unknown:
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing; unpack the annotations of the trainval archive')
+    names = set(read_voc_objects(path, 'restore the original file'))
+    if unknown := sorted(names - set(VOC_CLASSES)):
         raise ValueError(f'{path} names the class {unknown[0]!r}, which is not one of VOC\'s {len(VOC_CLASSES)}; '
                          'correct the annotation')
     return [name for name in VOC_CLASSES if name in names]
@@ -82,7 +72,7 @@ def classes_of(path: Path) -> list[str]:
 def _list_line(root: Path, name: str, split: str) -> str:
     folders = [folder for folder in MASK_FOLDERS if (root / folder / f'{name}.png').exists()]
     mask = '' if split == 'test' and not folders else f' /{(folders or MASK_FOLDERS)[0]}/{name}.png'
-    return f'/JPEGImages/{name}.jpg{mask}'
+    return f'/JPEGImages/{name}.jpg{mask}\n'
 
 
 def _read_names(path: Path) -> list[str]:

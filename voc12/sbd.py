@@ -14,17 +14,11 @@ from voc12.dataset import VOC_CLASSES
 
 
 def convert_sbd(root: Path, workers: int = 0) -> None:
-    """Write SegmentationClassAug from SBD/*.mat and SegmentationClass; does nothing without SBD's files.
+    """Write SegmentationClassAug from SBD/*.mat and SegmentationClass in `root`; does nothing without SBD's files.
 
     An image that both annotate gets VOC's mask, which has a void border and is exact; SBD's has no void pixels. Masks
-    that exist are left alone.
-
-    Args:
-        root: the folder VOC2012.
-        workers: worker processes; 0 converts in this one.
-
-    Raises:
-        ValueError: if a file is not a mask of SBD.
+    that exist are left alone. Worker processes convert; 0 converts in this one. Raises ValueError if a file is not a
+    mask of SBD.
     """
     folder, matrices = root / 'SegmentationClassAug', sorted((root / 'SBD').glob('[!.]*.mat'))
     if not matrices:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from lib.data.datasets import batch_keys
-from lib.files.imageio import Corrupt
+from lib.files.imageio import Corrupt, without_remedy
 from lib.process.workers import map_in_workers
 
 
@@ -73,7 +73,7 @@ def _prepared(dataset: Dataset, prepare: Callable[[dict], dict] | None, skip: bo
     except Corrupt as error:
         if not skip:
             raise
-        return {'skipped': _problem(error)}
+        return {'skipped': without_remedy(error)}
     return prepare(sample) if prepare else sample
 
 
@@ -98,9 +98,5 @@ def _next_readable(dataset: Dataset, epoch: int, index: int) -> dict:
         try:
             return {**dataset[epoch, candidate], 'skipped': problem}
         except Corrupt as error:
-            problem = problem or _problem(error)
+            problem = problem or without_remedy(error)
     raise Corrupt(f'all images of the split are corrupt; restore them (the first: {problem})')
-
-
-def _problem(error: Corrupt) -> str:
-    return str(error).partition('; restore')[0]

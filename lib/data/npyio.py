@@ -20,13 +20,9 @@ TOLERANCE = 1e-3
 
 
 def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
-    """Write the CAMs of one image as {class index from 0: float32 [H, W]}.
+    """Write the CAMs of one image as {class index from 0: float32 [H, W]}, with the arguments of labelio.write_maps.
 
-    Args:
-        path: .npy file; its folder is made where absent.
-        keys: foreground class indices [k], from 0.
-        maps: [k, H, W] in [0, 1]; k may be 0, and the file then does not tell H and W.
-        origin: what the file is made from, see lib/files/origin.py.
+    A file without any class does not tell H and W.
     """
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:
@@ -51,12 +47,8 @@ def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.nd
         size: (H, W) of the image, which a file without any class does not tell.
         num_fg: number of classes of the data set, which no key may reach.
 
-    Returns:
-        As labelio.read_maps: ascending class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1]. The lowest pixels
-        of the reference's maps are below 0, see tool/seamutils.fuse_scales; they become 0.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is missing, corrupt, asks for code or holds something else.
+    Returns and raises what labelio.read_maps does; a file that asks for code is an error. The lowest pixels of the
+    reference's maps are below 0, see tool/seamutils.fuse_scales; they become 0.
     """
     keys, maps = _read(path, size, num_fg)
     for values in maps:
@@ -71,9 +63,8 @@ def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
                    num_fg: int) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """The CRF scores of one image at several background strengths, as labelio.read_seeds gives them.
 
-    Args:
-        paths: background strength -> file of write_npy_scores or the reference. One without any key is background.
-        size, num_fg: as for read_npy_maps; the errors are the same, too.
+    `paths` are files of write_npy_scores or the reference by background strength; one without any key is background.
+    The rest, and the errors, are those of read_npy_maps.
     """
     all_keys, seeds = [], {}
     for alpha, path in paths.items():
@@ -84,12 +75,12 @@ def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
             raise ValueError(f'{path} has keys {keys.tolist()} but no background, key 0; are these CAMs?')
         if scores.min(initial=0) < -TOLERANCE or scores.max(initial=0) > 1 + TOLERANCE:
             raise ValueError(f'{path}: CRF scores must be in [0, 1], found {scores.min()} to {scores.max()}')
-        all_keys.append(keys)
+        all_keys.append(keys.tolist())
         seeds[alpha] = scores.clip(0, 1)
-    if len({(tuple(keys), scores.shape) for keys, scores in zip(all_keys, seeds.values())}) > 1:
+    if any(keys != all_keys[0] for keys in all_keys) or len({scores.shape for scores in seeds.values()}) > 1:
         raise ValueError(f'{" and ".join(map(str, paths.values()))} differ in classes or size; '
                          'they must come from the same CAMs')
-    return all_keys[0][1:] - 1, seeds
+    return np.array(all_keys[0][1:], np.int64) - 1, seeds
 
 
 def read_any_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from lib.data.toy_shapes import SHAPES
+from tool.imutils import IGNORED
 
 CLASSES = tuple(SHAPES)
-IGNORED = 255                           # mask value along the outlines
 LONG_SIDE, SHORT_SIDES = 128, (92, 112)
 PORTRAIT = 0.3                          # fraction of portrait images
 OBJECTS = (0.5, 0.37, 0.13)             # probabilities of 1, 2 and 3 objects
@@ -69,29 +69,28 @@ def _draw_objects(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray)
     count = 1 + int(rng.choice(len(OBJECTS), p=OBJECTS))
     shrink = 1 + 0.22 * (count - 1)
     owner, areas = np.zeros_like(mask), []                      # which object a pixel shows; full size of each object
+
+    def add(figure: tuple[np.ndarray, np.ndarray], number: int, value: int) -> bool:
+        nonlocal image, mask, owner
+        inside = figure[1] >= 0.5
+        left = np.where(inside, 0, owner)
+        if any((left == earlier).sum() < MIN_VISIBLE * area for earlier, area in enumerate(areas, 1)):
+            return False
+        image, mask = _blend(image, *figure), np.where(inside, np.uint8(value), mask)
+        owner = np.where(inside, np.uint8(number), owner)
+        areas.append(inside.sum())
+        return True
+
     for number in range(1, count + 1):
         class_index = int(rng.integers(len(CLASSES)))
         for _ in range(12):
             half_length = rng.uniform(0.3, 0.5) * min(height, width) / shrink
             centre = np.array([width, height]) * rng.uniform(0.22, 0.78, 2)
-            figure = _figure(rng, CLASSES[class_index], half_length, centre, height, width)
-            inside = figure[1] >= 0.5
-            if _still_visible(np.where(inside, 0, owner), areas):
-                image = _blend(image, *figure)
-                mask = np.where(inside, np.uint8(class_index + 1), mask)
-                owner = np.where(inside, np.uint8(number), owner)
-                areas.append(inside.sum())
+            if add(_figure(rng, CLASSES[class_index], half_length, centre, height, width), number, class_index + 1):
                 break
     if rng.random() < 0.5:
-        figure = _bar(rng, height, width)
-        inside = figure[1] >= 0.5
-        if _still_visible(np.where(inside, 0, owner), areas):
-            image, mask = _blend(image, *figure), np.where(inside, np.uint8(0), mask)
+        add(_bar(rng, height, width), 0, 0)
     return image, mask
-
-
-def _still_visible(owner: np.ndarray, areas: list[int]) -> bool:
-    return all((owner == number).sum() >= MIN_VISIBLE * area for number, area in enumerate(areas, 1))
 
 
 def _figure(rng: np.random.Generator, name: str, half_length: float, centre: np.ndarray, height: int, width: int,

@@ -15,9 +15,8 @@ from PIL import Image, ImageOps
 
 from lib.files.fileio import replacing
 from lib.files.origin import png_info
-from tool.imutils import resize_bicubic, resize_nearest, scaled_size
+from tool.imutils import IGNORED, resize_bicubic, resize_nearest, scaled_size
 
-IGNORED = 255
 # Of the files in a folder that are taken for images, in training and prediction.
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm',
                   '.tif', '.tiff', '.webp')
@@ -37,10 +36,8 @@ class Corrupt(ValueError):
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
     """Read an image as uint8 [H, W, 3] in RGB; transparency is dropped (no background is invented for it).
 
-    Args:
-        path: the file.
-        upright: rotate it as its EXIF tag says, as viewers do.
-        max_side: reduce it to this long side in pixels if it is larger.
+    With `upright` it is rotated as its EXIF tag says, as viewers do; if it is larger, it is reduced to a long side of
+    max_side pixels.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -86,7 +83,7 @@ def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]
 
 
 def check_intact(path: Path) -> Path:
-    """The path of an image if, as far as is seen cheaply, it has a readable header and its end; else read_image's errors.
+    """The path of an image that, at a cheap look, has a readable header and its end; the same errors as read_image.
 
     Decoded in full are formats without a mark at their end, and a JPEG or PNG that does not end as it should, since
     some have bytes behind their end.
@@ -102,9 +99,7 @@ def check_intact(path: Path) -> Path:
 
 def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:
     """Read a label PNG (palette or grey, of 1 to 16 bits) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255
-    ignored.
-
-    Reduced as read_image does, without mixing labels.
+    ignored. Reduced as read_image does, without mixing labels.
 
     Raises:
         FileNotFoundError: if the file is missing.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import PngImagePlugin
 
-from lib.files.fileio import replacing
+from lib.files.fileio import write_text
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -60,5 +60,4 @@ def write_lists(folder: Path, texts: Mapping[str, str], maker: str) -> None:
     check_lists(folder, texts, maker)
     for name, text in texts.items():
         if not (folder / name).exists():
-            with replacing(folder / name) as temporary:
-                temporary.write_text(text, encoding='utf-8')
+            write_text(folder / name, text)

@@ -37,10 +37,9 @@ class Notes:
 
     def __init__(self, root: Path):
         self.root, self.path = root, root / 'setup.json'
-        self.steps = {}
         remove_leftovers(root)
-        if self.path.exists():
-            self.steps = read_json(self.path, {str: {str: int}}, 'delete it, then run the same command again')
+        self.steps = read_json(self.path, {str: {str: int}}, 'delete it, then run the same command again') \
+            if self.path.exists() else {}
 
     def done(self, step: str) -> bool:
         """Whether a step was done and its files are still there."""
@@ -56,18 +55,12 @@ class Notes:
 
 def set_up(args: argparse.Namespace, spec: DatasetSpec, archives: Sequence[Archive],
            prepare: Callable[[], dict[str, list[str]]], official: Mapping[str, tuple[int, str]], driver: str) -> None:
-    """Download, unpack, prepare and verify a data set; does nothing if that is done.
+    """Download, unpack, prepare and verify a data set; does nothing if that is done. The same call resumes.
 
-    Args:
-        args: of make_parser().
-        spec: the data set.
-        archives: those that are needed.
-        prepare: makes masks, lists and labels.txt; returns image names by split.
-        official: lists, as in print_lists().
-        driver: script that is run afterwards.
+    `args` are those of make_parser(); `prepare` makes masks, lists and labels.txt and returns image names by split;
+    `official` are lists as in print_lists(); `driver` is the script that is run afterwards.
 
-    Raises:
-        ValueError, OSError: what went wrong and what to do; the same call resumes.
+    Raises ValueError or OSError, which say what went wrong and what to do.
     """
     notes = Notes(args.data_root)
     step = f'verified {args.lists.absolute()} {getattr(args, "masks", "")}'.rstrip()
@@ -93,11 +86,7 @@ def set_up(args: argparse.Namespace, spec: DatasetSpec, archives: Sequence[Archi
 
 
 def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
-    """Have archives in the folder of archives.
-
-    Raises:
-        ConnectionError: if one cannot be downloaded; names all that have to be put there by hand.
-    """
+    """Have archives in their folder; a ConnectionError names all that have to be put there by hand."""
     for number, archive in enumerate(archives):
         path = args.archives / archive.name
         print(f'{archive.name}: {"found in" if path.exists() else "downloading to"} {args.archives}', flush=True)

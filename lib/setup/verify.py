@@ -10,11 +10,9 @@ from lib.process.workers import map_in_workers
 
 
 def print_lists(splits: Mapping[str, Sequence[str]], official: Mapping[str, tuple[int, str]]) -> list[str]:
-    """Print the length of each list and whether it is the official one; returns the splits that are not.
+    """Print the length of each list of image names, and whether it is the official one; returns those that are not.
 
-    Args:
-        splits: image names by split.
-        official: number of images and SHA-256 of the names by split; '' if it is not known.
+    `official`: number of images and SHA-256 of the names by split; '' if it is not known.
     """
     others = [split for split, (size, sha256) in official.items()
               if len(splits[split]) != size or sha256 not in ('', list_sha256(splits[split]))]
@@ -25,13 +23,9 @@ def print_lists(splits: Mapping[str, Sequence[str]], official: Mapping[str, tupl
 
 
 def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode: bool = True) -> tuple[int, int]:
-    """Read every image and every mask of some splits once.
+    """Read every image and every mask of some lists once, in worker processes; 0 reads in this one.
 
-    Args:
-        spec: the data set.
-        splits: names of lists.
-        workers: worker processes; 0 reads in this one.
-        decode: decode images completely; else read their headers only.
+    With `decode` images are decoded completely, else only their headers are read.
 
     Returns:
         Numbers of images and of masks.
@@ -48,16 +42,15 @@ def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode
     return len(samples), sum(sample.mask is not None for sample in samples)
 
 
-def find_fault(sample: Sample, num_classes: int, decode: bool) -> str | None:
-    """What is wrong with the files of one sample; None if nothing is."""
+def find_fault(sample: Sample, num_classes: int, decode: bool) -> str:
+    """What is wrong with the files of one sample; '' if nothing is."""
     try:
         size = read_image(sample.image).shape[:2] if decode else read_size(sample.image)
-        mask = None if sample.mask is None else read_mask(sample.mask, num_classes)
+        shape = read_mask(sample.mask, num_classes).shape if sample.mask else size
     except (FileNotFoundError, ValueError) as error:
         return str(error).partition(';')[0]
-    if mask is not None and mask.shape != size:
-        return f'{sample.mask} has {mask.shape[0]}x{mask.shape[1]} pixels, its image {size[0]}x{size[1]}'
-    return None
+    return '' if shape == size else \
+        f'{sample.mask} has {shape[0]}x{shape[1]} pixels, its image {size[0]}x{size[1]}'
 
 
 def count_files(folder: Path) -> int:
