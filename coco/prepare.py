@@ -29,8 +29,7 @@ from lib.files.outpaths import check_lists, write_lists
 from lib.process.cli import progress
 from lib.process.ending import run_script
 from lib.process.workers import map_in_workers
-from lib.setup.datasetup import base_parser
-from lib.setup.verify import print_lists
+from lib.setup.datasetup import base_parser, print_lists
 
 MAKER = 'coco.prepare'
 

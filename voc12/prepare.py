@@ -9,15 +9,22 @@ Writes <lists>/{train,val,train_aug,test}.txt, lines '/JPEGImages/a.jpg /Segment
 train_aug is every image with a mask in SegmentationClassAug that is not in val; without that folder it is the list
 ImageSets/Segmentation/trainaug.txt. A part of the data set works too, and is reported as such.
 """
+import shutil
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from scipy.io import loadmat
+
+from lib.files.fileio import remove_leftovers, replacing
+from lib.files.imageio import write_label_png
 from lib.files.outpaths import write_lists
 from lib.files.xmlfile import read_voc_objects
+from lib.process.cli import progress
 from lib.process.ending import run_script
-from lib.setup.datasetup import base_parser
-from lib.setup.verify import print_lists
+from lib.process.workers import map_in_workers
+from lib.setup.datasetup import base_parser, print_lists
 from voc12.dataset import LISTS, OFFICIAL, ROOT, VOC_CLASSES
-from voc12.sbd import convert_sbd
 
 MASK_FOLDERS = ('SegmentationClassAug', 'SegmentationClass')
 
@@ -39,6 +46,40 @@ def prepare(root: Path, lists: Path, workers: int = 0) -> dict[str, list[str]]:
                                   for name in labelled)
     write_lists(lists, texts, 'voc12.prepare')
     return splits
+
+
+def convert_sbd(root: Path, workers: int = 0) -> None:
+    """Write SegmentationClassAug from SBD/*.mat (Hariharan et al., ICCV 2011) and SegmentationClass in `root`, if any.
+
+    An image that both annotate gets VOC's mask, which has a void border and is exact; SBD's has no void pixels. Masks
+    that exist are left alone. Worker processes convert; 0 converts in this one. Raises ValueError if a file is not a
+    mask of SBD.
+    """
+    folder, matrices = root / 'SegmentationClassAug', sorted((root / 'SBD').glob('[!.]*.mat'))
+    if not matrices:
+        return
+    folder.mkdir(exist_ok=True)
+    remove_leftovers(folder)
+    for path in (root / 'SegmentationClass').glob('[!.]*.png'):
+        if not (folder / path.name).exists():
+            with replacing(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+    absent = [path for path in matrices if not (folder / f'{path.stem}.png').exists()]
+    work = map_in_workers(partial(convert_mask, folder=folder), absent, workers, chunk=32)
+    for _ in progress(work, 'SBD masks', 'file', len(absent)):
+        pass
+
+
+def convert_mask(path: Path, folder: Path) -> None:
+    """Write one of SBD's cls/*.mat files as a label PNG; errors as in convert_sbd."""
+    try:
+        mask = loadmat(path, variable_names=['GTcls'], simplify_cells=True)['GTcls']['Segmentation']
+        if mask.ndim != 2 or mask.dtype != np.uint8 or mask.max(initial=0) > len(VOC_CLASSES):
+            raise ValueError(f'shape {mask.shape}, values up to {mask.max(initial=0)}')
+    except Exception as error:      # a corrupt file can end in any error of scipy's reader
+        raise ValueError(f'{path} is not a mask of SBD ({type(error).__name__}: {error}); delete it, then run the same '
+                         'command again') from error
+    write_label_png(folder / f'{path.stem}.png', mask)
 
 
 def find_splits(root: Path) -> dict[str, list[str]]:

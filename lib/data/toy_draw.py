@@ -35,11 +35,10 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, lis
     image = _background(rng, height, width)
     mask = np.zeros((height, width), np.uint8)
     image, mask = _draw_objects(rng, image, mask)
-    image = _grain(rng, image)
     names = [CLASSES[value - 1] for value in np.unique(mask) if value]
     kernel = np.ones((3, 3), np.uint8)
     rim = cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)
-    return _to_uint8(image), np.where(rim, np.uint8(IGNORED), mask), names
+    return _photo(rng, image), np.where(rim, np.uint8(IGNORED), mask), names
 
 
 def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +58,7 @@ def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]
         half_length = size * np.exp(rng.uniform(*np.log((0.4, 1.4))))
         part = SHAPES[CLASSES[label]].head[0] if i % 2 else rng.uniform(-0.6, 0.6)
         figure = _figure(rng, CLASSES[label], half_length, middle, size, size, part)
-        images[i] = _to_uint8(_grain(rng, _blend(image, *figure)))
+        images[i] = _photo(rng, _blend(image, *figure))
     return images, labels
 
 
@@ -168,10 +167,6 @@ def _blend(image: np.ndarray, colours: np.ndarray, opacity: np.ndarray) -> np.nd
     return image + opacity[..., None] * (np.asarray(colours, np.float32) - image)
 
 
-def _grain(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Fine noise, as a camera's."""
-    return image + 4 * rng.standard_normal(image.shape, np.float32)
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+def _photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """The image with fine noise, as a camera's, in uint8."""
+    return np.clip(image + 4 * rng.standard_normal(image.shape, np.float32) + 0.5, 0, 255).astype(np.uint8)
