@@ -32,9 +32,8 @@ def read_annotations(path: Path) -> dict[int, list[bytes]]:
 def read_entries(path: Path, key: str, **fields: type) -> Iterator[dict]:
     """The entries of one array of the file, one at a time. All have these fields with values of these types.
 
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is not valid JSON to its end, has no entry, or one without a field.
+    Raises FileNotFoundError if the file is missing, ValueError if it is not valid JSON to its end, has no entry, or one
+    without a field.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing; unpack the annotations, or run ./config_coco.sh')

@@ -41,20 +41,15 @@ class TrainedDeepLab(NamedTuple):
     network: DeepLab
     classes: tuple[str, ...]            # of the foreground, in label order
     norm: Norm
+    size_step: int | None               # the backbone's, see lib/net/backbone.py
     max_side: int                       # long side in pixels that images are reduced to
-
-    @property
-    def size_step(self) -> int | None:
-        """The backbone's, see lib/net/backbone.py."""
-        return self.network.backbone.size_step
 
 
 def load_deeplab(path: Path) -> TrainedDeepLab:
     """The network in a file of train_seg.py, on the CPU.
 
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is corrupt, belongs to another kind of network, or does not name its classes.
+    Raises FileNotFoundError if the file is missing, ValueError if it is corrupt, belongs to another kind of network, or
+    does not name its classes.
     """
     meta = check_network(Path(path), 'deeplab', None)
     if 'classes' not in meta:
@@ -63,7 +58,8 @@ def load_deeplab(path: Path) -> TrainedDeepLab:
     network = DeepLab(backbone, len(meta['classes']) + 1, meta['fov_channels'], meta['dilation'])
     load_network(network, path)
     norm = Norm(*meta['norm']) if 'norm' in meta else backbone.norm
-    return TrainedDeepLab(network.eval(), tuple(meta['classes']), norm, meta.get('max_side') or LONG_SIDE)
+    return TrainedDeepLab(network.eval(), tuple(meta['classes']), norm, backbone.size_step,
+                          meta.get('max_side') or LONG_SIDE)
 
 
 @dataclass(frozen=True)
@@ -130,11 +126,7 @@ class Segmenter:
         self.inference = Inference(trained.network, self.device, devices.pick_amp(amp, self.device), Path(model))
 
     def __call__(self, image: Source) -> Segmentation:
-        """Segment a file, a PIL image or an array RGB uint8 [H, W, 3].
-
-        Raises:
-            FileNotFoundError, ValueError: naming the file that cannot be read.
-        """
+        """Segment a file, a PIL image or an array RGB uint8 [H, W, 3]; an error names the file that cannot be read."""
         result, = self.batches([image])
         return result
 

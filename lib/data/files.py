@@ -13,15 +13,10 @@ from lib.process.ranks import print_rank0
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Expand files, folders (their images, without subfolders) and patterns with *, ? or ** (subfolders too).
+    """The files, each once and in order, of files, folders (their images, without subfolders) and patterns with *, ? or
+    ** (subfolders too). Prints what is left out of a folder.
 
-    Prints what is left out of a folder.
-
-    Returns:
-        The files in order, each once.
-
-    Raises:
-        FileNotFoundError: if a folder holds no image or a pattern matches no file.
+    Raises FileNotFoundError if a folder holds no image or a pattern matches no file.
     """
     images = {}
     for word in words:
@@ -68,10 +63,8 @@ class FileSet(Dataset):
                 'size': read_size(path, True)}
 
     def check(self) -> None:
-        """Check that all images exist and can be read (one is enough where on_corrupt is 'skip') under different names.
-
-        Raises:
-            FileNotFoundError, ValueError: naming the files.
+        """Check that all images exist and can be read (one is enough where on_corrupt is 'skip') under different names;
+        FileNotFoundError or ValueError names the files.
         """
         check_files(self.paths, 'some images do not exist', 'check the names after --images')
         name, times = Counter(self.names).most_common(1)[0]

@@ -41,8 +41,7 @@ def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | Non
              min_steps: int = 0) -> int:
     """Steps of a training run: whole batches of each epoch, at least min_steps, at most max_steps.
 
-    Raises:
-        ValueError: if the set has fewer images than a batch.
+    Raises ValueError if the set has fewer images than a batch.
     """
     if num_images < batch_size:
         raise ValueError(f'--batch-size {batch_size} is larger than the {num_images} images of {split}; '

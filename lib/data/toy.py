@@ -29,10 +29,8 @@ def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: 
     """Draw the set into `out`; False if it is already complete.
 
     made_by.json is written first, so that an interrupted call knows its own files, and dataset.json last, so that an
-    unfinished set cannot be used. Files of other names are left alone.
-
-    Raises:
-        ValueError: if `out` holds a set with other parameters and `fresh` is not given, or files of somebody else.
+    unfinished set cannot be used. Files of other names are left alone. Raises ValueError if `out` holds a set with
+    other parameters and `fresh` is not given, or files of somebody else.
     """
     out = Path(out)
     parameters = {'made_by': MAKER, 'version': VERSION, 'seed': seed, 'train': train, 'val': val}

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lib.files.fileio import replacing
-from lib.files.origin import png_info
+from lib.files.origin import png_text
 from tool.imutils import IGNORED, resize_bicubic, resize_nearest, scaled_size
 
 # Of the files in a folder that are taken for images, in training and prediction.
@@ -135,7 +135,7 @@ def write_label_png(path: Path, mask: np.ndarray, origin: str = '') -> None:
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
     with replacing(path) as temporary:
-        image.save(temporary, format='PNG', pnginfo=png_info(origin) if origin else None)
+        image.save(temporary, format='PNG', pnginfo=png_text('origin', origin) if origin else None)
 
 
 @functools.cache

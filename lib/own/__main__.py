@@ -105,12 +105,8 @@ def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes
               masks: Mapping[str, Path], prepare: str) -> None:
     """Write the lists, then dataset.json, which names their folder; paths are relative to it.
 
-    Args:
-        args: settings of the command.
-        splits: rows by split.
-        classes: names in the order of mask values.
-        masks: paths by image.
-        prepare: the command, for messages of other commands.
+    Rows are given by split, classes in the order of mask values, mask paths by image; `prepare` is the command, for
+    messages of other commands.
     """
     home, rows = args.out.resolve().parent, [row for part in splits.values() for row in part]
     photos, mask_folder = args.photos.resolve(), (args.masks or args.photos).resolve()
@@ -138,8 +134,8 @@ def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes
 def replace_lists(out: Path, folder: Path, texts: Mapping[str, str]) -> None:
     """Replace the lists that `out`, if it exists, was written with; ValueError if one was edited since."""
     former = read_json(out).get('lists_sha256', {}) if out.exists() else {}
+    known = {*former.values(), *map(digest, texts.values())}
     for path in (folder / name for name in {**former, **texts}):
-        known = (former.get(path.name), digest(texts.get(path.name, '')))
         if path.exists() and digest(path.read_text(encoding='utf-8')) not in known:
             raise ValueError(f'{path} was edited, or not written by this command; move it away, or choose another '
                              '--out')

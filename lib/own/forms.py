@@ -20,14 +20,9 @@ MAPPING = {str: (str, [str], None)}
 
 
 def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
-    """The rows of a label list of any form.
+    """The rows of a label list of any form: a file, or a folder of VOC's XML; separator: see rows_of().
 
-    Args:
-        path: the file, or a folder of VOC's XML.
-        separator: between the labels in the cell of a table; None to choose it.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is missing, or nothing of it can be read.
+    Raises FileNotFoundError or ValueError if it is missing, or nothing of it can be read.
     """
     ending = path.suffix.lower()
     if path.is_dir():

@@ -32,12 +32,10 @@ def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, Path]:
 
 def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], classes: Sequence[str], fixed: bool,
                 orientation: str | None, log: Log) -> None:
-    """Report masks that are corrupt, of another size than their image, or whose meaning is in doubt.
+    """Report masks, given by image, that are corrupt, of another size than their image, or whose meaning is in doubt.
 
-    Args:
-        masks: by image.
-        fixed: whether the user has given the order of the classes.
-        orientation: one of ORIENTATIONS, if the user has said how the masks are drawn.
+    fixed: whether the user has given the order of the classes; orientation: one of ORIENTATIONS, if the user has said
+    how the masks are drawn.
     """
     rows = [row for row in rows if row.image in masks]
     shown, turned = np.zeros((len(rows), IGNORED + 1), bool), {}

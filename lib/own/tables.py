@@ -98,15 +98,11 @@ def _records(lines: Sequence[tuple[str, list[str]]], path: Path, log: Log) -> li
 
 
 def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: Log) -> list[Row]:
-    """One row per record.
+    """One row per record of a table, or of JSON, where labels may be lists; `path` is for messages.
 
-    Args:
-        records: of a table; labels may be lists in JSON.
-        path: of the table, for messages.
-        separator: between the labels in a cell; None to choose it.
+    The separator is that between the labels in a cell; None to choose it.
 
-    Raises:
-        ValueError: if no column can be that of the images, or none that of the labels.
+    Raises ValueError if no column can be that of the images, or none that of the labels.
     """
     if not records and not log.problems:
         raise ValueError(f'{path} names no image; expected a line per image below the header')
