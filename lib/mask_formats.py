@@ -121,22 +121,16 @@ def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Sequence[str
                     temporary, format='PNG', pnginfo=image_mark(MAKER)['pnginfo'])
 
 
-class Format(NamedTuple):
-    """How labels are written; `mark` is the file that tells whether an existing folder is ours."""
-
-    write: Callable[[Path, Iterable[Labelled], Sequence[str]], None]
-    mark: str
-
-
-FORMATS: Mapping[str, Format] = {
-    'coco': Format(write_coco, 'rle.json'), 'yolo': Format(write_yolo, 'data.yaml'),
-    'labelstudio': Format(write_labelstudio, 'tasks.json'), 'cutouts': Format(write_cutouts, 'made_by.txt')}
+# How labels are written, and the file that tells whether an existing folder is ours.
+FORMATS: Mapping[str, tuple[Callable[[Path, Iterable[Labelled], Sequence[str]], None], str]] = {
+    'coco': (write_coco, 'rle.json'), 'yolo': (write_yolo, 'data.yaml'),
+    'labelstudio': (write_labelstudio, 'tasks.json'), 'cutouts': (write_cutouts, 'made_by.txt')}
 
 
 def check_export(folder: Path, names: Iterable[str]) -> None:
     """Make sure that the folders of these formats are absent or were written by this code; else raise ValueError."""
     for name in names:
-        path = folder / name / FORMATS[name].mark
+        path = folder / name / FORMATS[name][1]
         if path.exists():
             refuse_foreign(path, MAKER)
         elif path.parent.is_dir() and any(path.parent.iterdir()):
@@ -151,4 +145,4 @@ def export(folder: Path, names: Iterable[str], items: Sequence[Labelled], classe
     """
     items = [item for item in items if item.label.exists()]
     for name in names:
-        FORMATS[name].write(folder / name, items, classes)
+        FORMATS[name][0](folder / name, items, classes)

@@ -102,7 +102,7 @@ def _figure(rng: np.random.Generator, name: str, half_length: float, centre: np.
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = turn @ np.diag([mirror * half_length, half_length * aspect])          # object to image coordinates
     centre = centre - forward @ (part, 0)
-    opacity = _fill(shape.outline() @ forward.T + centre, height, width)
+    opacity = _fill(shape.outline @ forward.T + centre, height, width)
 
     columns, rows = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in (width, height)), sparse=True)
     columns, rows = columns - np.float32(centre[0]), rows - np.float32(centre[1])
