@@ -121,7 +121,8 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
     mask = mask.astype(np.uint8)
     if palette:     # image optimisers reorder it
         values = {tuple(voc_palette()[value]): value for value in (*range(num_classes), IGNORED)}
-        meant = {value: values.get(tuple(palette[3 * value:3 * value + 3])) for value in np.unique(mask).tolist()}
+        used = np.flatnonzero(np.bincount(mask.ravel())).tolist()
+        meant = {value: values.get(tuple(palette[3 * value:3 * value + 3])) for value in used}
         moved = [value for value in meant if meant[value] != value]
         if moved and None not in meant.values():
             raise ValueError(f'{path} has its palette in another order (value {moved[0]} has the colour of value '

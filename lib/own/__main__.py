@@ -134,8 +134,8 @@ def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes
 def replace_lists(out: Path, folder: Path, texts: Mapping[str, str]) -> None:
     """Replace the lists that `out`, if it exists, was written with; ValueError if one was edited since."""
     former = read_json(out).get('lists_sha256', {}) if out.exists() else {}
-    known = {*former.values(), *map(digest, texts.values())}
     for path in (folder / name for name in {**former, **texts}):
+        known = former.get(path.name), digest(texts.get(path.name, ''))
         if path.exists() and digest(path.read_text(encoding='utf-8')) not in known:
             raise ValueError(f'{path} was edited, or not written by this command; move it away, or choose another '
                              '--out')
@@ -165,10 +165,11 @@ def describe(out: Path, splits: Mapping[str, list[Row]], classes: Sequence[str])
     """What is in the set: images by split, and a line for each class."""
     rows = [row for part in splits.values() for row in part]
     sizes = ', '.join(f'{len(part)} {name}' for name, part in splits.items())
-    counts = Counter(label for row in rows for label in row.labels or ['no class'])
-    width = max(map(len, [*classes, 'no class']))
+    counts = Counter(label for row in rows for label in row.labels)
+    lines = [*((name, counts[name]) for name in classes), ('no class', sum(not row.labels for row in rows))]
+    width = max(len(name) for name, _ in lines)
     return '\n'.join([f'{out}: {len(rows)} images ({sizes}), {len(classes)} classes',
-                      *(f'  {name:{width}} {counts[name]} images' for name in [*classes, 'no class'])])
+                      *(f'  {name:{width}} {count} images' for name, count in lines)])
 
 
 def main(argv: list[str] | None = None) -> None:
