@@ -50,13 +50,32 @@ def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.nd
     Returns and raises what labelio.read_maps does; a file that asks for code is an error. The lowest pixels of the
     reference's maps are below 0, see tool/seamutils.fuse_scales; they become 0.
     """
-    keys, maps = _read(path, size, num_fg)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing; check the folder and the list of images')
+    try:
+        with open(path, 'rb') as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)     # np.save writes no other version of objects
+            if shape or dtype.char != 'O':
+                raise ValueError(f'it is an array of {dtype}, shape {list(shape)}')
+            (content,) = _decode(_Unpickler(file).load())
+        keys, maps = sorted(content), [_decode(content[key]) for key in sorted(content)]
+        if not all(type(key) is int and key >= 0 for key in keys):
+            raise ValueError('the keys are not class indices')
+        if not all(item.ndim == 2 and item.shape == maps[0].shape and np.isfinite(item).all() for item in maps):
+            raise ValueError('it does not hold finite maps [H, W] of one size')
+    except Exception as error:                  # a corrupt pickle can end in any error
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:150]}'
+        raise ValueError(f'{path} is corrupt or not a pickled dict of maps ({reason})') from error
+    if keys and keys[-1] >= num_fg:
+        raise ValueError(f'{path} has key {keys[-1]}, this data set has keys below {num_fg}; check --dataset')
+    maps = np.stack(maps).astype(np.float32) if maps else np.zeros((0, *size), np.float32)
     for values in maps:
         # All pixels that the reference puts below 0 share one value of the map; logits would have many.
         below = values[values < -TOLERANCE]
         if values.max(initial=0) > 1 + TOLERANCE or (below.size and np.ptp(below) > TOLERANCE * -below.min()):
-            raise ValueError(f'{path}: CAMs must be in [0, 1], found {values.min()} to {values.max()}; normalise them')
-    return keys, maps.clip(0, 1)
+            raise ValueError(f'{path}: maps must be in [0, 1], found {values.min()} to {values.max()}; normalise them')
+    return np.array(keys, np.int64), maps.clip(0, 1)
 
 
 def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
@@ -68,15 +87,13 @@ def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
     """
     all_keys, seeds = [], {}
     for alpha, path in paths.items():
-        keys, scores = _read(path, size, num_fg + 1)
+        keys, scores = read_npy_maps(path, size, num_fg + 1)
         if not len(keys):
             keys, scores = np.zeros(1, np.int64), np.ones((1, *size), np.float32)
         if keys[0] != 0:
             raise ValueError(f'{path} has keys {keys.tolist()} but no background, key 0; are these CAMs?')
-        if scores.min(initial=0) < -TOLERANCE or scores.max(initial=0) > 1 + TOLERANCE:
-            raise ValueError(f'{path}: CRF scores must be in [0, 1], found {scores.min()} to {scores.max()}')
         all_keys.append(keys.tolist())
-        seeds[alpha] = scores.clip(0, 1)
+        seeds[alpha] = scores
     if any(keys != all_keys[0] for keys in all_keys) or len({scores.shape for scores in seeds.values()}) > 1:
         raise ValueError(f'{" and ".join(map(str, paths.values()))} differ in classes or size; '
                          'they must come from the same CAMs')
@@ -146,27 +163,3 @@ def _decode(array: _StandIn) -> np.ndarray | list:
     if code not in NUMBERS:
         raise ValueError(f'it holds values of type {code}')
     return np.frombuffer(data, order + code).reshape(shape, order='F' if by_columns else 'C')
-
-
-def _read(path: Path, size: tuple[int, int], num_keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending keys int64 [k] and finite maps float32 [k, H, W] of a file."""
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing; check the folder and the list of images')
-    try:
-        with open(path, 'rb') as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)     # np.save writes no other version of objects
-            if shape or dtype.char != 'O':
-                raise ValueError(f'it is an array of {dtype}, shape {list(shape)}')
-            (content,) = _decode(_Unpickler(file).load())
-        keys, maps = sorted(content), [_decode(content[key]) for key in sorted(content)]
-        if not all(type(key) is int and key >= 0 for key in keys):
-            raise ValueError('the keys are not class indices')
-        if not all(item.ndim == 2 and item.shape == maps[0].shape and np.isfinite(item).all() for item in maps):
-            raise ValueError('it does not hold finite maps [H, W] of one size')
-    except Exception as error:                  # a corrupt pickle can end in any error
-        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:150]}'
-        raise ValueError(f'{path} is corrupt or not a pickled dict of maps ({reason})') from error
-    if keys and keys[-1] >= num_keys:
-        raise ValueError(f'{path} has key {keys[-1]}, this data set has keys below {num_keys}; check --dataset')
-    return np.array(keys, np.int64), np.stack(maps).astype(np.float32) if keys else np.zeros((0, *size), np.float32)
