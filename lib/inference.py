@@ -126,7 +126,7 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         task = make_task(inference.network.backbone)
         images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare, args.on_corrupt)
         with Background(args.workers) as background:
-            for sample in work.watch(progress(images, outputs[0].folder.name, total=len(work.todo))):
+            for sample in work.watch(progress(images, outputs[0].folder.name)):
                 values = inference(sample['name'], partial(task.compute, sample))
                 background.submit(task.write, work.files(sample['name']), *values)
 
