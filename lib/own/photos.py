@@ -76,10 +76,11 @@ def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
 
     Reports images that are missing, corrupt or have the name of another one; notes what is left out.
     """
-    lines, names, matched = {}, {}, []
+    lines, names, matched, named = {}, {}, [], set()
     near = {_stem(image): image for image in photos.images}
     for row in rows:
         found = photos.find(row.image)
+        named.update(found)
         if len(found) == 1:
             lines.setdefault(found[0], []).append(row)
         elif found:
@@ -104,7 +105,7 @@ def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
     if repeated := [image for image in lines if len(lines[image]) > 1]:
         log.note(f'{len(repeated)} images have several lines ({shortened(repeated)}): their labels are joined')
     for files, what in (([image for image in lines if lines[image][0].labels is None], 'images without a label yet'),
-                        ([image for image in photos.images if image not in lines], 'images that the list lacks'),
+                        ([image for image in photos.images if image not in named], 'images that the list lacks'),
                         (photos.others, 'files that are not images')):
         if files:
             log.note(f'left out in {photos.folder}: {len(files)} {what}: {shortened(files)}')

@@ -42,15 +42,17 @@ def read_text(path: Path, log: Log) -> str:
 
 def read_csv(path: Path, log: Log) -> list[Record]:
     """Records of a text table; fields are separated by what comes first in its first line."""
-    text, start, lines = read_text(path, log), 1, []
+    text, lines = read_text(path, log), []
     separator = next((char for char in text.partition('\n')[0] if char in ',;\t'), ' ')
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True, skipinitialspace=True)
-    try:
-        for cells in reader:
-            lines.append((f'{path}:{start}', cells))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        log.problem(f'{path}:{start}', f'cannot be read ({error}); check the quotation marks')
+    while True:
+        location = f'{path}:{reader.line_num + 1}'
+        try:
+            lines.append((location, next(reader)))
+        except StopIteration:
+            break
+        except csv.Error as error:
+            log.problem(location, f'cannot be read ({error}); check the quotation marks')
     return _records(lines, path, log)
 
 
