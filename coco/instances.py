@@ -32,20 +32,18 @@ def read_annotations(path: Path) -> dict[int, list[bytes]]:
 def read_entries(path: Path, key: str, **fields: type) -> Iterator[dict]:
     """The entries of one array of the file, one at a time. All have these fields with values of these types.
 
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is not valid JSON to its end, has no entry, or one without a field.
+    Raises FileNotFoundError if the file is missing, ValueError if it is not valid JSON to its end, has no entry, or one
+    without a field.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing; unpack the annotations, or run ./config_coco.sh')
     entry = None
     bar = tqdm(total=path.stat().st_size, unit_scale=True, **bar_style(f'{path.name}: {key}', 'B'))
     with bar, open(path, 'rb') as file:
-        start = 3 * (file.read(3) == BOM_UTF8)
-        file.seek(start)
-        if not file.read(64).lstrip().startswith(b'{'):     # ijson would run out of memory on deeply nested garbage
+        start = file.read(64)
+        if not start.removeprefix(BOM_UTF8).lstrip().startswith(b'{'):      # garbage, in which ijson takes all memory
             raise ValueError(f'{path} does not start with an object; unpack it again')
-        file.seek(start)
+        file.seek(len(BOM_UTF8) * start.startswith(BOM_UTF8))
         try:
             for entry in ijson.items(file, f'{key}.item', use_float=True):
                 bar.update(file.tell() - bar.n)

@@ -10,7 +10,7 @@ RULES = ('reference', 'coco')
 
 def paint_mask(annotations: Iterable[dict], category_ids: Sequence[int], height: int, width: int,
                rule: str = 'reference') -> np.ndarray:
-    """Paint the annotations of one image, in file order: a later one covers an earlier one.
+    """Mask uint8 [height, width] of the annotations of one image, in file order: a later one covers an earlier one.
 
     Args:
         annotations: of one image, with 'category_id' and 'segmentation' (polygons, or run lengths in either form).
@@ -19,11 +19,7 @@ def paint_mask(annotations: Iterable[dict], category_ids: Sequence[int], height:
         rule: how polygons are filled. 'coco': as by COCO's own decoder. 'reference': points truncated to whole pixels
             and filled by OpenCV, border included, as in the reference's masks; up to a pixel larger.
 
-    Returns:
-        Mask uint8 [height, width], 0 where nothing was painted.
-
-    Raises:
-        ValueError: if a category is unknown, or a segmentation is invalid, naming its annotation.
+    Raises ValueError if a category is unknown, or a segmentation is invalid, naming its annotation.
     """
     value_of = {category: rank for rank, category in enumerate(sorted(category_ids), 1)}
     mask = np.zeros((height, width), np.uint8)

@@ -29,8 +29,7 @@ from lib.files.outpaths import check_lists, write_lists
 from lib.process.cli import progress
 from lib.process.ending import run_script
 from lib.process.workers import map_in_workers
-from lib.setup.datasetup import base_parser
-from lib.setup.verify import print_lists
+from lib.setup.datasetup import base_parser, print_lists
 
 MAKER = 'coco.prepare'
 
@@ -38,22 +37,20 @@ MAKER = 'coco.prepare'
 def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) -> dict[str, list[str]]:
     """Write lists, masks and labels.txt; returns the names by split.
 
-    Args:
-        root: folder with annotations/; Masks/ is made in it.
-        lists: folder of the lists.
-        rule: how polygons are filled, see coco.masks.
-        workers: worker processes that paint masks; 0 paints in this one.
+    `root` holds annotations/, and Masks/ is made in it; `rule` says how polygons are filled, see coco.masks. Masks are
+    painted by worker processes; 0 paints in this one.
 
     Raises:
         FileNotFoundError: if an instances file is missing.
         ValueError: if one is corrupt, or Masks holds masks by another rule or from other files.
     """
     root, lists = Path(root), Path(lists)
-    splits = {split: [f'{image_id:012d}' for image_id in read_sizes(_instances(root, split))] for split in OFFICIAL}
+    instances = {part: root / f'annotations/instances_{part}.json' for part in (*OFFICIAL, 'train2017', 'val2017')}
+    splits = {split: [f'{image_id:012d}' for image_id in read_sizes(instances[split])] for split in OFFICIAL}
     texts = {f'{split}.txt': ''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in names)
              for split, names in splits.items()}
     check_lists(lists, texts, MAKER)
-    files = [_instances(root, part) for part in ('train2017', 'val2017')]
+    files = [instances['train2017'], instances['val2017']]
     _claim(root / 'Masks', rule, files)
     category_ids = [_category_ids(path) for path in files][0]
     sizes, annotations = ({**read(files[0]), **read(files[1])} for read in (read_sizes, read_annotations))
@@ -75,9 +72,7 @@ def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category
                     rule: str) -> list[int]:
     """Mask values, without background, in the mask of one image, which is painted unless it exists.
 
-    Args:
-        job: path of the mask, height and width of the image, its pickled annotations.
-        category_ids, rule: as in paint_mask.
+    job: path of the mask, height and width of the image, its pickled annotations. The rest is as in paint_mask.
     """
     path, size, annotations = job
     if path.exists():
@@ -92,10 +87,6 @@ def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category
             raise ValueError(f'instances files of 2017, image {path.stem}: {error}; unpack them again') from error
         write_label_png(path, mask)
     return [value for value in np.flatnonzero(np.bincount(mask.ravel())).tolist() if value]
-
-
-def _instances(root: Path, part: str) -> Path:
-    return root / f'annotations/instances_{part}.json'
 
 
 def _category_ids(path: Path) -> tuple[int, ...]:

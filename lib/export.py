@@ -14,6 +14,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 class PhotoToProbs(nn.Module):
     """A network with its normalisation: RGB uint8 [N, H, W, 3] -> probabilities float32 [N, C, H, W].
 
-    Args:
-        network: normalised images [N, 3, H, W] -> logits [N, C, H, W].
-        norm: of its input.
-        size_step: the backbone's, see lib/net/backbone.py.
+    `network` makes logits [N, C, H, W] of normalised images [N, 3, H, W]; size_step: see lib/net/backbone.py.
     """
 
     def __init__(self, network: nn.Module, norm: Norm, size_step: int | None):
@@ -89,10 +87,9 @@ def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mappin
 
 def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """The exported network; None where onnxruntime is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
+    if not find_spec('onnxruntime'):
         return None
+    import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     return lambda image: torch.from_numpy(session.run(None, {'image': image.numpy()})[0])
 

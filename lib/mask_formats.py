@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_length
 
-from lib.files.fileio import replacing
+from lib.files.fileio import replacing, write_text
 from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from lib.files.jsonfile import write_json
 from lib.files.outpaths import image_mark, refuse_foreign
@@ -41,48 +41,50 @@ class Labelled(NamedTuple):
     def masks(self, classes: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
         """Label and mask, bool [H, W] at the size of the image, of each class in the image."""
         label = resize_nearest(read_mask(self.label, len(classes) + 1), *self.size)
-        for value in np.unique(label[label != IGNORED]).tolist():
-            if value:
-                yield value, label == value
+        return ((value, label == value) for value in np.unique(label).tolist() if value not in (0, IGNORED))
+
+    def regions(self, classes: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """Label and outline, x and y [n, 2] in pixels, of each connected region."""
+        return ((value, region) for value, mask in self.masks(classes) for region in polygons(mask))
 
 
 def write_coco(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
     """COCO JSON, twice: rle.json has one annotation per image and class, exact to the pixel; polygons.json one per
     connected region."""
-    images, rle, outlines = [], [], []
+    images, annotations = [], {'rle': [], 'polygons': []}
+
+    def add(file: str, value: int, area: float, box: list[float], segmentation: dict | list) -> None:
+        annotations[file].append({'image_id': len(images), 'category_id': value, 'iscrowd': 0, 'area': area,
+                                  'id': len(annotations[file]) + 1, 'bbox': box, 'segmentation': segmentation})
+
     for number, item in enumerate(items, 1):
         height, width = item.size
         images.append({'id': number, 'file_name': item.file_name, 'width': width, 'height': height})
         for value, mask in item.masks(classes):
             encoded = run_length.encode(np.asfortranarray(mask, np.uint8))
-            fields = {'image_id': number, 'category_id': value, 'iscrowd': 0}
-            rle.append({**fields, 'id': len(rle) + 1, 'area': int(mask.sum()),
-                        'bbox': run_length.toBbox(encoded).tolist(),
-                        'segmentation': {'size': encoded['size'], 'counts': encoded['counts'].decode()}})
-            for region in polygons(mask):
-                low, high = region.min(0), region.max(0)
-                outlines.append({**fields, 'id': len(outlines) + 1, 'area': _area(region),
-                                 'bbox': [*low.tolist(), *(high - low).tolist()],
-                                 'segmentation': [region.ravel().tolist()]})
+            add('rle', value, int(mask.sum()), run_length.toBbox(encoded).tolist(),
+                {'size': encoded['size'], 'counts': encoded['counts'].decode()})
+        for value, region in item.regions(classes):
+            (x, y), low, size = region.T, region.min(0), np.ptp(region, axis=0)
+            area = abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+            add('polygons', value, float(area), [*low.tolist(), *size.tolist()], [region.ravel().tolist()])
     categories = [{'id': value, 'name': name, 'supercategory': ''} for value, name in enumerate(classes, 1)]
-    for file, annotations in (('rle', rle), ('polygons', outlines)):
+    for file in annotations:
         write_json(folder / f'{file}.json', {'info': MODEL, 'licenses': [], 'images': images,
-                                             'categories': categories, 'annotations': annotations})
+                                             'categories': categories, 'annotations': annotations[file]})
 
 
 def write_yolo(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
     """YOLO's segmentation labels: labels/<name>.txt has a line per connected region, its class from 0 and the outline's
     x and y as fractions of width and height; data.yaml names the classes."""
     names = ''.join(f'  {index}: {json.dumps(name, ensure_ascii=False)}\n' for index, name in enumerate(classes))
-    _write_text(folder / 'data.yaml', f'# made_by {MAKER}; put the images into images/\npath: .\ntrain: images\n'
-                                      f'val: images\nnames:\n{names}')
+    write_text(folder / 'data.yaml', f'# made_by {MAKER}; put the images into images/\npath: .\ntrain: images\n'
+                                     f'val: images\nnames:\n{names}')
     for item in items:
-        lines = []
-        for value, mask in item.masks(classes):
-            for region in polygons(mask):
-                numbers = ' '.join(f'{number:.6g}' for number in (region / mask.shape[::-1]).ravel())
-                lines.append(f'{value - 1} {numbers}\n')
-        _write_text(folder / 'labels' / f'{item.name}.txt', ''.join(lines))
+        size = item.size[::-1]
+        lines = [' '.join([f'{value - 1}', *(f'{number:.6g}' for number in (region / size).ravel())]) + '\n'
+                 for value, region in item.regions(classes)]
+        write_text(folder / 'labels' / f'{item.name}.txt', ''.join(lines))
 
 
 def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
@@ -92,49 +94,43 @@ def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence
     """
     tasks = []
     for item in items:
-        results = []
-        for value, mask in item.masks(classes):
-            height, width = mask.shape
-            results += [{'id': f'{len(results) + index}', 'from_name': 'label', 'to_name': 'image',
-                         'type': 'polygonlabels', 'original_width': width, 'original_height': height,
-                         'image_rotation': 0, 'value': {'points': (region / (width, height) * 100).tolist(),
-                                                        'closed': True, 'polygonlabels': [classes[value - 1]]}}
-                        for index, region in enumerate(polygons(mask))]
+        height, width = item.size
+        results = [{'id': f'{index}', 'from_name': 'label', 'to_name': 'image', 'type': 'polygonlabels',
+                    'original_width': width, 'original_height': height, 'image_rotation': 0,
+                    'value': {'points': (region / (width, height) * 100).tolist(), 'closed': True,
+                              'polygonlabels': [classes[value - 1]]}}
+                   for index, (value, region) in enumerate(item.regions(classes))]
         tasks.append({'data': {'image': f'/data/local-files/?d={item.file_name}'}, 'meta': MODEL,
                       'predictions': [{'model_version': MAKER, 'result': results}]})
     write_json(folder / 'tasks.json', tasks)
     labels = ''.join(f'    <Label value={quoteattr(name)}/>\n' for name in classes)
-    _write_text(folder / 'config.xml', f'<View>\n  <Image name="image" value="$image"/>\n  <PolygonLabels name="label" '
-                                       f'toName="image">\n{labels}  </PolygonLabels>\n</View>\n')
+    write_text(folder / 'config.xml', f'<View>\n  <Image name="image" value="$image"/>\n  <PolygonLabels name="label" '
+                                      f'toName="image">\n{labels}  </PolygonLabels>\n</View>\n')
 
 
 def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
     """<class>/<name>.png: the image where it shows the class, transparent elsewhere."""
+    write_text(folder / 'made_by.txt', f'made_by {MAKER}\n')
+    names = [''.join(letter if letter.isalnum() or letter in ' -_.' else '_' for letter in name).strip(' .') or '_'
+             for name in classes]
     for item in items:
         image = read_image(item.image, item.upright)
         for value, mask in item.masks(classes):
-            path = folder / _folder_name(classes[value - 1]) / f'{item.name}.png'
-            with replacing(path) as temporary:
+            with replacing(folder / names[value - 1] / f'{item.name}.png') as temporary:
                 Image.fromarray(np.dstack([image, mask.astype(np.uint8) * 255])).save(
                     temporary, format='PNG', pnginfo=image_mark(MAKER)['pnginfo'])
 
 
-class Format(NamedTuple):
-    """How labels are written; `mark` is the file that tells whether an existing folder is ours."""
-
-    write: Callable[[Path, Iterable[Labelled], Sequence[str]], None]
-    mark: str
-
-
-FORMATS: Mapping[str, Format] = {
-    'coco': Format(write_coco, 'rle.json'), 'yolo': Format(write_yolo, 'data.yaml'),
-    'labelstudio': Format(write_labelstudio, 'tasks.json'), 'cutouts': Format(write_cutouts, 'made_by.txt')}
+# How labels are written, and the file that tells whether an existing folder is ours.
+FORMATS: Mapping[str, tuple[Callable[[Path, Iterable[Labelled], Sequence[str]], None], str]] = {
+    'coco': (write_coco, 'rle.json'), 'yolo': (write_yolo, 'data.yaml'),
+    'labelstudio': (write_labelstudio, 'tasks.json'), 'cutouts': (write_cutouts, 'made_by.txt')}
 
 
 def check_export(folder: Path, names: Iterable[str]) -> None:
     """Make sure that the folders of these formats are absent or were written by this code; else raise ValueError."""
     for name in names:
-        path = folder / name / FORMATS[name].mark
+        path = folder / name / FORMATS[name][1]
         if path.exists():
             refuse_foreign(path, MAKER)
         elif path.parent.is_dir() and any(path.parent.iterdir()):
@@ -143,32 +139,10 @@ def check_export(folder: Path, names: Iterable[str]) -> None:
 
 
 def export(folder: Path, names: Iterable[str], items: Sequence[Labelled], classes: Sequence[str]) -> None:
-    """Write the labels to <folder>/<format> for each format.
+    """Write the labels in <folder>, with the foreground names in label order, to <folder>/<format> for each of FORMATS.
 
-    Args:
-        folder: of the label PNGs.
-        names: of FORMATS.
-        items: all images; those without a label PNG are left out.
-        classes: foreground names in label order.
+    Images without a label PNG are left out.
     """
     items = [item for item in items if item.label.exists()]
     for name in names:
-        if name == 'cutouts':
-            _write_text(folder / name / FORMATS[name].mark, f'made_by {MAKER}\n')
-        FORMATS[name].write(folder / name, items, classes)
-
-
-def _area(region: np.ndarray) -> float:
-    """Area of a polygon [n, 2]."""
-    x, y = region.T
-    return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-
-
-def _folder_name(name: str) -> str:
-    """A class name as the name of a folder."""
-    return ''.join(letter if letter.isalnum() or letter in ' -_.' else '_' for letter in name).strip(' .') or '_'
-
-
-def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding='utf-8')
+        FORMATS[name][0](folder / name, items, classes)

@@ -23,19 +23,11 @@ from lib.net.backbone import check_network, trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.weights import load_network
 from lib.run import device as devices
+from tool import imutils
 from tool.crfutils import crf_scores
 from tool.densecrf import FINAL_CRF
 from tool.drawing import contoured, legend, stacked
-from tool.imutils import (
-    Norm,
-    enlarged_label,
-    fitting_size,
-    normalise,
-    rescale,
-    resize_bicubic,
-    resize_nearest,
-    scaled_size,
-)
+from tool.imutils import Norm
 from tool.polygons import polygons
 
 LONG_SIDE = 500         # pixels, of images that belong to no data set, where the network's file does not say another
@@ -49,20 +41,15 @@ class TrainedDeepLab(NamedTuple):
     network: DeepLab
     classes: tuple[str, ...]            # of the foreground, in label order
     norm: Norm
+    size_step: int | None               # the backbone's, see lib/net/backbone.py
     max_side: int                       # long side in pixels that images are reduced to
-
-    @property
-    def size_step(self) -> int | None:
-        """The backbone's, see lib/net/backbone.py."""
-        return self.network.backbone.size_step
 
 
 def load_deeplab(path: Path) -> TrainedDeepLab:
     """The network in a file of train_seg.py, on the CPU.
 
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is corrupt, belongs to another kind of network, or does not name its classes.
+    Raises FileNotFoundError if the file is missing, ValueError if it is corrupt, belongs to another kind of network, or
+    does not name its classes.
     """
     meta = check_network(Path(path), 'deeplab', None)
     if 'classes' not in meta:
@@ -71,7 +58,8 @@ def load_deeplab(path: Path) -> TrainedDeepLab:
     network = DeepLab(backbone, len(meta['classes']) + 1, meta['fov_channels'], meta['dilation'])
     load_network(network, path)
     norm = Norm(*meta['norm']) if 'norm' in meta else backbone.norm
-    return TrainedDeepLab(network.eval(), tuple(meta['classes']), norm, meta.get('max_side') or LONG_SIDE)
+    return TrainedDeepLab(network.eval(), tuple(meta['classes']), norm, backbone.size_step,
+                          meta.get('max_side') or LONG_SIDE)
 
 
 @dataclass(frozen=True)
@@ -138,11 +126,7 @@ class Segmenter:
         self.inference = Inference(trained.network, self.device, devices.pick_amp(amp, self.device), Path(model))
 
     def __call__(self, image: Source) -> Segmentation:
-        """Segment a file, a PIL image or an array RGB uint8 [H, W, 3].
-
-        Raises:
-            FileNotFoundError, ValueError: naming the file that cannot be read.
-        """
+        """Segment a file, a PIL image or an array RGB uint8 [H, W, 3]; an error names the file that cannot be read."""
         result, = self.batches([image])
         return result
 
@@ -172,19 +156,19 @@ class Segmenter:
         image = np.asarray(image.convert('RGB') if isinstance(image, Image.Image) else image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f'expected RGB uint8 [H, W, 3], found {image.dtype} {list(image.shape)}')
-        return image, resize_bicubic(image, *reduced_size(image.shape[:2], self.max_side))
+        return image, imutils.resize_bicubic(image, *reduced_size(image.shape[:2], self.max_side))
 
 
 def make_views(images: np.ndarray, scales: Sequence[float], norm: Norm, size_step: int | None) -> Iterator[np.ndarray]:
     """Yield images [..., H, W, 3], normalised, at every scale: float32 [..., 3, h, w]. size_step: of the backbone."""
     (height, width), many = images.shape[-3:-1], images.reshape(-1, *images.shape[-3:])
-    normalised = [normalise(image, norm).transpose(1, 2, 0) for image in many]
+    normalised = [imutils.normalise(image, norm).transpose(1, 2, 0) for image in many]
     for scale in scales:
         factors = scale, scale
         if size_step:
-            fitting = fitting_size(*scaled_size(height, width, scale), size_step)
+            fitting = imutils.fitting_size(*imutils.scaled_size(height, width, scale), size_step)
             factors = fitting[0] / height, fitting[1] / width
-        views = np.stack([rescale(image, factors).transpose(2, 0, 1) for image in normalised])
+        views = np.stack([imutils.rescale(image, factors).transpose(2, 0, 1) for image in normalised])
         yield views.reshape(*images.shape[:-3], *views.shape[1:])
 
 
@@ -206,11 +190,11 @@ def finished(image: np.ndarray, probs: np.ndarray, crf: str | None,
              size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [C, H, W] of an image [H, W, 3], refined by a CRF backend if one is given, and labels at `size`."""
     probs = crf_scores(image, probs, FINAL_CRF, crf).numpy() if crf else probs
-    return probs, enlarged_label(probs, *(size or image.shape[:2]))
+    return probs, imutils.enlarged_label(probs, *(size or image.shape[:2]))
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Labels over an image [H, W, 3], resized to it, with contours, and a legend of the classes in it below."""
-    labels = resize_nearest(labels, *image.shape[:2])
+    labels = imutils.resize_nearest(labels, *image.shape[:2])
     colours = {classes[value]: voc_palette()[value] for value in np.unique(labels).tolist() if value}
     return stacked([contoured(image, labels, voc_palette()), legend(colours, image.shape[1])])

@@ -147,7 +147,7 @@ def test_annotations_take_little_more_memory_than_their_file(tmp_path):
     """In lists and dicts they would take four times as much."""
     images = [{'id': number, 'height': 480, 'width': 640} for number in range(100)]
     annotations = [{'image_id': number % 100, 'category_id': 1, 'segmentation': [[x / 7 for x in range(100)]]}
-                   for number in range(5000)]
+                   for number in range(2000)]
     path = tmp_path / 'instances.json'
     path.write_text(json.dumps({'images': images, 'annotations': annotations}))
     del annotations

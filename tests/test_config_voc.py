@@ -21,7 +21,7 @@ from tests.running import error_lines
 from tests.serving import serving
 from voc12 import config
 from voc12.config import AUG, SBD, TEST, TRAINVAL, main
-from voc12.sbd import convert_mask
+from voc12.prepare import convert_mask
 
 ROOT = Path(__file__).parent.parent
 VAL, TRAIN, SBD_ONLY = ['2007_000033', '2007_000042'], ['2007_000032', '2007_000039'], ['2008_000002', '2008_000003']

@@ -1,4 +1,7 @@
-"""Images and masks that cannot be decoded: named and refused, or left out by every stage and counted."""
+"""Images and masks that cannot be decoded: named and refused, or left out by every stage and counted.
+
+The images of the set have equal names in different folders, so all stages have to mirror the folders.
+"""
 import json
 import shutil
 import subprocess
@@ -32,7 +35,7 @@ from lib.run.options import base_parser
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, place
 
 SKIP = ('--on-corrupt', 'skip')
-DEEP, CUT, MASK = 'train_00004', 'val_00001', 'val_00003'
+DEEP, CUT, MASK = 'train/00004', 'val/00001', 'val/00003'
 
 
 def spoil_inside(path):
@@ -49,9 +52,18 @@ def cut_off(path):
 
 @pytest.fixture(scope='module')
 def spoilt(toy, tmp_path_factory):
-    """A copy of the toy set with a corrupt image in either split, and a corrupt mask. Not to be changed."""
+    """The toy set in subfolders with a corrupt image in either split, and a corrupt mask. Not to be changed."""
     folder = tmp_path_factory.mktemp('spoilt') / 'data'
     shutil.copytree(toy.parent, folder)
+    for path in [*folder.glob('images/*.jpg'), *folder.glob('masks/*.png')]:
+        split, name = path.name.split('_')
+        (path.parent / split).mkdir(exist_ok=True)
+        path.rename(path.parent / split / name)
+    for split in ('train', 'val'):
+        names = sorted(path.stem for path in (folder / 'images' / split).iterdir())
+        (folder / f'lists/{split}.txt').write_text(''.join(f'/images/{split}/{name}.jpg\n' for name in names))
+    labels = folder / 'lists/labels.txt'
+    labels.write_text(labels.read_text().replace('_', '/'))
     spoil_inside(folder / f'images/{DEEP}.jpg')
     cut_off(folder / f'images/{CUT}.jpg')
     cut_off(folder / f'masks/{MASK}.png')
@@ -95,7 +107,7 @@ def finished(spoilt, tmp_path_factory):
 def test_every_stage_leaves_out_the_same_images(finished):
     for split, count, name in (('train', 12, DEEP), ('val', 6, CUT)):
         for folder in (f'labels/{split}/cam', f'labels/{split}/seeds', f'labels/{split}/walk', f'results/{split}'):
-            found = {path.stem for path in (finished / 'toy' / folder).glob('[!.]*.*') if path.suffix != '.json'}
+            found = {f'{split}/{path.stem}' for path in (finished / 'toy' / folder).glob(f'{split}/[!.]*.*')}
             assert len(found) == count - 1 and name not in found, folder
 
 
@@ -124,14 +136,14 @@ def test_without_the_flag_every_stage_names_the_file_and_the_flag(finished, spoi
     (train_seg, (*TRAINING, *HEAD, '--weights', 'none', '--picture-every', '1', '--run', 'other', '--labels'))])
 def test_a_corrupt_mask_alone_is_named_before_training_and_in_scoring(run_folder, toy, tmp_path, capsys, script, words):
     shutil.copytree(toy.parent, tmp_path / 'data')
-    cut_off(tmp_path / f'data/masks/{MASK}.png')
+    cut_off(tmp_path / 'data/masks/val_00003.png')
     shutil.copytree(run_folder, tmp_path / 'exp/toy')
     words = [*words, str(run_folder / 'labels/train/walk')] if script is train_seg else words
     where = place(tmp_path / 'data/dataset.json', tmp_path / 'exp')
     if script is evaluation:                                        # the score is kept, but not given out for another
         script.main([*where, *LOADED_HERE, *words, *SKIP])
     line = refusal(script, (*where, *LOADED_HERE, *words), capsys)
-    assert f'{MASK}.png' in line and 'leave it out with --on-corrupt skip' in line
+    assert 'val_00003.png' in line and 'leave it out with --on-corrupt skip' in line
     assert not (tmp_path / 'exp/other/seg/metrics.jsonl').exists()
 
 
@@ -142,10 +154,10 @@ def test_a_corrupt_mask_alone_is_named_before_training_and_in_scoring(run_folder
     ('results/train', evaluation, ('--what', 'seg', '--split', 'train'))])
 def test_a_missing_file_of_a_sound_image_stays_an_error(finished, spoilt, tmp_path, capsys, folder, script, words):
     shutil.copytree(finished, tmp_path / 'exp')
-    missing, = (tmp_path / 'exp/toy' / folder).glob('train_00007.*')
+    missing, = (tmp_path / 'exp/toy' / folder).glob('train/00007.*')
     missing.unlink()
     line = error_line(script.main, (*place(spoilt, tmp_path / 'exp'), *LOADED_HERE, *words, *SKIP), capsys)
-    assert 'train_00007.' in line and 'lacks' in line and DEEP not in line
+    assert 'train/00007.' in line and 'lacks' in line and DEEP not in line
 
 
 def test_a_missing_image_or_mask_is_not_a_corrupt_one(finished, spoilt, tmp_path, capsys):
@@ -181,11 +193,11 @@ def test_where_everything_is_corrupt_nothing_goes_on(toy, tmp_path, spoil):
 
 
 def test_single_files_that_are_corrupt_are_left_out(finished, spoilt, tmp_path, capsys):
-    words = ('--checkpoint', str(finished / 'toy/seg/model.pth'), '--images', str(spoilt.parent / 'images/val*'),
+    words = ('--checkpoint', str(finished / 'toy/seg/model.pth'), '--images', str(spoilt.parent / 'images/val/*'),
              '--out', str(tmp_path / 'out'), *LOADED_HERE, *NETWORK, *SCALES)
     assert '1 of 6 files cannot be read' in error_line(infer_seg.main, words, capsys)
     infer_seg.main([*words, *SKIP])
-    assert len(list((tmp_path / 'out').glob('val*.png'))) == 5 and f'{CUT}.jpg' in capsys.readouterr().out
+    assert len(list((tmp_path / 'out').glob('0*.png'))) == 5 and f'{CUT}.jpg' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), OSError(24, 'Too many open files'),
@@ -210,7 +222,7 @@ def test_the_former_flag_is_a_hidden_alias(capsys):
 def seeds(run_folder, tmp_path):
     """Seeds of all images, the corrupt ones too, that do not say what they were made from."""
     for path in (run_folder / 'labels/train/seeds').glob('*.npz'):
-        write_seeds(tmp_path / 'seeds' / path.name, *read_seeds(path))
+        write_seeds(tmp_path / 'seeds' / path.name.replace('_', '/'), *read_seeds(path))
     return tmp_path / 'seeds'
 
 
@@ -218,7 +230,7 @@ def seeds(run_folder, tmp_path):
 def test_training_stops_or_takes_the_next_image_and_counts(seeds, spoilt, tmp_path, capsys, workers):
     words = [*place(spoilt, tmp_path), *TRAINING, '--weights', 'none', '--seed-dir',
              str(seeds), '--workers', workers, '--picture-every', '0']
-    with pytest.raises(Corrupt, match=r'train_00004\.jpg is not a readable'):
+    with pytest.raises(Corrupt, match=r'train/00004\.jpg is not a readable'):
         train_aff.main([*words, '--run', 'stops'])
     train_aff.main([*words, *SKIP])
     assert 'skipped at step' in capsys.readouterr().out
@@ -231,17 +243,19 @@ def test_a_script_that_met_a_corrupt_image_ends(seeds, spoilt, tmp_path):
              str(seeds), '--workers', '1', '--picture-every', '0']
     done = subprocess.run([sys.executable, 'train_aff.py', *words], capture_output=True, text=True, timeout=120,
                           cwd=Path(__file__).parent.parent)
-    assert done.returncode == 2 and 'error: ' in done.stderr and 'train_00004.jpg' in done.stderr
+    assert done.returncode == 2 and 'error: ' in done.stderr and 'train/00004.jpg' in done.stderr
 
 
 def test_what_was_made_of_an_image_before_it_was_corrupt_does_not_stop_those_who_leave_it_out(
-        run_folder, spoilt, tmp_path, capsys):
+        run_folder, toy, tmp_path, capsys):
     shutil.copytree(run_folder, tmp_path / 'exp/toy')
-    words = (*place(spoilt, tmp_path / 'exp'), *LOADED_HERE)
+    shutil.copytree(toy.parent, tmp_path / 'data')
+    spoil_inside(tmp_path / 'data/images/train_00004.jpg')
+    words = (*place(tmp_path / 'data/dataset.json', tmp_path / 'exp'), *LOADED_HERE)
     training = (*words, *TRAINING, '--weights', 'none', '--run', 'new', '--seed-dir',
                 str(tmp_path / 'exp/toy/labels/train/seeds'))
-    assert f'{DEEP}.npz was made from another version of its image' in error_line(
+    assert 'train_00004.npz was made from another version of its image' in error_line(
         train_aff.main, (*training, *SKIP), capsys)
     infer_cam.main([*words, *NETWORK, *SCALES, '--split', 'train', *SKIP])
-    assert not list((tmp_path / 'exp/toy/labels/train').glob(f'*/{DEEP}.npz'))
+    assert not list((tmp_path / 'exp/toy/labels/train').glob('*/train_00004.npz'))
     train_aff.main([*training, *SKIP])

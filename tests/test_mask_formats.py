@@ -125,6 +125,6 @@ def test_only_folders_of_our_own_are_written(folder, items, tmp_path, name):
     (other / name / 'mine.txt').write_text('mine')
     with pytest.raises(ValueError, match='not written by this code'):
         check_export(other, FORMATS)
-    (other / name / FORMATS[name].mark).write_text('mine')
+    (other / name / FORMATS[name][1]).write_text('mine')
     with pytest.raises(ValueError, match='was not written by'):
         check_export(other, FORMATS)

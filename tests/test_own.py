@@ -1,12 +1,13 @@
 """A folder of images and a table as a data set: what is written, and every kind of mistake by its line."""
 import json
+import runpy
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lib.data import own as former
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.registry import get_spec
 from lib.files.imageio import read_image, read_mask, read_size, write_label_png
@@ -226,8 +227,13 @@ def test_training_reads_images_as_the_set_says(home):
     assert CamTrainSet(spec, 'train', crop=32, long_side=(32, 40))[0, 0]['image'].shape == (3, 32, 32)
 
 
-def test_the_former_name_of_the_command_works_and_its_sets_are_replaced(home):
-    former.main([str(home / 'photos'), str(home / 'labels.csv'), '--out', str(home / 'out/my.json')])
+def test_the_former_name_of_the_command_works_and_its_sets_are_replaced(home, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['own', str(home / 'photos'), str(home / 'labels.csv'), '--out',
+                                     str(home / 'out/my.json')])
+    monkeypatch.delitem(sys.modules, 'lib.own.__main__')
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module('lib.data.own', run_name='__main__')
+    assert not end.value.code
     path = home / 'out/my.json'
     path.write_text(path.read_text().replace('"made_by": "lib.own"', '"made_by": "lib.data.own"'))
     make(home)

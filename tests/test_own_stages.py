@@ -19,7 +19,7 @@ from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAI
 def test_images_of_equal_names_go_through_all_stages(tmp_path):
     for split in ('train', 'val'):
         for label, colour in (('wren', (200, 30, 30)), ('kite', (30, 30, 200))):
-            for name in 'ab':
+            for name in ('ab' if split == 'train' else 'a'):
                 path = tmp_path / f'photos/{split}/{label}/{name}.jpg'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.new('RGB', (48, 40), colour).save(path)
@@ -44,7 +44,7 @@ def test_images_of_equal_names_go_through_all_stages(tmp_path):
     report.main([*common, '--count', '2'])
 
     # A file per image in every folder of outputs, and none of another name.
-    names = [f'val/{label}/{name}' for label in ('kite', 'wren') for name in 'ab']
+    names = [f'val/{label}/{name}' for label in ('kite', 'wren') for name in 'a']
     for folder, suffix in (('labels/val/cam', '.npz'), ('labels/val/walk', '.png'), ('results/val', '.png')):
         made = tmp_path / 'exp/my' / folder
         assert sorted(str(path.relative_to(made)) for path in made.rglob(f'*{suffix}')) == [n + suffix for n in names]

@@ -1,5 +1,6 @@
 """The rules of the repository's structure. Each check returns 'file:line: message' for every breach."""
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -27,13 +28,17 @@ FILE_CAP, FUNCTION_CAP, MAIN_CAP = 250, 60, 10
 REACH_CAP = 40          # files of ours that CAM training imports
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def sources(root):
     """(path relative to root, text, tree) of every Python file of ours but the tests; lib/data is not a data folder."""
-    for path in sorted(root.rglob('*.py')):
-        rel = path.relative_to(root)
-        if not SKIP & {rel.parts[0]}:
-            text = path.read_text()
-            yield rel, text, ast.parse(text)
+    paths = [path for name in sorted(root.iterdir()) if name.name not in SKIP
+             for path in (sorted(name.rglob('*.py')) if name.is_dir() else [name]) if path.suffix == '.py']
+    return [(path.relative_to(root), path.read_text(), parsed(path)) for path in paths]
 
 
 def imported(tree):
@@ -186,7 +191,7 @@ def reachable_text(path, seen):
     """The text of a file and of what it imports of ours."""
     if path not in seen:
         seen[path] = path.read_text()
-        for _, module in imported(ast.parse(seen[path])):
+        for _, module in imported(parsed(path)):
             for name in (module, module.rpartition('.')[0]):
                 if (ROOT / f'{name.replace(".", "/")}.py').is_file():
                     reachable_text(ROOT / f'{name.replace(".", "/")}.py', seen)

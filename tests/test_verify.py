@@ -4,7 +4,7 @@ from PIL import Image
 
 from lib.files.dataspec import DatasetSpec, list_sha256
 from lib.files.imageio import write_label_png
-from lib.setup.verify import check_samples, count_files, print_lists
+from lib.setup.datasetup import check_samples, count_files, print_lists
 
 
 @pytest.fixture

@@ -9,15 +9,22 @@ Writes <lists>/{train,val,train_aug,test}.txt, lines '/JPEGImages/a.jpg /Segment
 train_aug is every image with a mask in SegmentationClassAug that is not in val; without that folder it is the list
 ImageSets/Segmentation/trainaug.txt. A part of the data set works too, and is reported as such.
 """
-import xml.etree.ElementTree as ElementTree
+import shutil
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from scipy.io import loadmat
+
+from lib.files.fileio import remove_leftovers, replacing
+from lib.files.imageio import write_label_png
 from lib.files.outpaths import write_lists
+from lib.files.xmlfile import read_voc_objects
+from lib.process.cli import progress
 from lib.process.ending import run_script
-from lib.setup.datasetup import base_parser
-from lib.setup.verify import print_lists
+from lib.process.workers import map_in_workers
+from lib.setup.datasetup import base_parser, print_lists
 from voc12.dataset import LISTS, OFFICIAL, ROOT, VOC_CLASSES
-from voc12.sbd import convert_sbd
 
 MASK_FOLDERS = ('SegmentationClassAug', 'SegmentationClass')
 
@@ -32,11 +39,47 @@ def prepare(root: Path, lists: Path, workers: int = 0) -> dict[str, list[str]]:
     root, lists = Path(root), Path(lists)
     convert_sbd(root, workers)
     splits = find_splits(root)
-    texts = {split: [_list_line(root, name, split) for name in names] for split, names in splits.items()}
+    texts = {f'{split}.txt': ''.join(_list_line(root, name, split) for name in names)
+             for split, names in splits.items()}
     labelled = sorted({name for split, names in splits.items() if split != 'test' for name in names})
-    texts['labels'] = ['\t'.join([name, *classes_of(root / f'Annotations/{name}.xml')]) for name in labelled]
-    write_lists(lists, {f'{name}.txt': '\n'.join(lines) + '\n' for name, lines in texts.items()}, 'voc12.prepare')
+    texts['labels.txt'] = ''.join('\t'.join([name, *classes_of(root / f'Annotations/{name}.xml')]) + '\n'
+                                  for name in labelled)
+    write_lists(lists, texts, 'voc12.prepare')
     return splits
+
+
+def convert_sbd(root: Path, workers: int = 0) -> None:
+    """Write SegmentationClassAug from SBD/*.mat (Hariharan et al., ICCV 2011) and SegmentationClass in `root`, if any.
+
+    An image that both annotate gets VOC's mask, which has a void border and is exact; SBD's has no void pixels. Masks
+    that exist are left alone. Worker processes convert; 0 converts in this one. Raises ValueError if a file is not a
+    mask of SBD.
+    """
+    folder, matrices = root / 'SegmentationClassAug', sorted((root / 'SBD').glob('[!.]*.mat'))
+    if not matrices:
+        return
+    folder.mkdir(exist_ok=True)
+    remove_leftovers(folder)
+    for path in (root / 'SegmentationClass').glob('[!.]*.png'):
+        if not (folder / path.name).exists():
+            with replacing(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+    absent = [path for path in matrices if not (folder / f'{path.stem}.png').exists()]
+    work = map_in_workers(partial(convert_mask, folder=folder), absent, workers, chunk=32)
+    for _ in progress(work, 'SBD masks', 'file', len(absent)):
+        pass
+
+
+def convert_mask(path: Path, folder: Path) -> None:
+    """Write one of SBD's cls/*.mat files as a label PNG; errors as in convert_sbd."""
+    try:
+        mask = loadmat(path, variable_names=['GTcls'], simplify_cells=True)['GTcls']['Segmentation']
+        if mask.ndim != 2 or mask.dtype != np.uint8 or mask.max(initial=0) > len(VOC_CLASSES):
+            raise ValueError(f'shape {mask.shape}, values up to {mask.max(initial=0)}')
+    except Exception as error:      # a corrupt file can end in any error of scipy's reader
+        raise ValueError(f'{path} is not a mask of SBD ({type(error).__name__}: {error}); delete it, then run the same '
+                         'command again') from error
+    write_label_png(folder / f'{path.stem}.png', mask)
 
 
 def find_splits(root: Path) -> dict[str, list[str]]:
@@ -47,33 +90,21 @@ def find_splits(root: Path) -> dict[str, list[str]]:
     splits = {split: _read_names(folder / f'{split}.txt') for split in ('train', 'val')}
     if (folder / 'test.txt').exists():
         splits['test'] = _read_names(folder / 'test.txt')
-    with_masks = {path.stem for path in (root / 'SegmentationClassAug').glob('[!.]*.png')}
-    if with_masks:
-        splits['train_aug'] = sorted(with_masks - set(splits['val']))
-    else:
-        other = folder / 'train_aug.txt'
-        splits['train_aug'] = _read_names(other if other.exists() else folder / 'trainaug.txt')
-    return splits
+    if with_masks := {path.stem for path in (root / 'SegmentationClassAug').glob('[!.]*.png')}:
+        return splits | {'train_aug': sorted(with_masks - set(splits['val']))}
+    other = folder / 'train_aug.txt'
+    return splits | {'train_aug': _read_names(other if other.exists() else folder / 'trainaug.txt')}
 
 
 def classes_of(path: Path) -> list[str]:
     """Classes of the objects in an annotation, difficult ones too, in label order.
 
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is not valid XML or names an unknown class.
+    Raises FileNotFoundError if the file is missing, ValueError if it is not valid XML or names an unknown class.
     """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is missing; unpack the annotations of the trainval archive') from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f'{path} is not valid XML ({error}); restore the original file') from None
-    if root.tag.rpartition('}')[2] != 'annotation':
-        raise ValueError(f'{path} holds no <annotation>; restore the original file')
-    names = {(element.findtext('{*}name') or '').strip() for element in root.iterfind('.//{*}object')}
-    unknown = sorted(names - set(VOC_CLASSES))
-    if unknown:
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing; unpack the annotations of the trainval archive')
+    names = set(read_voc_objects(path, 'restore the original file'))
+    if unknown := sorted(names - set(VOC_CLASSES)):
         raise ValueError(f'{path} names the class {unknown[0]!r}, which is not one of VOC\'s {len(VOC_CLASSES)}; '
                          'correct the annotation')
     return [name for name in VOC_CLASSES if name in names]
@@ -82,7 +113,7 @@ def classes_of(path: Path) -> list[str]:
 def _list_line(root: Path, name: str, split: str) -> str:
     folders = [folder for folder in MASK_FOLDERS if (root / folder / f'{name}.png').exists()]
     mask = '' if split == 'test' and not folders else f' /{(folders or MASK_FOLDERS)[0]}/{name}.png'
-    return f'/JPEGImages/{name}.jpg{mask}'
+    return f'/JPEGImages/{name}.jpg{mask}\n'
 
 
 def _read_names(path: Path) -> list[str]:

@@ -24,10 +24,9 @@ def unless_corrupt(on_corrupt: str, read: Callable[..., T], *args, **kwargs) -> 
 
 
 def first_readable(reads: Iterable[Callable[[], T]], count: int | None, on_corrupt: str) -> list[T]:
-    """Results of the first `count` functions that meet no corrupt image.
+    """Results of the first `count` functions that meet no corrupt image; None for all.
 
-    Raises:
-        Corrupt: if all of them meet one, or one does and on_corrupt is 'error'.
+    Raises Corrupt if all of them meet one, or one does and on_corrupt is 'error'.
     """
     results = (unless_corrupt(on_corrupt, read) for read in reads)
     results = list(islice((result for result in results if result is not None), count))
@@ -52,12 +51,11 @@ def read_ground_truth(spec: DatasetSpec, sample: Sample) -> np.ndarray | None:
 def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> set[str]:
     """Check that all images exist and have an intact beginning and end; names of those that have not and are left out.
 
-    Raises:
-        FileNotFoundError, Corrupt: if one is missing or corrupt; if all are corrupt, even where such are left out.
+    Raises FileNotFoundError or Corrupt if one is missing or corrupt; if all are corrupt, even where such are left out.
     """
     check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
                 'check --data-root, or correct the list')
-    corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, _is_intact, sample.image)}
+    corrupt = {sample.name for sample in samples if not unless_corrupt(spec.on_corrupt, check_intact, sample.image)}
     if len(corrupt) == len(samples):
         raise Corrupt(f'all {len(samples)} images of {split} are corrupt, {samples[0].image} the first; restore them')
     return corrupt
@@ -66,11 +64,8 @@ def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> se
 def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem: str, remedy: str) -> set[str]:
     """Check that the files which an earlier stage made from some images exist.
 
-    Returns:
-        Names of the images whose files are missing because the image is corrupt, where such are left out.
-
-    Raises:
-        FileNotFoundError, Corrupt: if any other file is missing; if all images are corrupt.
+    Returns the names of the images whose files are missing because the image is corrupt, where such are left out;
+    raises FileNotFoundError or Corrupt if any other file is missing, or if all images are corrupt.
     """
     left_out, missing = set(), [(sample, path) for sample, path in files if not path.is_file()]
     for number, (sample, _) in enumerate(missing):
@@ -81,8 +76,3 @@ def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem:
     if files and len(left_out) == len({sample.name for sample, _ in files}):
         raise Corrupt(f'{problem}: all images are corrupt, {files[0][0].image} the first; restore them')
     return left_out
-
-
-def _is_intact(path: Path) -> bool:
-    check_intact(path)
-    return True

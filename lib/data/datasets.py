@@ -47,8 +47,7 @@ class TrainSet(Dataset):
     def check(self) -> None:
         """Check that all images and label files exist."""
         self.corrupt = check_images(self.spec, self.split, self.samples)
-        files = [(sample, path) for sample in self.samples for path in self.labels_of(sample)]
-        if files:
+        if files := self._labelled():
             self.unlabelled = check_made(self.spec, files, f'{self.split} lacks {self.LABELS}', self.remedy())
 
     def labels_of(self, sample: Sample) -> list[Path]:
@@ -57,14 +56,15 @@ class TrainSet(Dataset):
 
     def label_files(self) -> list[Path]:
         """The label files, in list order."""
-        return [path for sample in self._labelled() for path in self.labels_of(sample)]
+        return [path for _, path in self._labelled()]
 
     def label_images(self) -> list[Path]:
         """The images of label_files(), one for each."""
-        return [sample.image for sample in self._labelled() for _ in self.labels_of(sample)]
+        return [sample.image for sample, _ in self._labelled()]
 
-    def _labelled(self) -> list[Sample]:
-        return [sample for sample in self.samples if sample.name not in self.unlabelled]
+    def _labelled(self) -> list[tuple[Sample, Path]]:
+        return [(sample, path) for sample in self.samples if sample.name not in self.unlabelled
+                for path in self.labels_of(sample)]
 
     def _crop_image(self, image: np.ndarray, crop: augment.Crop, pad: float | np.ndarray = 0) -> torch.Tensor:
         """Normalise and crop an image. Padding with 0 is the mean colour; an array [3, 1, 1] is another."""
@@ -115,8 +115,7 @@ class SegTrainSet(TrainSet):
     def check(self) -> None:
         """Check that all images and label PNGs exist and have the same size (headers only)."""
         super().check()
-        for sample in self._labelled():
-            path, = self.labels_of(sample)
+        for sample, path in self._labelled():
             size = unless_corrupt(self.spec.on_corrupt, read_size, path)
             if size and sample.name not in self.corrupt:
                 self._check_size(sample, read_size(sample.image, **self.spec.reading), path, size)

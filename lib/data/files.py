@@ -7,21 +7,16 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from lib.files.dataspec import and_more, check_files
-from lib.files.imageio import IMAGE_SUFFIXES, Corrupt, check_intact, read_image, read_size
+from lib.files.dataspec import check_files, shortened
+from lib.files.imageio import IMAGE_SUFFIXES, Corrupt, check_intact, read_image, read_size, without_remedy
 from lib.process.ranks import print_rank0
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Expand files, folders (their images, without subfolders) and patterns with *, ? or ** (subfolders too).
+    """The files, each once and in order, of files, folders (their images, without subfolders) and patterns with *, ? or
+    ** (subfolders too). Prints what is left out of a folder.
 
-    Prints what is left out of a folder.
-
-    Returns:
-        The files in order, each once.
-
-    Raises:
-        FileNotFoundError: if a folder holds no image or a pattern matches no file.
+    Raises FileNotFoundError if a folder holds no image or a pattern matches no file.
     """
     images = {}
     for word in words:
@@ -33,7 +28,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
             problem = f'{path} holds no image among {len(files)} files; expected {" ".join(IMAGE_SUFFIXES)}'
             if others and matches:
                 print_rank0(f'{path}: left out {len(others)} subfolders and files that are not images: '
-                            f'{", ".join(others[:3])}{and_more(others[2:])}')
+                            f'{shortened(others)}')
         elif glob.has_magic(word) and not path.exists():
             matches = [Path(file) for file in sorted(glob.glob(word, recursive=True)) if Path(file).is_file()]
             problem = f'{word} matches no file; check the pattern after --images'
@@ -68,24 +63,21 @@ class FileSet(Dataset):
                 'size': read_size(path, True)}
 
     def check(self) -> None:
-        """Check that all images exist and can be read (one is enough where on_corrupt is 'skip') under different names.
-
-        Raises:
-            FileNotFoundError, ValueError: naming the files.
+        """Check that all images exist and can be read (one is enough where on_corrupt is 'skip') under different names;
+        FileNotFoundError or ValueError names the files.
         """
         check_files(self.paths, 'some images do not exist', 'check the names after --images')
-        corrupt = []
         name, times = Counter(self.names).most_common(1)[0]
         if times > 1:
-            raise ValueError(f'{times} images would be written to {name}.png, '
-                             f'{self.paths[self.names.index(name)]} the first; process them separately with different '
-                             '--out')
+            raise ValueError(f'{times} images would be written to {name}.png, {self.paths[self.names.index(name)]} the '
+                             'first; process them separately with different --out')
+        corrupt = []
         for path in self.paths:
             try:
                 check_intact(path)
             except Corrupt as error:
-                corrupt.append(str(error).partition('; restore')[0])
+                corrupt.append(without_remedy(error))
         if corrupt and (self.on_corrupt == 'error' or len(corrupt) == len(self.paths)):
             raise ValueError(f'{len(corrupt)} of {len(self.paths)} files cannot be read as images: '
-                             f'{", ".join(corrupt[:10])}{and_more(corrupt[9:])}; remove them, name the others, or '
+                             f'{shortened(corrupt, 10)}; remove them, name the others, or '
                              'leave them out with --on-corrupt skip')

@@ -37,8 +37,7 @@ def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = 
         origin: what the file is made from, see lib/files/origin.py.
         probs: the classifier's probabilities [K] of all foreground classes.
 
-    Raises:
-        ValueError: if keys and maps do not belong together or a value is outside [0, 1].
+    Raises ValueError if keys and maps do not belong together or a value is outside [0, 1].
     """
     keys = _checked(path, keys, maps, len(maps))
     extra = {} if probs is None else {'probs': probs.astype(np.float32)}
@@ -46,10 +45,9 @@ def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = 
 
 
 def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read what write_maps wrote. `num_fg`: number of classes of the data set, which no class index may reach.
+    """Class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1], as write_maps wrote them.
 
-    Returns:
-        Class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1].
+    No class index may reach num_fg, the number of classes of the data set, if it is given.
 
     Raises:
         FileNotFoundError, ValueError: if the file is missing, corrupt, not written by this code, or has a class too
@@ -61,26 +59,19 @@ def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.nda
 
 
 def read_image_probs(path: Path, num_fg: int) -> np.ndarray | None:
-    """The classifier's probabilities float32 [K] in a CAM file; None in one of an earlier version.
-
-    Raises:
-        FileNotFoundError, ValueError: as read_maps.
+    """The classifier's probabilities float32 [K] in a CAM file; None in one of an earlier version. Errors of read_maps.
     """
-    _read(path, 'CAM', num_fg, 'maps_version', 'keys')      # a corrupt file ends here
-    with np.load(path, allow_pickle=False) as file:
-        if 'probs' not in file.files:
-            return None
     _, probs = _read(path, 'CAM', num_fg, 'maps_version', 'keys', 'probs')
-    _require(probs.shape == (num_fg,) and np.isfinite(probs).all(), path, f'holds probabilities {list(probs.shape)}')
+    _require(probs is None or probs.shape == (num_fg,) and np.isfinite(probs).all(), path,
+             f'holds probabilities {list(np.shape(probs))}')
     return probs
 
 
 def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray], origin: str = '') -> None:
     """Write the CRF seeds of one image; they come back within 0.005, background within as much for each class.
 
-    Args:
-        path, keys, origin: as for write_maps; the errors are the same, too.
-        scores: background strength alpha -> scores [1 + k, H, W] in [0, 1], background first.
+    scores: background strength alpha -> scores [1 + k, H, W] in [0, 1], background first. The rest, and the errors, are
+    those of write_maps.
     """
     stacked = np.stack(list(scores.values()))
     keys = _checked(path, keys, stacked, stacked.shape[1] - 1)
@@ -91,11 +82,7 @@ def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarr
 
 
 def read_seeds(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, dict[float, np.ndarray]]:
-    """Read what write_seeds wrote, with the arguments and errors of read_maps.
-
-    Returns:
-        Class indices int64 [k], and alpha -> scores float32 [1 + k, H, W] in [0, 1], background first.
-    """
+    """Class indices int64 [k], and alpha -> scores float32 [1 + k, H, W] in [0, 1], background first; as read_maps."""
     keys, alphas, scores = _read(path, 'seed', num_fg, 'seeds_version', 'keys', 'alphas', 'scores')
     _require(alphas.ndim == 1 and alphas.dtype == np.float64 and np.isfinite(alphas).all() and (alphas > 0).all(),
              path, 'holds background strengths that are not positive numbers')
@@ -170,7 +157,8 @@ def _read(path: Path, kind: str, num_fg: int | None, version_key: str, *names: s
         raise FileNotFoundError(f'{path} is missing; make the {kind} files of {path.parent} with {REMEDY}')
     try:
         with np.load(path, allow_pickle=False) as file:         # unpickling would run code from the file
-            version, (keys, *arrays) = int(file[version_key]), [file[name] for name in names]
+            version = int(file[version_key])
+            keys, *arrays = [file.get(name) if name == 'probs' else file[name] for name in names]
     except Exception as error:                                  # a corrupt archive can end in any error
         reason = f'{type(error).__name__}: {" ".join(str(error).split())[:100]}'
         _require(False, path, f'is corrupt or not a {kind} file of this code ({reason})')

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from lib.data.datasets import batch_keys
-from lib.files.imageio import Corrupt
+from lib.files.imageio import Corrupt, without_remedy
 from lib.process.workers import map_in_workers
 
 
@@ -29,15 +29,6 @@ def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: 
     return batches
 
 
-def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None,
-                  on_corrupt: str = 'error') -> 'Loading':
-    """The samples of an inference set one by one, in order, as NumPy arrays; the workers apply `prepare`.
-
-    With on_corrupt = 'skip' a corrupt image becomes {'skipped': what is wrong with it}.
-    """
-    return Loading(partial(_prepared, dataset, prepare, on_corrupt == 'skip'), len(dataset), workers)
-
-
 @dataclass
 class Loading:
     """The results of a function for 0, 1, ..., count - 1, computed ahead by worker processes."""
@@ -53,12 +44,20 @@ class Loading:
         return map_in_workers(self.function, range(self.count), self.workers)
 
 
+def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None,
+                  on_corrupt: str = 'error') -> Loading:
+    """The samples of an inference set one by one, in order, as NumPy arrays; the workers apply `prepare`.
+
+    With on_corrupt = 'skip' a corrupt image becomes {'skipped': what is wrong with it}.
+    """
+    return Loading(partial(_prepared, dataset, prepare, on_corrupt == 'skip'), len(dataset), workers)
+
+
 def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str,
              min_steps: int = 0) -> int:
     """Steps of a training run: whole batches of each epoch, at least min_steps, at most max_steps.
 
-    Raises:
-        ValueError: if the set has fewer images than a batch.
+    Raises ValueError if the set has fewer images than a batch.
     """
     if num_images < batch_size:
         raise ValueError(f'--batch-size {batch_size} is larger than the {num_images} images of {split}; '
@@ -73,7 +72,7 @@ def _prepared(dataset: Dataset, prepare: Callable[[dict], dict] | None, skip: bo
     except Corrupt as error:
         if not skip:
             raise
-        return {'skipped': _problem(error)}
+        return {'skipped': without_remedy(error)}
     return prepare(sample) if prepare else sample
 
 
@@ -98,9 +97,5 @@ def _next_readable(dataset: Dataset, epoch: int, index: int) -> dict:
         try:
             return {**dataset[epoch, candidate], 'skipped': problem}
         except Corrupt as error:
-            problem = problem or _problem(error)
+            problem = problem or without_remedy(error)
     raise Corrupt(f'all images of the split are corrupt; restore them (the first: {problem})')
-
-
-def _problem(error: Corrupt) -> str:
-    return str(error).partition('; restore')[0]

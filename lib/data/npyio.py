@@ -20,13 +20,9 @@ TOLERANCE = 1e-3
 
 
 def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
-    """Write the CAMs of one image as {class index from 0: float32 [H, W]}.
+    """Write the CAMs of one image as {class index from 0: float32 [H, W]}, with the arguments of labelio.write_maps.
 
-    Args:
-        path: .npy file; its folder is made where absent.
-        keys: foreground class indices [k], from 0.
-        maps: [k, H, W] in [0, 1]; k may be 0, and the file then does not tell H and W.
-        origin: what the file is made from, see lib/files/origin.py.
+    A file without any class does not tell H and W.
     """
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:
@@ -51,45 +47,57 @@ def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.nd
         size: (H, W) of the image, which a file without any class does not tell.
         num_fg: number of classes of the data set, which no key may reach.
 
-    Returns:
-        As labelio.read_maps: ascending class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1]. The lowest pixels
-        of the reference's maps are below 0, see tool/seamutils.fuse_scales; they become 0.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is missing, corrupt, asks for code or holds something else.
+    Returns and raises what labelio.read_maps does; a file that asks for code is an error. The lowest pixels of the
+    reference's maps are below 0, see tool/seamutils.fuse_scales; they become 0.
     """
-    keys, maps = _read(path, size, num_fg)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing; check the folder and the list of images')
+    try:
+        with open(path, 'rb') as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)     # np.save writes no other version of objects
+            if shape or dtype.char != 'O':
+                raise ValueError(f'it is an array of {dtype}, shape {list(shape)}')
+            (content,) = _decode(_Unpickler(file).load())
+        keys, maps = sorted(content), [_decode(content[key]) for key in sorted(content)]
+        if not all(type(key) is int and key >= 0 for key in keys):
+            raise ValueError('the keys are not class indices')
+        if not all(item.ndim == 2 and item.shape == maps[0].shape and np.isfinite(item).all() for item in maps):
+            raise ValueError('it does not hold finite maps [H, W] of one size')
+    except Exception as error:                  # a corrupt pickle can end in any error
+        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:150]}'
+        raise ValueError(f'{path} is corrupt or not a pickled dict of maps ({reason})') from error
+    if keys and keys[-1] >= num_fg:
+        raise ValueError(f'{path} has key {keys[-1]}, this data set has keys below {num_fg}; check --dataset')
+    maps = np.stack(maps).astype(np.float32) if maps else np.zeros((0, *size), np.float32)
     for values in maps:
         # All pixels that the reference puts below 0 share one value of the map; logits would have many.
         below = values[values < -TOLERANCE]
         if values.max(initial=0) > 1 + TOLERANCE or (below.size and np.ptp(below) > TOLERANCE * -below.min()):
-            raise ValueError(f'{path}: CAMs must be in [0, 1], found {values.min()} to {values.max()}; normalise them')
-    return keys, maps.clip(0, 1)
+            raise ValueError(f'{path}: maps must be in [0, 1], found {values.min()} to {values.max()}; normalise them')
+    return np.array(keys, np.int64), maps.clip(0, 1)
 
 
 def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
                    num_fg: int) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """The CRF scores of one image at several background strengths, as labelio.read_seeds gives them.
 
-    Args:
-        paths: background strength -> file of write_npy_scores or the reference. One without any key is background.
-        size, num_fg: as for read_npy_maps; the errors are the same, too.
+    `paths` are files of write_npy_scores or the reference by background strength; one without any key is background.
+    The rest, and the errors, are those of read_npy_maps.
     """
     all_keys, seeds = [], {}
     for alpha, path in paths.items():
-        keys, scores = _read(path, size, num_fg + 1)
+        keys, scores = read_npy_maps(path, size, num_fg + 1)
         if not len(keys):
             keys, scores = np.zeros(1, np.int64), np.ones((1, *size), np.float32)
         if keys[0] != 0:
             raise ValueError(f'{path} has keys {keys.tolist()} but no background, key 0; are these CAMs?')
-        if scores.min(initial=0) < -TOLERANCE or scores.max(initial=0) > 1 + TOLERANCE:
-            raise ValueError(f'{path}: CRF scores must be in [0, 1], found {scores.min()} to {scores.max()}')
-        all_keys.append(keys)
-        seeds[alpha] = scores.clip(0, 1)
-    if len({(tuple(keys), scores.shape) for keys, scores in zip(all_keys, seeds.values())}) > 1:
+        all_keys.append(keys.tolist())
+        seeds[alpha] = scores
+    if any(keys != all_keys[0] for keys in all_keys) or len({scores.shape for scores in seeds.values()}) > 1:
         raise ValueError(f'{" and ".join(map(str, paths.values()))} differ in classes or size; '
                          'they must come from the same CAMs')
-    return all_keys[0][1:] - 1, seeds
+    return np.array(all_keys[0][1:], np.int64) - 1, seeds
 
 
 def read_any_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,27 +163,3 @@ def _decode(array: _StandIn) -> np.ndarray | list:
     if code not in NUMBERS:
         raise ValueError(f'it holds values of type {code}')
     return np.frombuffer(data, order + code).reshape(shape, order='F' if by_columns else 'C')
-
-
-def _read(path: Path, size: tuple[int, int], num_keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ascending keys int64 [k] and finite maps float32 [k, H, W] of a file."""
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing; check the folder and the list of images')
-    try:
-        with open(path, 'rb') as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)     # np.save writes no other version of objects
-            if shape or dtype.char != 'O':
-                raise ValueError(f'it is an array of {dtype}, shape {list(shape)}')
-            (content,) = _decode(_Unpickler(file).load())
-        keys, maps = sorted(content), [_decode(content[key]) for key in sorted(content)]
-        if not all(type(key) is int and key >= 0 for key in keys):
-            raise ValueError('the keys are not class indices')
-        if not all(item.ndim == 2 and item.shape == maps[0].shape and np.isfinite(item).all() for item in maps):
-            raise ValueError('it does not hold finite maps [H, W] of one size')
-    except Exception as error:                  # a corrupt pickle can end in any error
-        reason = f'{type(error).__name__}: {" ".join(str(error).split())[:150]}'
-        raise ValueError(f'{path} is corrupt or not a pickled dict of maps ({reason})') from error
-    if keys and keys[-1] >= num_keys:
-        raise ValueError(f'{path} has key {keys[-1]}, this data set has keys below {num_keys}; check --dataset')
-    return np.array(keys, np.int64), np.stack(maps).astype(np.float32) if keys else np.zeros((0, *size), np.float32)

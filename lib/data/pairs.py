@@ -17,15 +17,11 @@ class LabelPair(NamedTuple):
 def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png',
                 limit: int | None = None, remedy: str = 'check the folder',
                 masked_only: bool = False) -> tuple[list[LabelPair], list[str]]:
-    """Files to compare, in list order: <labels_dir>/<name><suffix> and the ground truth of the list.
+    """Files to compare, in list order, <labels_dir>/<name><suffix> and the ground truth of the list, and the names of
+    corrupt images that are left out, as they have no prediction.
 
-    With masked_only, images without ground truth are left out.
-
-    Returns:
-        The pairs, and the names of corrupt images that are left out, as they have no prediction.
-
-    Raises:
-        FileNotFoundError: if a mask or a prediction is missing, naming the first and how many.
+    With masked_only, images without ground truth are left out. Raises FileNotFoundError if a mask or a prediction is
+    missing, naming the first and how many.
     """
     samples = spec.samples(split)[:limit]
     if masked_only and any(sample.mask for sample in samples):

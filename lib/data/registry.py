@@ -22,15 +22,11 @@ TOY = Path('data/toy/dataset.json')
 
 
 def get_spec(dataset: str, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
-    """Describe a data set.
+    """Describe a data set: voc12, coco, toy, or the path of a dataset.json.
 
-    Args:
-        dataset: voc12, coco, toy, or the path of a dataset.json.
-        root: folder of the images; None for the data set's own folder under data/.
-        lists: folder of the split lists and labels.txt; None for the data set's own.
+    `root` is the folder of the images, and `lists` that of the split lists and labels.txt, if not the data set's own.
 
-    Raises:
-        ValueError, FileNotFoundError: if the name is unknown, or its dataset.json is missing.
+    Raises ValueError or FileNotFoundError if the name is unknown, or its dataset.json is missing.
     """
     folders = {key: Path(value) for key, value in (('root', root), ('lists', lists)) if value}
     if dataset == 'voc12':
@@ -57,20 +53,14 @@ LARGEST_SIDE = 16384     # pixels
 
 
 def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
-    """Read dataset.json.
+    """Read a dataset.json, or the one in a folder; root and lists as in get_spec.
 
-    Args:
-        path: the file, or the folder that holds it.
-        root, lists: folders of the images and the lists, if not those that the file names.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is missing, or it lacks an entry or has an unknown or wrong one.
+    Raises FileNotFoundError or ValueError if the file is missing, lacks an entry or has an unknown or wrong one.
     """
     path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
     entries = read_json(path, ENTRIES, 'python -m lib.own makes one from photos, python -m lib.data.toy a '
                         'synthetic set')
-    if problem := _problem(entries):
-        raise ValueError(f'{path}: {problem}')
+    check_entries(path, entries)
     plain = {key: value for key, value in entries.items() if f'{key}?' in PLAIN}
     return DatasetSpec(**{'train_split': 'train', **plain}, name=entries['name'], classes=tuple(entries['classes']),
                        root=Path(root) if root else path.parent / entries.get('root', ''),
@@ -79,23 +69,25 @@ def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -
                        flag=str(path))
 
 
-def _problem(entries: dict) -> str:
-    """What is wrong with the values of a dataset.json; '' if nothing."""
+def check_entries(path: Path, entries: dict) -> None:
+    """Raise ValueError for the first value of a dataset.json that cannot be."""
     classes, templates = entries['classes'], [entries['images'], *entries.get('masks', ())]
     known = [key.removesuffix('?') for key in ENTRIES]
     texts = [value for value in entries.values() if isinstance(value, str)]
-    problems = [
-        *(f'unknown entry {key!r}; known ones: {", ".join(known)}' for key in entries if key not in known),
-        *(f'{text!r} holds a character that cannot be printed' for text in (*classes, *templates, *texts)
-          if not text.isprintable()),
-        *(f'class {name!r} is listed twice' for name in classes if classes.count(name) > 1),
-        *(f'{template!r} must be a path with one {{}} in place of the name' for template in templates
-          if '{}' not in template or template.count('{') + template.count('}') != 2)]
-    if not classes or 'background' in classes or not all(map(str.strip, classes)):
-        problems.append('"classes" must name at least one class, and foreground only: leave "background" out')
-    if not entries['name'] or Path(entries['name']).name != entries['name']:
-        problems.append('"name" must be a plain name, as it becomes the name of a folder')
-    side = entries.get('max_side')
-    if side is not None and not 1 <= side <= LARGEST_SIDE:
-        problems.append(f'"max_side" is {side}, expected 1 to {LARGEST_SIDE} pixels')
-    return problems[0] if problems else ''
+    side, problem = entries.get('max_side'), ''
+    if unknown := [key for key in entries if key not in known]:
+        problem = f'unknown entry {unknown[0]!r}; known ones: {", ".join(known)}'
+    elif odd := [text for text in (*classes, *templates, *texts) if not text.isprintable()]:
+        problem = f'{odd[0]!r} holds a character that cannot be printed'
+    elif twice := [name for name in classes if classes.count(name) > 1]:
+        problem = f'class {twice[0]!r} is listed twice'
+    elif wrong := [text for text in templates if '{}' not in text or text.count('{') + text.count('}') != 2]:
+        problem = f'{wrong[0]!r} must be a path with one {{}} in place of the name'
+    elif not classes or 'background' in classes or not all(map(str.strip, classes)):
+        problem = '"classes" must name at least one class, and foreground only: leave "background" out'
+    elif not entries['name'] or Path(entries['name']).name != entries['name']:
+        problem = '"name" must be a plain name, as it becomes the name of a folder'
+    elif side is not None and not 1 <= side <= LARGEST_SIDE:
+        problem = f'"max_side" is {side}, expected 1 to {LARGEST_SIDE} pixels'
+    if problem:
+        raise ValueError(f'{path}: {problem}')

@@ -13,7 +13,7 @@ from shlex import quote
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, draw
-from lib.files.fileio import remove_leftovers, replacing
+from lib.files.fileio import remove_leftovers, replacing, write_text
 from lib.files.imageio import write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign
@@ -29,10 +29,8 @@ def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: 
     """Draw the set into `out`; False if it is already complete.
 
     made_by.json is written first, so that an interrupted call knows its own files, and dataset.json last, so that an
-    unfinished set cannot be used. Files of other names are left alone.
-
-    Raises:
-        ValueError: if `out` holds a set with other parameters and `fresh` is not given, or files of somebody else.
+    unfinished set cannot be used. Files of other names are left alone. Raises ValueError if `out` holds a set with
+    other parameters and `fresh` is not given, or files of somebody else.
     """
     out = Path(out)
     parameters = {'made_by': MAKER, 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
@@ -49,11 +47,21 @@ def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: 
     if not earlier and (foreign := [path for path in files if path.exists()]):
         raise ValueError(f'{foreign[0]} exists and was not written by python -m {MAKER}; choose another --out, or move '
                          'the file away')
-    description.unlink(missing_ok=True)
-    for path in set_files(out, earlier) if earlier and fresh else ():
+    for path in (description, *(set_files(out, earlier) if earlier else ())):
         path.unlink(missing_ok=True)
     write_json(record, parameters)
-    draw_missing(out, parameters)
+    labels = ''
+    for split in ('train', 'val'):
+        for index, name in enumerate(image_names(split, parameters)):
+            image, mask, classes = draw(seed, split, index)
+            with replacing(out / f'images/{name}.jpg') as temporary:
+                Image.fromarray(image).save(temporary, format='JPEG', quality=92)
+            write_label_png(out / f'masks/{name}.png', mask)
+            labels += '\t'.join([name, *classes]) + '\n'
+        write_text(out / f'lists/{split}.txt', '\n'.join(image_names(split, parameters)) + '\n')
+    write_text(out / 'lists/labels.txt', labels)
+    for folder in ('images', 'masks', 'lists'):
+        remove_leftovers(out / folder)
     write_json(description, {
         'name': 'toy', 'classes': CLASSES, 'images': 'images/{}.jpg', 'masks': ['masks/{}.png'], 'lists': 'lists',
         'train_split': 'train', 'val_split': 'val', 'score_split': 'train', 'preset': 'toy',
@@ -72,27 +80,6 @@ def set_files(out: Path, parameters: Mapping) -> list[Path]:
     names = image_names('train', parameters) + image_names('val', parameters)
     return [*(out / f'images/{name}.jpg' for name in names), *(out / f'masks/{name}.png' for name in names),
             *(out / f'lists/{name}.txt' for name in ('train', 'val', 'labels'))]
-
-
-def draw_missing(out: Path, parameters: Mapping) -> None:
-    """Draw the images and masks that do not exist yet, then write the lists."""
-    lists = {'labels': ''}
-    for folder in ('images', 'masks', 'lists'):
-        remove_leftovers(out / folder)
-    for split in ('train', 'val'):
-        lists[split] = ''.join(f'{name}\n' for name in image_names(split, parameters))
-        for index, name in enumerate(image_names(split, parameters)):
-            image, mask, classes = draw(parameters['seed'], split, index)
-            image_file, mask_file = out / f'images/{name}.jpg', out / f'masks/{name}.png'
-            if not image_file.exists():
-                with replacing(image_file) as temporary:
-                    Image.fromarray(image).save(temporary, format='JPEG', quality=92)
-            if not mask_file.exists():
-                write_label_png(mask_file, mask)
-            lists['labels'] += '\t'.join([name, *classes]) + '\n'
-    for name, text in lists.items():
-        with replacing(out / f'lists/{name}.txt') as temporary:
-            temporary.write_text(text)
 
 
 def make_parser() -> argparse.ArgumentParser:

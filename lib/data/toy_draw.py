@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 
 from lib.data.toy_shapes import SHAPES
+from tool.imutils import IGNORED
 
 CLASSES = tuple(SHAPES)
-IGNORED = 255                           # mask value along the outlines
 LONG_SIDE, SHORT_SIDES = 128, (92, 112)
 PORTRAIT = 0.3                          # fraction of portrait images
 OBJECTS = (0.5, 0.37, 0.13)             # probabilities of 1, 2 and 3 objects
@@ -35,11 +35,10 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, lis
     image = _background(rng, height, width)
     mask = np.zeros((height, width), np.uint8)
     image, mask = _draw_objects(rng, image, mask)
-    image = _grain(rng, image)
     names = [CLASSES[value - 1] for value in np.unique(mask) if value]
     kernel = np.ones((3, 3), np.uint8)
     rim = cv2.dilate(mask, kernel) != cv2.erode(mask, kernel)
-    return _to_uint8(image), np.where(rim, np.uint8(IGNORED), mask), names
+    return _photo(rng, image), np.where(rim, np.uint8(IGNORED), mask), names
 
 
 def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +58,7 @@ def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]
         half_length = size * np.exp(rng.uniform(*np.log((0.4, 1.4))))
         part = SHAPES[CLASSES[label]].head[0] if i % 2 else rng.uniform(-0.6, 0.6)
         figure = _figure(rng, CLASSES[label], half_length, middle, size, size, part)
-        images[i] = _to_uint8(_grain(rng, _blend(image, *figure)))
+        images[i] = _photo(rng, _blend(image, *figure))
     return images, labels
 
 
@@ -69,29 +68,28 @@ def _draw_objects(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray)
     count = 1 + int(rng.choice(len(OBJECTS), p=OBJECTS))
     shrink = 1 + 0.22 * (count - 1)
     owner, areas = np.zeros_like(mask), []                      # which object a pixel shows; full size of each object
+
+    def add(figure: tuple[np.ndarray, np.ndarray], number: int, value: int) -> bool:
+        nonlocal image, mask, owner
+        inside = figure[1] >= 0.5
+        left = np.where(inside, 0, owner)
+        if any((left == earlier).sum() < MIN_VISIBLE * area for earlier, area in enumerate(areas, 1)):
+            return False
+        image, mask = _blend(image, *figure), np.where(inside, np.uint8(value), mask)
+        owner = np.where(inside, np.uint8(number), owner)
+        areas.append(inside.sum())
+        return True
+
     for number in range(1, count + 1):
         class_index = int(rng.integers(len(CLASSES)))
         for _ in range(12):
             half_length = rng.uniform(0.3, 0.5) * min(height, width) / shrink
             centre = np.array([width, height]) * rng.uniform(0.22, 0.78, 2)
-            figure = _figure(rng, CLASSES[class_index], half_length, centre, height, width)
-            inside = figure[1] >= 0.5
-            if _still_visible(np.where(inside, 0, owner), areas):
-                image = _blend(image, *figure)
-                mask = np.where(inside, np.uint8(class_index + 1), mask)
-                owner = np.where(inside, np.uint8(number), owner)
-                areas.append(inside.sum())
+            if add(_figure(rng, CLASSES[class_index], half_length, centre, height, width), number, class_index + 1):
                 break
     if rng.random() < 0.5:
-        figure = _bar(rng, height, width)
-        inside = figure[1] >= 0.5
-        if _still_visible(np.where(inside, 0, owner), areas):
-            image, mask = _blend(image, *figure), np.where(inside, np.uint8(0), mask)
+        add(_bar(rng, height, width), 0, 0)
     return image, mask
-
-
-def _still_visible(owner: np.ndarray, areas: list[int]) -> bool:
-    return all((owner == number).sum() >= MIN_VISIBLE * area for number, area in enumerate(areas, 1))
 
 
 def _figure(rng: np.random.Generator, name: str, half_length: float, centre: np.ndarray, height: int, width: int,
@@ -104,7 +102,7 @@ def _figure(rng: np.random.Generator, name: str, half_length: float, centre: np.
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     forward = turn @ np.diag([mirror * half_length, half_length * aspect])          # object to image coordinates
     centre = centre - forward @ (part, 0)
-    opacity = _fill(shape.outline() @ forward.T + centre, height, width)
+    opacity = _fill(shape.outline @ forward.T + centre, height, width)
 
     columns, rows = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in (width, height)), sparse=True)
     columns, rows = columns - np.float32(centre[0]), rows - np.float32(centre[1])
@@ -169,10 +167,6 @@ def _blend(image: np.ndarray, colours: np.ndarray, opacity: np.ndarray) -> np.nd
     return image + opacity[..., None] * (np.asarray(colours, np.float32) - image)
 
 
-def _grain(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Fine noise, as a camera's."""
-    return image + 4 * rng.standard_normal(image.shape, np.float32)
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+def _photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """The image with fine noise, as a camera's, in uint8."""
+    return np.clip(image + 4 * rng.standard_normal(image.shape, np.float32) + 0.5, 0, 255).astype(np.uint8)

@@ -101,10 +101,9 @@ class DatasetSpec:
         """
         path = self.lists / f'{split}.txt'
         others = ', '.join(sorted(other.stem for other in self.lists.glob('*.txt') if other.stem != 'labels')) or 'none'
-        lines = _read_lines(path, f'{self._remedy()}; lists here: {others}')
-        samples = [self._sample(line, f'{path}:{number}') for number, line in lines]
+        samples = [self._sample(line, place) for place, line in _lines(path, f'{self._remedy}; lists here: {others}')]
         if not samples:
-            raise ValueError(f'{path} names no image{self._remedy()}')
+            raise ValueError(f'{path} names no image{self._remedy}')
         name, times = Counter(sample.name for sample in samples).most_common(1)[0]
         if times > 1:
             raise ValueError(f'{path} names {name} {times} times; list every image once')
@@ -117,14 +116,13 @@ class DatasetSpec:
         """
         path, known = self.lists / 'labels.txt', {}
         index = {name: i for i, name in enumerate(self.classes)}
-        for number, line in _read_lines(path, self._remedy()):
+        for place, line in _lines(path, self._remedy):
             name, *present = line.split('\t')
             if unknown := [word for word in present if word not in index]:
-                raise ValueError(f'{path}:{number}: unknown class {unknown[0]!r}; '
-                                 f'{self.name} has {", ".join(self.classes)}')
+                raise ValueError(f'{place}: unknown class {unknown[0]!r}; {self.name} has {", ".join(self.classes)}')
             known[name] = [index[word] for word in present]
         if absent := [name for name in names if name not in known]:
-            raise ValueError(f'{path} has no line for {absent[0]}{and_more(absent)}{self._remedy()}')
+            raise ValueError(f'{path} has no line for {absent[0]}{and_more(absent)}{self._remedy}')
         labels = np.zeros((len(names), self.num_fg), np.uint8)
         for row, name in enumerate(names):
             labels[row, known[name]] = 1
@@ -172,6 +170,7 @@ class DatasetSpec:
         paths = [self.root / template.format(name) for template in self.mask_templates]
         return next((path for path in paths if path.exists()), None)
 
+    @property
     def _remedy(self) -> str:
         return f'; make it with {self.prepare}' if self.prepare else '; see --lists'
 
@@ -199,12 +198,17 @@ def and_more(items: Sequence) -> str:
     return f' (and {len(items) - 1} more)' if len(items) > 1 else ''
 
 
-def _read_lines(path: Path, remedy: str) -> list[tuple[int, str]]:
-    """The non-empty lines of a text file with their numbers."""
+def shortened(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and how many more there are."""
+    return f'{", ".join(names[:count])}{and_more(names[count - 1:])}'
+
+
+def _lines(path: Path, remedy: str) -> list[tuple[str, str]]:
+    """The non-empty lines of a text file with their places, 'file:line'."""
     try:
         text = path.read_text(encoding='utf-8-sig')
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist{remedy}') from None
     except UnicodeDecodeError as error:
         raise ValueError(f'{path} is not a text file ({error.reason}){remedy}') from None
-    return [(number, line.strip(' \r')) for number, line in enumerate(text.split('\n'), 1) if line.strip()]
+    return [(f'{path}:{number}', line.strip(' \r')) for number, line in enumerate(text.split('\n'), 1) if line.strip()]

@@ -24,10 +24,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The folder is created if absent. File and folder are flushed to disk (fsync) before this returns. A block that
     raises leaves neither the temporary file nor a changed `path`. A writer that infers the format from the name has to
-    be told it, as temporary names end in .tmp.
-
-    Raises:
-        CannotWrite: if the disk is full, or the folder is not writable or is a file.
+    be told it, as temporary names end in .tmp. Raises CannotWrite if the disk is full, or the folder is not writable or
+    is a file.
     """
     path = Path(path)
     temporary = temporary_name(path)
@@ -50,6 +48,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):         # a read-only folder
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 as replacing() does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
 
 
 def temporary_name(path: Path) -> Path:

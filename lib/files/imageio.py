@@ -14,10 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lib.files.fileio import replacing
-from lib.files.origin import png_info
-from tool.imutils import resize_bicubic, resize_nearest, scaled_size
+from lib.files.origin import png_text
+from tool.imutils import IGNORED, resize_bicubic, resize_nearest, scaled_size
 
-IGNORED = 255
 # Of the files in a folder that are taken for images, in training and prediction.
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm',
                   '.tif', '.tiff', '.webp')
@@ -37,10 +36,8 @@ class Corrupt(ValueError):
 def read_image(path: Path, upright: bool = False, max_side: int | None = None) -> np.ndarray:
     """Read an image as uint8 [H, W, 3] in RGB; transparency is dropped (no background is invented for it).
 
-    Args:
-        path: the file.
-        upright: rotate it as its EXIF tag says, as viewers do.
-        max_side: reduce it to this long side in pixels if it is larger.
+    With `upright` it is rotated as its EXIF tag says, as viewers do; if it is larger, it is reduced to a long side of
+    max_side pixels.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -63,6 +60,11 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
     return resize_bicubic(image, *size)
 
 
+def without_remedy(error: Exception) -> str:
+    """What is wrong with an image, in the words of an error of this module."""
+    return str(error).partition('; restore')[0]
+
+
 def read_size(path: Path, upright: bool = False, max_side: int | None = None) -> tuple[int, int]:
     """(height, width) that read_image would give, from the file's header alone; the same errors."""
     with _opened(path, 'image') as file:
@@ -80,8 +82,8 @@ def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]
     return scaled_size(*size, max_side / max(size)) if max_side and max(size) > max_side else size
 
 
-def check_intact(path: Path) -> None:
-    """Make sure, cheaply, that an image has a readable header and its end; the same errors as read_image.
+def check_intact(path: Path) -> Path:
+    """The path of an image that, at a cheap look, has a readable header and its end; the same errors as read_image.
 
     Decoded in full are formats without a mark at their end, and a JPEG or PNG that does not end as it should, since
     some have bytes behind their end.
@@ -92,13 +94,12 @@ def check_intact(path: Path) -> None:
         file.seek(max(0, path.stat().st_size - 32))
         if not mark or mark not in file.read():
             read_image(path)
+    return path
 
 
 def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:
     """Read a label PNG (palette or grey, of 1 to 16 bits) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255
-    ignored.
-
-    Reduced as read_image does, without mixing labels.
+    ignored. Reduced as read_image does, without mixing labels.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -118,8 +119,15 @@ def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.n
         raise ValueError(f'{path} holds the value {largest}; expected 0 to {num_classes - 1} or {IGNORED}: '
                          'check the class list, or whether the mask belongs to another data set')
     mask = mask.astype(np.uint8)
-    if palette:
-        _check_palette(path, np.flatnonzero(np.bincount(mask.ravel())), palette, num_classes)
+    if palette:     # image optimisers reorder it
+        values = {tuple(voc_palette()[value]): value for value in (*range(num_classes), IGNORED)}
+        used = np.flatnonzero(np.bincount(mask.ravel())).tolist()
+        meant = {value: values.get(tuple(palette[3 * value:3 * value + 3])) for value in used}
+        moved = [value for value in meant if meant[value] != value]
+        if moved and None not in meant.values():
+            raise ValueError(f'{path} has its palette in another order (value {moved[0]} has the colour of value '
+                             f'{meant[moved[0]]}), as image optimisers leave it; save it with the VOC palette, or in '
+                             'grey')
     return resize_nearest(mask, *reduced_size(mask.shape, max_side))
 
 
@@ -128,18 +136,14 @@ def write_label_png(path: Path, mask: np.ndarray, origin: str = '') -> None:
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
     with replacing(path) as temporary:
-        image.save(temporary, format='PNG', pnginfo=png_info(origin) if origin else None)
+        image.save(temporary, format='PNG', pnginfo=png_text('origin', origin) if origin else None)
 
 
 @functools.cache
 def voc_palette() -> np.ndarray:
     """The VOC palette uint8 [256, 3]: an index's bits, lowest first, go to red, green and blue, top bit first."""
-    index = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for level in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((index >> (3 * level + channel) & 1) << (7 - level)).astype(np.uint8)
-    return palette
+    index, channel = np.arange(256)[:, None], np.arange(3)
+    return sum((index >> (3 * level + channel) & 1) << (7 - level) for level in range(8)).astype(np.uint8)
 
 
 @contextmanager
@@ -147,7 +151,11 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     """An image opened with PIL; whatever PIL raises in the block becomes an error with file and remedy."""
     try:
         if Path(path).suffix.lower() in ('.heic', '.heif'):
-            _register_heif()
+            try:
+                import pillow_heif
+            except ImportError:
+                raise OSError('HEIC needs pillow-heif: pip install -r requirements-own.txt') from None
+            pillow_heif.register_heif_opener()
         with Image.open(path) as file:
             yield file
     except FileNotFoundError:
@@ -187,26 +195,7 @@ def _reduce_depth(values: np.ndarray, largest: tuple | int | None) -> np.ndarray
     return np.repeat((values * (255 / float(white)) + 0.5).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _check_palette(path: Path, used: np.ndarray, palette: list[int], num_classes: int) -> None:
-    """Refuse a mask whose colours are those of VOC at other indices: image optimisers reorder palettes."""
-    values = {tuple(voc_palette()[value]): value for value in (*range(num_classes), IGNORED)}
-    meant = [values.get(tuple(palette[3 * index:3 * index + 3]), -1) for index in used.tolist()]
-    if -1 not in meant and meant != used.tolist():
-        index, value = next((index, value) for index, value in zip(used.tolist(), meant) if index != value)
-        raise ValueError(f'{path} has its palette in another order (value {index} has the colour of value {value}), as '
-                         'image optimisers leave it; save it with the VOC palette, or in grey')
-
-
 def _raw_mode(file: Image.Image) -> str:
     """How PIL unpacks the samples of an opened file that is not loaded yet: 'L;4' is grey of 4 bits."""
     arguments = file.tile[0][3] if file.tile else ''
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-def _register_heif() -> None:
-    """Teach PIL to read photos of iPhones."""
-    try:
-        import pillow_heif
-    except ImportError:
-        raise OSError('HEIC needs pillow-heif: pip install -r requirements-own.txt') from None
-    pillow_heif.register_heif_opener()

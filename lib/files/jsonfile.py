@@ -4,7 +4,7 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-from lib.files.fileio import replacing
+from lib.files.fileio import write_text
 
 RESTORE = 'restore it, or remove it'
 
@@ -40,19 +40,15 @@ def parse_json(text: str | bytes) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file; an existing one is replaced only when the new one is complete."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + '\n')
 
 
 def misfit(value: Any, shape: Any, name: str = 'it') -> str:
-    """How a value differs from a shape, in words; '' if it does not.
+    """How a value of JSON or of a PyTorch file, called `name`, differs from a shape, in words; '' if it does not.
 
-    Args:
-        value: of JSON, or of a PyTorch file.
-        shape: a type (float accepts int; numbers are finite), a literal value, a tuple of alternatives, [shape of all
-            items], or {'key': shape, 'optional key?': shape, str: shape of all other values}; without str, other keys
-            may hold anything.
-        name: what to call the value.
+    shape: a type (float accepts int; numbers are finite), a literal value, a tuple of alternatives, [shape of all
+        items], or {'key': shape, 'optional key?': shape, str: shape of all other values}; without str, other keys may
+        hold anything.
     """
     if isinstance(shape, dict) and isinstance(value, dict):
         if missing := [key for key in shape if key is not str and not key.endswith('?') and key not in value]:
@@ -62,20 +58,18 @@ def misfit(value: Any, shape: Any, name: str = 'it') -> str:
     elif isinstance(shape, list) and isinstance(value, list):
         parts = [(f'item {index}', item, shape[0]) for index, item in enumerate(value, 1)]
     else:
-        return '' if _fits(value, shape) else f'{name} is {reprlib.repr(value)}, expected {_description(shape)}'
+        if isinstance(shape, tuple):
+            fits = any(not misfit(value, one) for one in shape)
+        elif shape is float:
+            fits = type(value) in (int, float) and -1e300 < value < 1e300
+        elif isinstance(shape, type):
+            fits = shape in (object, type(value))
+        else:
+            fits = type(value) is type(shape) and value == shape
+        return '' if fits else f'{name} is {reprlib.repr(value)}, expected {_description(shape)}'
     problems = (misfit(part, part_shape, part_name if name == 'it' else f'{part_name} of {name}')
                 for part_name, part, part_shape in parts)
     return next(filter(None, problems), '')
-
-
-def _fits(value: Any, shape: Any) -> bool:
-    if isinstance(shape, tuple):
-        return any(not misfit(value, one) for one in shape)
-    if shape is float:
-        return type(value) in (int, float) and -1e300 < value < 1e300
-    if isinstance(shape, type):
-        return shape in (object, type(value))
-    return type(value) is type(shape) and value == shape
 
 
 def _description(shape: Any) -> str:

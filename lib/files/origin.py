@@ -35,10 +35,10 @@ def origin_text(origin: Mapping) -> str:
     return json.dumps(origin, sort_keys=True, separators=(',', ':'))
 
 
-def png_info(text: str) -> PngInfo:
-    """The argument `pnginfo` of PIL's save() that stores an origin in a PNG."""
+def png_text(key: str, text: str) -> PngInfo:
+    """The argument `pnginfo` of PIL's save() that stores a text in a PNG."""
     info = PngInfo()
-    info.add_text('origin', text)
+    info.add_text(key, text)
     return info
 
 

@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from PIL import PngImagePlugin
-
-from lib.files.fileio import replacing
+from lib.files.fileio import write_text
+from lib.files.origin import png_text
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -41,9 +40,7 @@ def refuse_foreign(path: Path, maker: str, flag: str = '--out', former: str | No
 
 def image_mark(maker: str) -> dict:
     """Arguments of PIL's save() that make a PNG or JPEG say which command made it."""
-    text = PngImagePlugin.PngInfo()
-    text.add_text('made_by', maker)
-    return {'pnginfo': text, 'comment': f'made_by {maker}'}
+    return {'pnginfo': png_text('made_by', maker), 'comment': f'made_by {maker}'}
 
 
 def check_lists(folder: Path, texts: Mapping[str, str], maker: str) -> None:
@@ -60,5 +57,4 @@ def write_lists(folder: Path, texts: Mapping[str, str], maker: str) -> None:
     check_lists(folder, texts, maker)
     for name, text in texts.items():
         if not (folder / name).exists():
-            with replacing(folder / name) as temporary:
-                temporary.write_text(text, encoding='utf-8')
+            write_text(folder / name, text)

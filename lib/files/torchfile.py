@@ -16,12 +16,9 @@ def write_torch(path: Path, content: Any) -> None:
 
 
 def read_torch(path: Path, remedy: str, tensors: bool = True) -> Any:
-    """Read a file of torch.save, ours or anyone's, onto the CPU.
+    """Read a file of torch.save, ours or anyone's, onto the CPU; remedy: what to do about a missing or corrupt one.
 
-    Args:
-        path: the file.
-        remedy: what to do about a missing or corrupt one.
-        tensors: False leaves the tensors on disk, which is quick: only the rest of the content may be used then.
+    tensors=False leaves the tensors on disk, which is quick: only the rest of the content may be used then.
 
     Raises:
         FileNotFoundError: if the file is missing.

@@ -12,21 +12,30 @@ those of --classes: masks count them from 1. A mask is a palette or grey PNG wit
 All problems are listed, and nothing is written; or the lists go to a folder beside dataset.json, data/my_lists.
 """
 import argparse
+import hashlib
+import os
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lib.data.registry import LARGEST_SIDE
+from lib.data.registry import LARGEST_SIDE, read_spec
+from lib.files.fileio import remove_leftovers, write_text
+from lib.files.imageio import read_size
+from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign, refuse_inputs
 from lib.own.forms import read_folders, read_labels, splits_by_name
 from lib.own.labels import MOST_LINES, clean_labels, find_classes, warn_about_classes
 from lib.own.masks import ORIENTATIONS, check_masks, find_masks
-from lib.own.photos import Folder, Log, Row, match_images
-from lib.own.write import FORMER_MAKER, MAKER, split_rows, write_set
+from lib.own.photos import Folder, Log, Row, match_images, without_suffix
 from lib.process.cli import Parser, integer, number
 from lib.process.ending import run_script
+
+MAKER = 'lib.own'
+FORMER_MAKER = 'lib.data.own'
+SPLITS = ('train', 'val', 'test')
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,11 +73,82 @@ def renaming(word: str) -> tuple[str, str]:
     return old.strip(), new.strip()
 
 
-def read_rows(args: argparse.Namespace, photos: Folder, log: Log) -> list[Row]:
-    """The labels of all images that have any, whatever form they are in."""
-    rows = [row for path in args.labels for row in read_labels(path, args.separator, log)]
-    rows = match_images(rows if args.labels else read_folders(photos, log), photos, log)
-    return clean_labels(splits_by_name(rows, log), dict(args.merge), log)
+def split_rows(rows: Sequence[Row], fraction: float, source: str, log: Log) -> dict[str, list[Row]]:
+    """Rows by split, as the label list says; if it names no val, a fraction of the others is held out.
+
+    The choice depends on the names alone, so the same list always gives the same split; a class keeps at least one
+    image in train.
+    """
+    unmarked = [row for row in rows if not row.split]
+    if 0 < len(unmarked) < len(rows):
+        log.problem(unmarked[0].location, 'has no split, but other images have one')
+    splits = {name: [row for row in rows if (row.split or 'train') == name] for name in SPLITS}
+    if not splits['val']:
+        pool, val = splits['train'], set()
+        left = Counter(label for row in pool for label in row.labels)
+        for row in sorted(pool, key=lambda row: (digest(Path(row.image).stem), row.image)):
+            if len(val) < max(1, round(fraction * len(pool))) and all(left[label] > 1 for label in row.labels):
+                val.add(row)
+                left.subtract(row.labels)
+        splits |= {'train': [row for row in pool if row not in val], 'val': [row for row in pool if row in val]}
+    for name in ('train', 'val'):
+        if not splits[name]:
+            log.problem(source, f'leaves no image for {name}; add images: a class needs two before one of them is held '
+                        'out for val')
+    taught = {label for row in splits['train'] for label in row.labels}
+    for name in sorted({label for row in rows for label in row.labels} - taught if taught else ()):
+        log.problem(source, f'no image of the split train shows {name!r}')
+    return {name: part for name, part in splits.items() if part}
+
+
+def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes: Sequence[str],
+              masks: Mapping[str, Path], prepare: str) -> None:
+    """Write the lists, then dataset.json, which names their folder; paths are relative to it.
+
+    Rows are given by split, classes in the order of mask values, mask paths by image; `prepare` is the command, for
+    messages of other commands.
+    """
+    home, rows = args.out.resolve().parent, [row for part in splits.values() for row in part]
+    photos, mask_folder = args.photos.resolve(), (args.masks or args.photos).resolve()
+    root = Path(os.path.commonpath([photos, mask_folder]))
+    images = {row.image: (photos / row.image).relative_to(root).as_posix() for row in rows}
+    lines = {image: f'/{path}\n' for image, path in images.items()} | {
+        image: f'/{images[image]} /{mask.resolve().relative_to(root).as_posix()}\n' for image, mask in masks.items()}
+    texts = {f'{name}.txt': ''.join(lines[row.image] for row in part) for name, part in splits.items()}
+    texts['labels.txt'] = ''.join('\t'.join([without_suffix(row.image), *row.labels]) + '\n' for row in rows)
+    suffix = Counter(Path(row.image).suffix for row in rows).most_common(1)[0][0]
+    largest = max(max(read_size(photos / row.image)) for row in rows)
+    entries = {'name': args.out.stem, 'classes': list(classes), 'root': Path(os.path.relpath(root, home)).as_posix(),
+               'images': (photos / f'{{}}{suffix}').relative_to(root).as_posix(), 'lists': f'{args.out.stem}_lists',
+               'train_split': 'train', 'val_split': 'val', 'score_split': 'train', 'preset': 'own',
+               'upright': args.mask_orientation != 'stored', 'max_side': min(largest, args.max_side),
+               'prepare': prepare, 'made_by': MAKER}
+    if args.masks:
+        entries['masks'] = [(mask_folder / '{}.png').relative_to(root).as_posix()]
+    replace_lists(args.out, home / entries['lists'], texts)
+    write_json(args.out, {**entries, 'lists_sha256': {name: digest(text) for name, text in texts.items()}})
+    remove_leftovers(home)
+    read_spec(args.out)
+
+
+def replace_lists(out: Path, folder: Path, texts: Mapping[str, str]) -> None:
+    """Replace the lists that `out`, if it exists, was written with; ValueError if one was edited since."""
+    former = read_json(out).get('lists_sha256', {}) if out.exists() else {}
+    for path in (folder / name for name in {**former, **texts}):
+        known = former.get(path.name), digest(texts.get(path.name, ''))
+        if path.exists() and digest(path.read_text(encoding='utf-8')) not in known:
+            raise ValueError(f'{path} was edited, or not written by this command; move it away, or choose another '
+                             '--out')
+    remove_leftovers(folder)
+    for name in former.keys() - texts.keys():
+        (folder / name).unlink(missing_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def stop_at(problems: Sequence[tuple[str, str]], source: str) -> None:
@@ -81,18 +161,15 @@ def stop_at(problems: Sequence[tuple[str, str]], source: str) -> None:
     raise ValueError(f'{count} in {source} and what it names; nothing was written')
 
 
-def describe(out: Path, splits: Mapping[str, list[Row]], classes: Sequence[str]) -> list[str]:
-    """Lines that say what is in the set: images by split, and a line for each class."""
+def describe(out: Path, splits: Mapping[str, list[Row]], classes: Sequence[str]) -> str:
+    """What is in the set: images by split, and a line for each class."""
     rows = [row for part in splits.values() for row in part]
     sizes = ', '.join(f'{len(part)} {name}' for name, part in splits.items())
-    counts = {name: 0 for name in classes}
-    for row in rows:
-        for label in row.labels:
-            counts[label] += 1
-    width = max(map(len, [*classes, 'no class']))
-    return [f'{out}: {len(rows)} images ({sizes}), {len(classes)} classes',
-            *(f'  {name:{width}} {count} images' for name, count in counts.items()),
-            f'  {"no class":{width}} {sum(not row.labels for row in rows)} images']
+    counts = Counter(label for row in rows for label in row.labels)
+    lines = [*((name, counts[name]) for name in classes), ('no class', sum(not row.labels for row in rows))]
+    width = max(len(name) for name, _ in lines)
+    return '\n'.join([f'{out}: {len(rows)} images ({sizes}), {len(classes)} classes',
+                      *(f'  {name:{width}} {count} images' for name, count in lines)])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,21 +186,26 @@ def main(argv: list[str] | None = None) -> None:
     refuse_foreign(args.out, MAKER, former=FORMER_MAKER)
     source = ', '.join(map(str, args.labels)) or str(args.photos)
 
-    # The labels and the images; then what only all rows together can tell.
-    log, masks = Log(), {}
-    rows = read_rows(args, Folder(args.photos), log)
+    # The labels of all images that have any, whatever form they are in.
+    log, photos, classes, masks, splits = Log(), Folder(args.photos), [], {}, {}
+    rows = [row for path in args.labels for row in read_labels(path, args.separator, log)]
+    rows = match_images(rows if args.labels else read_folders(photos, log), photos, log)
+    rows = clean_labels(splits_by_name(rows, log), dict(args.merge), log)
+
+    # What only all rows together can tell.
     if not log.problems:
         classes = find_classes(rows, args.classes, args.keep_labels, source, log)
     if args.masks and not log.problems:
-        masks = {image: args.masks / path for image, path in find_masks(rows, args.masks, log).items()}
+        masks = find_masks(rows, args.masks, log)
         check_masks(rows, args.photos, masks, classes, bool(args.classes), args.mask_orientation, log)
-    splits = {} if log.problems else split_rows(rows, args.val, source, log)
+    if not log.problems:
+        splits = split_rows(rows, args.val, source, log)
     if log.problems:
         print('\n'.join(log.notes), end='\n' * bool(log.notes))
         stop_at(log.problems, source)
     warn_about_classes(rows, classes, log)
     write_set(args, splits, classes, masks, f'python -m {MAKER} {shlex.join(map(str, words))}')
-    print(*log.notes, *describe(args.out, splits, classes), sep='\n')
+    print(*log.notes, describe(args.out, splits, classes), sep='\n')
 
 
 if __name__ == '__main__':

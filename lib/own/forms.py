@@ -3,10 +3,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-from xml.etree import ElementTree
 
 from lib.files.imageio import IMAGE_SUFFIXES
 from lib.files.jsonfile import misfit, parse_json
+from lib.files.xmlfile import read_voc_objects, read_xml
 from lib.own.photos import Folder, Log, Row
 from lib.own.tables import SPLIT_NAMES, read_csv, read_excel, read_text, rows_of
 
@@ -20,14 +20,9 @@ MAPPING = {str: (str, [str], None)}
 
 
 def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
-    """The rows of a label list of any form.
+    """The rows of a label list of any form: a file, or a folder of VOC's XML; separator: see rows_of().
 
-    Args:
-        path: the file, or a folder of VOC's XML.
-        separator: between the labels in the cell of a table; None to choose it.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is missing, or nothing of it can be read.
+    Raises FileNotFoundError or ValueError if it is missing, or nothing of it can be read.
     """
     ending = path.suffix.lower()
     if path.is_dir():
@@ -38,11 +33,10 @@ def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
         return read_json(path, separator, log)
     if ending == '.xml':
         return read_cvat(path)
-    if ending in ('.xlsx', '.xlsm'):
-        return rows_of(read_excel(path, log), path, separator, log)
-    if ending in ('.csv', '.tsv', '.txt', ''):
-        return rows_of(read_csv(path, log), path, separator, log)
-    raise ValueError(f'{path} is not a list of labels in a form that is read: {FORMS}')
+    if ending not in ('.xlsx', '.xlsm', '.csv', '.tsv', '.txt', ''):
+        raise ValueError(f'{path} is not a list of labels in a form that is read: {FORMS}')
+    read = read_excel if ending in ('.xlsx', '.xlsm') else read_csv
+    return rows_of(read(path, log), path, separator, log)
 
 
 def read_json(path: Path, separator: str | None, log: Log) -> list[Row]:
@@ -71,12 +65,12 @@ def read_coco(content: dict, path: Path, log: Log) -> list[Row]:
     names = {category['id']: category['name'] for category in content['categories']}
     labels = {image['id']: [] for image in content['images']}
     for number, annotation in enumerate(content.get('annotations', ()), 1):
-        if annotation['image_id'] not in labels or annotation['category_id'] not in names:
+        try:
+            labels[annotation['image_id']].append(names[annotation['category_id']])
+        except KeyError:
             log.problem(f'{path}: annotation {annotation.get("id", number)}',
                         'names an image or a category that is not listed')
-        else:
-            labels[annotation['image_id']].append(names[annotation['category_id']])
-    return [Row(f'{path}: image {image["id"]}', image['file_name'], tuple(labels[image['id']]), '')
+    return [Row(f'{path}: image {image["id"]}', image['file_name'], tuple(labels[image['id']]))
             for image in content['images']]
 
 
@@ -87,18 +81,18 @@ def read_label_studio(tasks: Sequence[dict], path: Path, log: Log) -> list[Row]:
         location = f'{path}: task {task.get("id", number)}'
         texts = [value for value in task['data'].values() if isinstance(value, str)]
         images = [text for text in texts if text.lower().endswith(IMAGE_SUFFIXES)]
-        annotations = [annotation['result'] for annotation in task.get('annotations', task.get('completions', ()))
-                       if not annotation.get('was_cancelled')]
-        sets = {tuple(sorted({label for result in results for label in _chosen(result)})) for results in annotations}
+        sets = {tuple(sorted({label for result in annotation['result'] for label in _chosen(result)}))
+                for annotation in task.get('annotations', task.get('completions', ()))
+                if not annotation.get('was_cancelled')}
         if len(sets) > 1:
             log.problem(location, 'has annotations that differ; keep one')
-        rows.append(Row(location, (images or texts or [''])[0], sets.pop() if sets else None, ''))
+        rows.append(Row(location, (images or texts or [''])[0], sets.pop() if sets else None))
     return rows
 
 
 def _chosen(result: dict) -> list[str]:
     value = result.get('value')         # {"choices": [...]} of type choices, {"rectanglelabels": [...], "x": ...}, ...
-    labels = value.get(result.get('type')) if isinstance(value, dict) else None
+    labels = value.get(str(result.get('type'))) if isinstance(value, dict) else None
     return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
 
 
@@ -106,7 +100,8 @@ def read_cvat(path: Path) -> list[Row]:
     """CVAT's 'CVAT for images': the labels of tags, boxes and polygons."""
     rows = [Row(f'{path}: {image.get("name")}', image.get('name', ''),
                 tuple(shape.get('label') for shape in image.iter() if shape.get('label')),
-                SPLIT_NAMES.get(image.get('subset', '').casefold(), '')) for image in _root(path).iterfind('{*}image')]
+                SPLIT_NAMES.get(image.get('subset', '').casefold(), ''))
+            for image in read_xml(path).iterfind('{*}image')]
     if not rows:
         raise ValueError(f'{path} has no <image> of CVAT: export it as "CVAT for images"; of VOC name the folder')
     return rows
@@ -114,13 +109,8 @@ def read_cvat(path: Path) -> list[Row]:
 
 def read_voc(folder: Path) -> list[Row]:
     """A folder with an XML file of VOC per image, named like the image."""
-    rows = []
-    for path in sorted(folder.rglob('*.xml')):
-        root = _root(path)
-        if root.tag.rpartition('}')[2] != 'annotation':
-            raise ValueError(f'{path} is not an annotation of VOC (<annotation>); remove it')
-        rows.append(Row(str(path), path.relative_to(folder).with_suffix('').as_posix(),
-                        tuple(shape.findtext('{*}name') or '' for shape in root.iterfind('.//{*}object')), ''))
+    rows = [Row(str(path), path.relative_to(folder).with_suffix('').as_posix(), read_voc_objects(path))
+            for path in sorted(folder.rglob('*.xml'))]
     if not rows:
         raise ValueError(f'{folder} is a folder without XML files; for a folder per class name no list of labels')
     return rows
@@ -128,32 +118,32 @@ def read_voc(folder: Path) -> list[Row]:
 
 def read_folders(photos: Folder, log: Log) -> list[Row]:
     """A folder per class, below folders train, val, test or not; what is deeper belongs to the class."""
-    images = {image: image.split('/') for image in photos.images if '/' in image}
-    depth, splits = 0, {}
-    while images and all(len(parts) > depth + 2 for parts in images.values()):
-        level = {parts[depth] for parts in images.values()}
-        if {name.casefold() for name in level} <= SPLIT_NAMES.keys():
-            splits = {image: SPLIT_NAMES[parts[depth].casefold()] for image, parts in images.items()}
+    folders = {image: image.split('/')[:-1] for image in photos.images if '/' in image}
+    splits = {}
+    while folders and all(len(parts) > 1 for parts in folders.values()):
+        level = {parts[0].casefold() for parts in folders.values()}
+        if level <= SPLIT_NAMES.keys():
+            splits = {image: SPLIT_NAMES[parts[0].casefold()] for image, parts in folders.items()}
         elif len(level) > 1:
             break
-        depth += 1
-    folders = {parts[depth] for parts in images.values()}
-    if {name.casefold() for name in folders} <= SPLIT_NAMES.keys():
-        raise ValueError(f'{photos.folder} has no folder per class ({", ".join(sorted(folders)) or "no folder"}); name '
-                         'the list of labels')
-    none = sorted(name for name in folders if name.casefold() in NO_CLASS_FOLDERS)
+        folders = {image: parts[1:] for image, parts in folders.items()}
+    classes = sorted({parts[0] for parts in folders.values()})
+    if all(name.casefold() in SPLIT_NAMES for name in classes):
+        raise ValueError(f'{photos.folder} has no folder per class ({", ".join(classes) or "no folder"}); name the '
+                         'list of labels')
+    none = [name for name in classes if name.casefold() in NO_CLASS_FOLDERS]
     log.note('every folder is a class' + (f', but these mean no class: {", ".join(none)}' if none else ''))
-    return [Row(f'{photos.folder}/{image}', image, () if parts[depth] in none else (parts[depth],),
-                splits.get(image, '')) for image, parts in images.items()]
+    return [Row(f'{photos.folder}/{image}', image, () if name in none else (name,), splits.get(image, ''))
+            for image, (name, *_) in folders.items()]
 
 
 def splits_by_name(rows: Sequence[Row], log: Log) -> list[Row]:
     """Rows with the splits that the folders of the images, or else the label lists, are named after, if all are."""
-    folders = [PurePosixPath(row.image).parent for row in rows]
-    lists = [Path(*Path(row.location.partition(':')[0]).parts[-2:]) for row in rows]
+    folders = [str(PurePosixPath(row.image).parent) for row in rows]
+    lists = ['/'.join(Path(row.location.partition(':')[0]).parts[-2:]) for row in rows]
     for what, paths in (('folders of the images', folders), ('lists', lists)):
-        splits = [next((SPLIT_NAMES[word] for word in re.split('[^a-z]+', str(path).casefold()) if word in SPLIT_NAMES),
-                       '') for path in paths]
+        splits = [next((SPLIT_NAMES[word] for word in re.split('[^a-z]+', path.casefold()) if word in SPLIT_NAMES), '')
+                  for path in paths]
         if all(splits) and 'train' in splits and len(set(splits)) > 1 and not any(row.split for row in rows):
             log.note(f'splits are those that the {what} are named after')
             return [row._replace(split=split) for row, split in zip(rows, splits)]
@@ -164,10 +154,3 @@ def _checked(value: Any, shape: Any, path: Path) -> Any:
     if problem := misfit(value, shape):
         raise ValueError(f'{path}: {problem}; expected {FORMS}')
     return value
-
-
-def _root(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f'{path} is not valid XML ({error}); export it again') from None

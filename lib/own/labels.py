@@ -5,15 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from lib.files.dataspec import check_classes
-from lib.own.photos import Log, Row, composed, shortened
+from lib.files.dataspec import check_classes, shortened
+from lib.own.photos import Log, Row, composed
 
 # Characters that a name can hold, too, separate labels only where the labels they give also stand alone.
 SEPARATORS = (';', '|', ',', '/', '+', '&', ' ')
 NO_CLASS = {'', 'none', 'n/a', 'na', 'nan', 'null', '-', 'nothing', 'background'}
 FEW = 5                 # images of a class
 MOST_LINES = 100        # about problems of one kind
-KEEP = '--keep-labels if they are not'
 
 
 def tidied(label: str) -> str:
@@ -31,19 +30,20 @@ def split_cell(cell: str, separator: str) -> list[str]:
 
 def choose_separator(cells: Iterable[str], path: Path, log: Log) -> str:
     """The separator that makes the fewest distinct labels; a problem where that leaves a doubt."""
-    cells = {cell for cell in cells if tidied(cell).casefold() not in NO_CLASS}
+    cells = sorted({cell for cell in cells if tidied(cell).casefold() not in NO_CLASS})
     whole = {label for cell in cells for label in split_cell(cell, 'none')}
-    labels = {separator: {label for cell in cells for label in split_cell(cell, separator)}
-              for separator in SEPARATORS if any(len(split_cell(cell, separator)) > 1 for cell in cells)}
+    parts = {separator: [split_cell(cell, separator) for cell in cells] for separator in SEPARATORS}
+    labels = {separator: set().union(*lists) for separator, lists in parts.items() if any(part[1:] for part in lists)}
     if not labels:
         return 'none'
     best = min(labels, key=lambda separator: len(labels[separator]))
-    several = [cell for cell in sorted(cells) if len(split_cell(cell, best)) > 1]
-    alone = whole & {label for cell in several for label in split_cell(cell, best)}
+    several = [(cell, part) for cell, part in zip(cells, parts[best]) if len(part) > 1]
+    alone = any(label in whole for _, part in several for label in part)
     fewer = len(labels[best]) < len(whole)
     certain = best in ';|' or best == ',' and (alone or fewer) or alone and fewer
     if not certain and (best == ',' or len(labels[best]) <= len(whole)):
-        log.problem(path, f'is {tidied(several[0])!r} one label or several? --separator none or --separator {best!r}')
+        log.problem(path, f'is {tidied(several[0][0])!r} one label or several? --separator none or --separator '
+                    f'{best!r}')
     if not certain:
         return 'none'
     log.note(f'labels are separated by {best!r} (--separator changes that): {len(labels[best])} distinct ones')
@@ -66,9 +66,8 @@ def clean_labels(rows: Sequence[Row], merge: Mapping[str, str], log: Log) -> lis
         for label in labels:
             if not label.isprintable():
                 log.problem(row.location, f'{label!r} cannot be the name of a class')
-    for label in merge:
-        if label not in found:
-            log.problem('--merge', f'{label!r} is not a label; labels are {", ".join(sorted(found))[:300]}')
+    for label in merge.keys() - found:
+        log.problem('--merge', f'{label!r} is not a label; labels are {", ".join(sorted(found))[:300]}')
     if dropped:
         log.note('no class: ' + ', '.join(f'{label} ({count} images)' for label, count in dropped.items()))
     return cleaned
@@ -77,44 +76,39 @@ def clean_labels(rows: Sequence[Row], merge: Mapping[str, str], log: Log) -> lis
 def find_classes(rows: Sequence[Row], given: Sequence[str] | None, keep: bool, source: str, log: Log) -> list[str]:
     """The classes in order: those of --classes, or all labels in alphabetical order.
 
-    Reports labels that --classes lacks, and without it, unless `keep`, labels that look like the same class.
-
-    Raises:
-        ValueError: if there are more classes than a label PNG can hold.
+    Reports labels that --classes lacks, and without it, unless `keep`, labels that look like the same class. Raises
+    ValueError if there are more classes than a label PNG can hold, or one of --classes cannot be.
     """
     counts = Counter(label for row in rows for label in row.labels)
     classes = [composed(name.strip()) for name in given] if given else sorted(counts)
     check_classes(classes, source)
     if not classes:
         log.problem(source, 'names no class at all')
-    if not given and not keep:
-        ask_about_alike(counts, source, log)
-    unknown, known = {}, set(classes)
-    for row in rows:
-        for label in row.labels:
-            if label not in known:
-                unknown.setdefault(label, row.location)
-    for label, location in list(unknown.items())[:MOST_LINES]:
+    if not given:
+        if not keep:
+            ask_about_alike(counts, source, log)
+        return classes
+    if wrong := [name for name in classes if name == 'background' or classes.count(name) > 1]:
+        raise ValueError(f'--classes: {wrong[0]!r} must not be listed' + ' twice' * (wrong[0] != 'background'))
+    first = {label: row.location for row in reversed(rows) for label in row.labels}
+    for label in [label for label in counts if label not in classes][:MOST_LINES]:
         near = [name for name in classes if likeness(label, name)]
-        log.problem(location, f'unknown class {label!r}; --classes names {", ".join(classes)}'
+        log.problem(first[label], f'unknown class {label!r}; --classes names {", ".join(classes)}'
                     + (f'; did you mean {near[0]!r}?' if near else ''))
-    for name in dict.fromkeys(classes):
-        if name == 'background' or classes.count(name) > 1:
-            log.problem('--classes', f'{name!r} must not be listed' + (' twice' if name != 'background' else ''))
-        elif name not in counts:
+    for name in classes:
+        if name not in counts:
             log.problem(source, f'no image shows {name!r} of --classes')
     return classes
 
 
 def ask_about_alike(counts: Mapping[str, int], source: str, log: Log) -> None:
     """Report labels that are probably one class: a question that only the user can answer."""
-    for pair in combinations(sorted(counts, key=lambda label: (-counts[label], label)), 2):
-        often, rare = pair
+    for often, rare in combinations(sorted(counts, key=lambda label: (-counts[label], label)), 2):
         kind = likeness(often, rare)
         # Short words one letter apart are mostly different words (cat, car): a typo would be rare.
-        if kind and (kind != 'one letter' or min(map(len, pair)) > 4 or counts[rare] < FEW):
+        if kind and (kind != 'one letter' or min(len(often), len(rare)) > 4 or counts[rare] < FEW):
             log.problem(source, f'{rare!r} ({counts[rare]} images) and {often!r} ({counts[often]}) differ in {kind}: '
-                        f'--merge "{rare}={often}" if they are one class, {KEEP}')
+                        f'--merge "{rare}={often}" if they are one class, --keep-labels if they are not')
 
 
 def likeness(first: str, second: str) -> str:
@@ -138,11 +132,10 @@ def _singular(label: str) -> str:
 
 def warn_about_classes(rows: Sequence[Row], classes: Sequence[str], log: Log) -> None:
     """Note classes that image-level labels cannot teach."""
-    shown = {name: [] for name in classes}
+    shown, together = {name: [] for name in classes}, {}
     for number, row in enumerate(rows):
         for label in row.labels:
             shown[label].append(number)
-    together = {}
     for name, numbers in shown.items():
         together.setdefault(tuple(numbers), []).append(name)
     for numbers, names in together.items():

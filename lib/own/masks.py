@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from lib.files.imageio import IGNORED, read_mask, read_orientation, read_size
-from lib.own.photos import Folder, Log, Row, shortened, without_suffix
+from lib.files.dataspec import shortened
+from lib.files.imageio import IGNORED, read_mask, read_orientation, read_size, without_remedy
+from lib.own.photos import Folder, Log, Row, without_suffix
 
 ORIENTATIONS = ('upright', 'stored')
 
 
-def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, str]:
+def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, Path]:
     """The mask below `folder` of each image that has one; reports masks that could be those of two images."""
     masks, found, owners = Folder(folder, ('.png',)), {}, {}
     for row in rows:
@@ -22,7 +23,7 @@ def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, str]:
                         + (f' and {other}' if other != row.image else '') + '; put masks into the same subfolders as '
                         'their images')
         elif paths:
-            found[row.image] = paths[0]
+            found[row.image] = folder / paths[0]
     if not found:
         log.problem(folder, 'has no mask for any image; masks are PNGs with the names of the images')
     log.note(f'{len(found)} of {len(rows)} images have a mask')
@@ -31,64 +32,56 @@ def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, str]:
 
 def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], classes: Sequence[str], fixed: bool,
                 orientation: str | None, log: Log) -> None:
-    """Report masks that are corrupt, of another size than their image, or whose meaning is in doubt.
+    """Report masks, given by image, that are corrupt, of another size than their image, or whose meaning is in doubt.
 
-    Args:
-        masks: by image.
-        fixed: whether the user has given the order of the classes.
-        orientation: one of ORIENTATIONS, if the user has said how the masks are drawn.
+    fixed: whether the user has given the order of the classes; orientation: one of ORIENTATIONS, if the user has said
+    how the masks are drawn.
     """
     rows = [row for row in rows if row.image in masks]
     shown, turned = np.zeros((len(rows), IGNORED + 1), bool), {}
     for number, row in enumerate(rows):
-        path = masks[row.image]
+        path, image = masks[row.image], images / row.image
         try:
             mask = read_mask(path, len(classes) + 1)
-            sizes = {name: read_size(images / row.image, name == 'upright') for name in ORIENTATIONS}
+            sizes = {name: read_size(image, name == 'upright') for name in ORIENTATIONS}
         except (ValueError, OSError) as error:
-            log.problem(row.location, str(error).partition('; restore')[0])
+            log.problem(row.location, without_remedy(error))
             continue
         shown[number, np.unique(mask)] = True
         fits = [name for name in ORIENTATIONS if mask.shape == sizes[name]]
-        if read_orientation(images / row.image) > 1:
+        if read_orientation(image) > 1:
             turned[row.image] = fits
         if not fits or orientation and orientation not in fits:
             height, width = sizes[orientation or 'upright']
             log.problem(row.location, f'{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height}')
-    if not orientation:
-        _check_orientation(turned, log)
-    if shown[:, IGNORED].any() and not shown[:, 1:IGNORED].any():
-        log.problem(next(iter(masks.values())).parent, f'masks hold nothing but 0 and {IGNORED}, which means ignored; '
-                    'save objects with the value of their class, 1 for the first')
-    elif not log.problems:
-        _check_order(rows, [masks[row.image].name for row in rows], classes, shown, fixed, log)
 
-
-def _check_orientation(turned: dict[str, list[str]], log: Log) -> None:
-    """Report images that EXIF rotates, by name with the orientations that fit their masks, if masks are not upright."""
+    # Images that EXIF rotates: masks that fit one orientation only decide it for all.
     decided = {fits[0] for fits in turned.values() if len(fits) == 1}
-    if turned and decided != {'upright'}:
+    if turned and not orientation and decided != {'upright'}:
         log.problem('--masks', f'{len(turned)} images with masks are rotated by EXIF ({shortened(sorted(turned))}): '
                     + ('the masks fit their pixels as stored: --mask-orientation stored' if decided == {'stored'} else
                        'are the masks drawn on the rotated images, as viewers show them (--mask-orientation upright), '
                        'or on their pixels as stored (--mask-orientation stored)?'))
+    if shown[:, IGNORED].any() and not shown[:, 1:IGNORED].any():
+        log.problem('--masks', f'masks hold nothing but 0 and {IGNORED}, which means ignored; save objects with the '
+                    'value of their class, 1 for the first')
+    elif not log.problems:
+        _check_order(rows, classes, shown[:, 1:len(classes) + 1], fixed, log)
 
 
-def _check_order(rows: Sequence[Row], names: Sequence[str], classes: Sequence[str], shown: np.ndarray, fixed: bool,
-                 log: Log) -> None:
+def _check_order(rows: Sequence[Row], classes: Sequence[str], held: np.ndarray, fixed: bool, log: Log) -> None:
     """Note masks that show other classes than the labels; a problem if they agree better in another order of classes.
 
-    shown: bool [images, 256], which values a mask holds.
+    held: bool [images, K], the classes in each mask.
     """
-    labelled = np.array([[name in row.labels for name in classes] for row in rows]).reshape(len(rows), len(classes))
-    held = shown[:, 1:len(classes) + 1]
+    labelled = np.array([[name in row.labels for name in classes] for row in rows]).reshape(held.shape)
     differing = np.flatnonzero((held != labelled).any(1))
     if not len(differing):
         return
-    first = differing[0]
-    drawn = ', '.join(np.array(classes)[held[first]]) or 'nothing'
-    text = (f'{len(differing)} masks show other classes than the labels ({names[first]} shows {drawn}, labelled '
-            f'{", ".join(rows[first].labels) or "nothing"})')
+    first = rows[differing[0]]
+    drawn = ', '.join(np.array(classes)[held[differing[0]]]) or 'nothing'
+    text = (f'{len(differing)} masks show other classes than the labels ({Path(first.image).stem}.png shows {drawn}, '
+            f'labelled {", ".join(first.labels) or "nothing"})')
     cost = held.T.astype(int) @ ~labelled + (~held).T.astype(int) @ labelled       # masks in which they disagree
     values, order = linear_sum_assignment(cost)
     if cost[values, order].sum() < np.trace(cost) and not fixed:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from lib.files.dataspec import and_more
-from lib.files.imageio import IMAGE_SUFFIXES, check_intact
+from lib.files.dataspec import shortened
+from lib.files.imageio import IMAGE_SUFFIXES, check_intact, without_remedy
 
 
 class Row(NamedTuple):
@@ -18,7 +18,7 @@ class Row(NamedTuple):
     location: str               # 'file:line', for messages
     image: str                  # as the list names it; from match_images on, the path below the folder of the images
     labels: tuple[str, ...] | None
-    split: str
+    split: str = ''
 
 
 class Log:
@@ -38,12 +38,12 @@ class Log:
 class Folder:
     """The files below a folder, hidden ones left out, found by the names that people and tools give them."""
 
-    def __init__(self, folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES):
+    def __init__(self, folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES):
         self.folder, self.exact, self.tails = folder, {}, {}
-        files = sorted(f'{base}/{name}'[len(str(folder)) + 1:] for base, _, names in os.walk(folder, followlinks=True)
-                       for name in names if name[0] != '.')
-        self.images = [file for file in files if file.lower().endswith(tuple(suffixes))]
-        self.others = [file for file in files if not file.lower().endswith(tuple(suffixes))]
+        self.images, self.others = [], []
+        for file in sorted(f'{base}/{name}'[len(str(folder)) + 1:] for base, _, names in
+                           os.walk(folder, followlinks=True) for name in names if name[0] != '.'):
+            (self.images if file.lower().endswith(suffixes) else self.others).append(file)
         for image in self.images:
             for path in (composed(image), without_suffix(composed(image))):
                 self.exact.setdefault(path, []).append(image)
@@ -71,60 +71,56 @@ def without_suffix(image: str) -> str:
     return os.path.splitext(image)[0]
 
 
-def shortened(names: Sequence[str]) -> str:
-    """The first three of some names, and how many more there are."""
-    return f'{", ".join(names[:3])}{and_more(names[2:])}'
-
-
 def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
-    """One row per image, with the path of its file below the folder and the labels of all its lines.
+    """One row per labelled image, with the path of its file below the folder and the labels of all its lines.
 
     Reports images that are missing, corrupt or have the name of another one; notes what is left out.
     """
-    merged, names, repeated = {}, {}, {}
+    lines, names, matched, named = {}, {}, [], set()
     near = {_stem(image): image for image in photos.images}
     for row in rows:
         found = photos.find(row.image)
-        hint = near.get(_stem(row.image))
-        first = merged.get(found[0]) if found else None
-        other = names.setdefault(without_suffix(found[0]), row) if found else row
-        if not found:
+        named.update(found)
+        if len(found) == 1:
+            lines.setdefault(found[0], []).append(row)
+        elif found:
+            log.problem(row.location, f'{row.image} can be {shortened(found)}; write the path below {photos.folder}')
+        else:
+            hint = near.get(_stem(row.image))
             log.problem(row.location, f'{row.image or "an empty name"} is not in {photos.folder}'
                         + (f'; did you mean {hint}?' if hint else ''))
-        elif len(found) > 1:
-            log.problem(row.location, f'{row.image} can be {shortened(found)}; write the path below {photos.folder}')
-        elif first and (row.split, row.labels is None) != (first.split, first.labels is None):
-            log.problem(row.location, f'{row.image} was in {first.location} too, with another split or no labels')
-        elif not first and other is not row:
-            log.problem(row.location, f'{row.image} has the same name as {other.image} ({other.location}); names in a '
-                        'folder must differ in more than the ending')
-        elif first:
-            repeated[found[0]] = row
-            merged[found[0]] = first._replace(labels=first.labels and tuple(dict.fromkeys(first.labels + row.labels)))
-        elif _is_usable(row, photos.folder, found[0], log):
-            merged[found[0]] = row._replace(image=found[0])
-    if repeated:
-        log.note(f'{len(repeated)} images have several lines ({shortened(list(repeated))}): their labels are joined')
-    named = {image for row in rows for image in photos.find(row.image)} if log.problems else merged
-    for files, what in (([image for image, row in merged.items() if row.labels is None], 'images without a label yet'),
+    for image, (first, *others) in lines.items():
+        other = names.setdefault(without_suffix(image), first)
+        for row in others:
+            if (row.split, row.labels is None) != (first.split, first.labels is None):
+                log.problem(row.location, f'{row.image} was in {first.location} too, with another split or no labels')
+        if other is not first:
+            log.problem(first.location, f'{first.image} has the same name as {other.image} ({other.location}); names '
+                        'in a folder must differ in more than the ending')
+        elif problem := _problem(photos.folder, image):
+            log.problem(first.location, problem)
+        elif first.labels is not None:
+            labels = dict.fromkeys(label for row in (first, *others) for label in row.labels or ())
+            matched.append(first._replace(image=image, labels=tuple(labels)))
+    if repeated := [image for image in lines if len(lines[image]) > 1]:
+        log.note(f'{len(repeated)} images have several lines ({shortened(repeated)}): their labels are joined')
+    for files, what in (([image for image in lines if lines[image][0].labels is None], 'images without a label yet'),
                         ([image for image in photos.images if image not in named], 'images that the list lacks'),
                         (photos.others, 'files that are not images')):
         if files:
             log.note(f'left out in {photos.folder}: {len(files)} {what}: {shortened(files)}')
-    return [row for row in merged.values() if row.labels is not None]
+    return matched
 
 
-def _is_usable(row: Row, folder: Path, image: str, log: Log) -> bool:
-    """Whether an image can be read and its path written to a list."""
+def _problem(folder: Path, image: str) -> str:
+    """Why an image cannot be read, or its path not be written to a list; '' if they can."""
+    if not image.isprintable() or ' /' in image or image != image.strip():
+        return f'{image!r} has a space at the end of a name, or an unprintable character; rename it'
     try:
         check_intact(folder / image)
     except (ValueError, OSError) as error:
-        log.problem(row.location, str(error).partition('; restore')[0])
-        return False
-    if not image.isprintable() or ' /' in image or image != image.strip():
-        log.problem(row.location, f'{image!r} has a space at the end of a name, or an unprintable character; rename it')
-        return False
-    return True
+        return without_remedy(error)
+    return ''
 
 
 def _stem(image: str) -> str:

@@ -6,7 +6,8 @@ cell or one line each, or in a column of 0 and 1 per class.
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from json import detect_encoding
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ SPLIT = ('split', 'set', 'subset', 'partition')
 SPLIT_NAMES = {'train': 'train', 'training': 'train', 'val': 'val', 'valid': 'val', 'validation': 'val', 'test': 'test',
                'testing': 'test'}
 ZERO, ONE = {'', '0', '0.0', 'false'}, {'1', '1.0', 'true'}
-Line = tuple[str, list[str]]                    # location and cells
 Record = tuple[str, Mapping[str, Any]]          # location and values by column
 
 
@@ -33,22 +33,27 @@ def read_text(path: Path, log: Log) -> str:
     content = path.read_bytes()
     encoding = detect_encoding(content)
     try:
-        text = content.decode('utf-8-sig' if encoding == 'utf-8' else encoding)
+        return content.decode('utf-8-sig' if encoding == 'utf-8' else encoding)
     except UnicodeDecodeError as error:
-        encoding, text = 'cp1252', content.decode('cp1252', errors='replace')
         log.note(f'{path} is not in UTF-8 (byte {error.start}); read as cp1252, the encoding of Windows: check names '
                  'with accents, or save it as "CSV UTF-8"')
-    if encoding.startswith(('utf-16', 'utf-32')):
-        log.note(f'{path} was read as {encoding.upper()}')
-    return text
+        return content.decode('cp1252', errors='replace')
 
 
 def read_csv(path: Path, log: Log) -> list[Record]:
     """Records of a text table; fields are separated by what comes first in its first line."""
-    text = read_text(path, log)
+    text, lines = read_text(path, log), []
     separator = next((char for char in text.partition('\n')[0] if char in ',;\t'), ' ')
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True, skipinitialspace=True)
-    return to_records(list(_lines(reader, path, log)), path, log)
+    while True:
+        location = f'{path}:{reader.line_num + 1}'
+        try:
+            lines.append((location, next(reader)))
+        except StopIteration:
+            break
+        except csv.Error as error:
+            log.problem(location, f'cannot be read ({error}); check the quotation marks')
+    return _records(lines, path, log)
 
 
 def read_excel(path: Path, log: Log) -> list[Record]:
@@ -63,51 +68,45 @@ def read_excel(path: Path, log: Log) -> list[Record]:
             from None
     except Exception as error:          # a corrupt archive can end in any error
         raise ValueError(f'{path} is not a readable Excel file ({error}); save it as "CSV UTF-8"') from error
-    return to_records([line for line in lines if any(map(str.strip, line[1]))], path, log)
+    return _records(lines, path, log)
 
 
-def to_records(lines: Sequence[Line], path: Path, log: Log) -> list[Record]:
-    """Lines of cells as records. Cells beyond the header belong to its last column if that is one of labels."""
+def _records(lines: Sequence[tuple[str, list[str]]], path: Path, log: Log) -> list[Record]:
+    """Locations and cells as records. Cells beyond the header belong to its last column if that is one of labels."""
+    lines = [(location, [*map(str.strip, cells)]) for location, cells in lines if any(map(str.strip, cells))]
     if not lines:
         raise ValueError(f'{path} is empty; expected a header such as image,labels and a line per image')
-    header = [name.strip() for name in lines[0][1]]
+    (_, header), *below = lines
+    fewest = len(header)
     if _is_image(header[0]):
         log.note(f'{path} has no header: the first column is taken for images, a column of train, val or test for the '
                  'split, others for labels')
-        width = max(len(cells) for _, cells in lines)
-        lines = [(location, cells + [''] * (width - len(cells))) for location, cells in lines]
-        columns = list(zip(*(cells for _, cells in lines)))[1:]
+        _, *columns = zip_longest(*(cells for _, cells in lines), fillvalue='')
         header = ['image', *('split' if {_word(cell) for cell in column} <= SPLIT_NAMES.keys() else f'label{number}'
                              for number, column in enumerate(columns))]
-    else:
-        lines = lines[1:]
+        below, fewest = lines, 1
+    elif _plain(header[-1]) in LABELS:
+        header = header + [f'{header[-1]}_{number}' for number in range(max(len(cells) for _, cells in lines) - fewest)]
     if repeated := [name for name in header if name and header.count(name) > 1]:
         raise ValueError(f'{path} has two columns {repeated[0]!r}; rename or delete one')
-    records, open_end = [], _plain(header[-1]) in LABELS
-    for location, cells in lines:
-        while len(cells) > len(header) and not cells[-1].strip():
-            cells = cells[:-1]
-        if len(cells) < len(header) or len(cells) > len(header) and not open_end:
-            log.problem(location, f'has {len(cells)} fields, the header {len(header)}; a field with a separator in it '
-                        'needs quotation marks')
-            continue
-        more = [f'{header[-1]}_{number}' for number in range(len(cells) - len(header))]
-        records.append((location, dict(zip([*header, *more], map(str.strip, cells)))))
+    records = []
+    for location, cells in below:
+        if len(cells) < fewest or any(cells[len(header):]):
+            log.problem(location, f'has {len(cells)} fields, the header {fewest}; a field with a separator in it needs '
+                        'quotation marks')
+        else:
+            records.append((location, dict(zip_longest(header, cells[:len(header)], fillvalue=''))))
     return records
 
 
 def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: Log) -> list[Row]:
-    """One row per record.
+    """One row per record of a table, or of JSON, where labels may be lists; `path` is for messages.
 
-    Args:
-        records: of a table; labels may be lists in JSON.
-        path: of the table, for messages.
-        separator: between the labels in a cell; None to choose it.
+    The separator is that between the labels in a cell; None to choose it.
 
-    Raises:
-        ValueError: if no column can be that of the images, or none that of the labels.
+    Raises ValueError if no column can be that of the images, or none that of the labels.
     """
-    if not (records or log.problems):
+    if not records and not log.problems:
         raise ValueError(f'{path} names no image; expected a line per image below the header')
     columns = list(dict.fromkeys(name for _, record in records for name in record if name))
     images = _named(columns, IMAGES) or [name for name in columns if all(
@@ -117,14 +116,14 @@ def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: L
                          'write the names with their endings')
     image, split = (found[0] if found else None for found in (images, _named(columns, SPLIT)))
     rest = [name for name in columns if name not in (image, split)]
-    labels = _named(rest, LABELS)
-    words = {name: {_word(record.get(name)) for _, record in records} for name in rest if not labels}
-    onehot = [name for name in words if words[name] <= ZERO | ONE and words[name] != {''}]
-    for name in words:
-        if '-1' in words[name] and words[name] <= ZERO | ONE | {'-1'}:
-            log.problem(path, f'column {name!r} holds -1, expected 0 or 1 for every class; decide the unknown ones')
-    if not (labels or onehot) and len(rest) == 1:
-        labels = rest
+    labels, onehot = _named(rest, LABELS), []
+    if not labels:
+        words = {name: {_word(record.get(name)) for _, record in records} for name in rest}
+        onehot = [name for name in rest if words[name] <= ZERO | ONE and words[name] != {''}]
+        for name in rest:
+            if '-1' in words[name] <= ZERO | ONE | {'-1'}:
+                log.problem(path, f'column {name!r} holds -1, expected 0 or 1 for every class; decide the unknown ones')
+        labels = rest if len(rest) == 1 and not onehot else []
     if records and not (labels or onehot):
         raise ValueError(f'{path} has no column of labels among {", ".join(columns)}; name one "labels", or give each '
                          'class a column of 0 and 1')
@@ -134,21 +133,17 @@ def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: L
     cells = [value for _, record in records for name in labels if isinstance(value := record.get(name), str)]
     separator = separator or choose_separator(cells, path, log)
 
-    def labels_of(record: Mapping) -> tuple[str, ...] | None:
-        if onehot:
-            return tuple(name for name in onehot if _word(record.get(name)) in ONE)
+    rows = []
+    for location, record in records:
+        found = [name for name in onehot if _word(record.get(name)) in ONE]
         values = [record[name] for name in labels if name in record]        # none where JSON leaves the labels out
-        return tuple(label for value in values for label in _labels(value, separator)) if values else None
-
-    return [Row(location, str(record.get(image) or ''), labels_of(record), _split(record.get(split), location, log))
-            for location, record in records]
-
-
-def _split(value: Any, location: str, log: Log) -> str:
-    word = _word(value)
-    if word and word not in SPLIT_NAMES:
-        log.problem(location, f'has split {word!r}; use train, val, test')
-    return SPLIT_NAMES.get(word, '')
+        found += [label for value in values for label in _labels(value, separator)]
+        word = _word(record.get(split))
+        if word and word not in SPLIT_NAMES:
+            log.problem(location, f'has split {word!r}; use train, val, test')
+        rows.append(Row(location, str(record.get(image) or ''), tuple(found) if values or onehot else None,
+                        SPLIT_NAMES.get(word, '')))
+    return rows
 
 
 def _labels(value: Any, separator: str) -> list[str]:
@@ -176,18 +171,3 @@ def _word(value: Any) -> str:
 
 def _is_image(name: str) -> bool:
     return name.strip().lower().endswith(IMAGE_SUFFIXES)
-
-
-def _lines(reader, path: Path, log: Log) -> Iterator[Line]:
-    """The lines of a CSV reader that are not empty."""
-    while True:
-        location = f'{path}:{reader.line_num + 1}'
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            log.problem(location, f'cannot be read ({error}); check the quotation marks')
-            continue
-        if any(map(str.strip, fields)):
-            yield location, fields

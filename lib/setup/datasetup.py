@@ -2,16 +2,18 @@
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.files.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec, Sample, list_sha256
 from lib.files.fileio import remove_leftovers
+from lib.files.imageio import read_image, read_mask, read_size
 from lib.files.jsonfile import read_json, write_json
-from lib.process.cli import Parser, integer
+from lib.process.cli import Parser, integer, progress
+from lib.process.workers import map_in_workers
 from lib.setup.download import fetch
 from lib.setup.unpack import unpack
-from lib.setup.verify import check_samples, count_files, print_lists
 
 ARCHIVES = Path('data/archives')
 
@@ -37,10 +39,9 @@ class Notes:
 
     def __init__(self, root: Path):
         self.root, self.path = root, root / 'setup.json'
-        self.steps = {}
         remove_leftovers(root)
-        if self.path.exists():
-            self.steps = read_json(self.path, {str: {str: int}}, 'delete it, then run the same command again')
+        self.steps = read_json(self.path, {str: {str: int}}, 'delete it, then run the same command again') \
+            if self.path.exists() else {}
 
     def done(self, step: str) -> bool:
         """Whether a step was done and its files are still there."""
@@ -56,18 +57,12 @@ class Notes:
 
 def set_up(args: argparse.Namespace, spec: DatasetSpec, archives: Sequence[Archive],
            prepare: Callable[[], dict[str, list[str]]], official: Mapping[str, tuple[int, str]], driver: str) -> None:
-    """Download, unpack, prepare and verify a data set; does nothing if that is done.
+    """Download, unpack, prepare and verify a data set; does nothing if that is done. The same call resumes.
 
-    Args:
-        args: of make_parser().
-        spec: the data set.
-        archives: those that are needed.
-        prepare: makes masks, lists and labels.txt; returns image names by split.
-        official: lists, as in print_lists().
-        driver: script that is run afterwards.
+    `args` are those of make_parser(); `prepare` makes masks, lists and labels.txt and returns image names by split;
+    `official` are lists as in print_lists(); `driver` is the script that is run afterwards.
 
-    Raises:
-        ValueError, OSError: what went wrong and what to do; the same call resumes.
+    Raises ValueError or OSError, which say what went wrong and what to do.
     """
     notes = Notes(args.data_root)
     step = f'verified {args.lists.absolute()} {getattr(args, "masks", "")}'.rstrip()
@@ -93,11 +88,7 @@ def set_up(args: argparse.Namespace, spec: DatasetSpec, archives: Sequence[Archi
 
 
 def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
-    """Have archives in the folder of archives.
-
-    Raises:
-        ConnectionError: if one cannot be downloaded; names all that have to be put there by hand.
-    """
+    """Have archives in their folder; a ConnectionError names all that have to be put there by hand."""
     for number, archive in enumerate(archives):
         path = args.archives / archive.name
         print(f'{archive.name}: {"found in" if path.exists() else "downloading to"} {args.archives}', flush=True)
@@ -109,6 +100,55 @@ def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
             raise ConnectionError(f'{archive.name} cannot be downloaded ({error}); download '
                               f'{", ".join((*other.urls, other.name)[0] for other in missing)} on another machine to '
                               f'{args.archives.absolute()}, then run the same command again') from error
+
+
+def print_lists(splits: Mapping[str, Sequence[str]], official: Mapping[str, tuple[int, str]]) -> list[str]:
+    """Print the length of each list of image names, and whether it is the official one; returns those that are not.
+
+    `official`: number of images and SHA-256 of the names by split; '' if it is not known.
+    """
+    others = [split for split, (size, sha256) in official.items()
+              if len(splits[split]) != size or sha256 not in ('', list_sha256(splits[split]))]
+    for split, names in splits.items():
+        note = ', NOT the official list (a part of it, or another order)' if split in others else ', the official list'
+        print(f'{split}: {len(names)} images{note if split in official else ""}', flush=True)
+    return others
+
+
+def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode: bool = True) -> tuple[int, int]:
+    """Read every image and every mask of some lists once, in worker processes; 0 reads in this one.
+
+    With `decode` images are decoded completely, else only their headers are read.
+
+    Returns:
+        Numbers of images and of masks.
+
+    Raises:
+        ValueError: naming the first faulty file and the number of others, with the remedy.
+    """
+    samples = list({sample.name: sample for split in splits for sample in spec.samples(split)}.values())
+    results = map_in_workers(partial(find_fault, num_classes=spec.num_classes, decode=decode), samples, workers, 32)
+    faults = [fault for fault in progress(results, 'verify', 'file', len(samples)) if fault]
+    if faults:
+        more = f' (and {len(faults) - 1} more files)' if len(faults) > 1 else ''
+        raise ValueError(f'{faults[0]}{more}; delete what is faulty, then run the same command again')
+    return len(samples), sum(sample.mask is not None for sample in samples)
+
+
+def find_fault(sample: Sample, num_classes: int, decode: bool) -> str:
+    """What is wrong with the files of one sample; '' if nothing is."""
+    try:
+        size = read_image(sample.image).shape[:2] if decode else read_size(sample.image)
+        shape = read_mask(sample.mask, num_classes).shape if sample.mask else size
+    except (FileNotFoundError, ValueError) as error:
+        return str(error).partition(';')[0]
+    return '' if shape == size else \
+        f'{sample.mask} has {shape[0]}x{shape[1]} pixels, its image {size[0]}x{size[1]}'
+
+
+def count_files(folder: Path) -> int:
+    """Number of files in a folder, without hidden ones; 0 if it does not exist."""
+    return sum(path.is_file() and not path.name.startswith('.') for path in folder.iterdir()) if folder.is_dir() else 0
 
 
 def base_parser(doc: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:

@@ -20,41 +20,32 @@ FAILED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, Tim
 
 
 def fetch(path: Path, urls: Sequence[str], md5: str | None = None, tries: int = 8) -> None:
-    """Download a file unless it exists, and check it.
+    """Download a file unless it exists, and check it: `md5` is its checksum, if one is published.
 
-    What has arrived is in <name>.part until it is complete; the next call resumes there.
-
-    Args:
-        path: the file.
-        urls: servers that are tried in turn.
-        md5: its checksum, if one is published. A .zip has one for each file in it, which unpacking checks.
-        tries: attempts at all urls.
+    The urls are tried in turn, all of them `tries` times. What has arrived is in <name>.part until it is complete; the
+    next call resumes there. A .zip has a checksum for each file in it, which unpacking checks.
 
     Raises:
         ConnectionError: if no server sent it; gives the reason for each.
         ValueError: if the file has the wrong checksum or is not an archive; a downloaded one is removed.
     """
-    part = path.with_name(f'{path.name}.part')
+    file, remedy, problem = path, 'move it away', ''
     if not path.exists():
+        file, remedy = path.with_name(f'{path.name}.part'), 'it was removed'
         path.parent.mkdir(parents=True, exist_ok=True)
-        _download(part, urls, tries)
-    file = path if path.exists() else part
-    if problem := _problem(file, md5):
-        if file == part:
-            part.unlink()
-        raise ValueError(f'{file} {problem}; {"it was removed" if file == part else "move it away"}: run the same '
-                         f'command again, or download it elsewhere and put it at {path}')
-    file.rename(path)
-
-
-def _problem(path: Path, md5: str | None) -> str:
-    """Why the file cannot be the right one; '' if it can."""
+        _download(file, urls, tries)
     if md5:
-        with open(path, 'rb') as file:
-            digest = hashlib.file_digest(file, 'md5').hexdigest()
-        if digest != md5:
-            return f'has MD5 {digest}, expected {md5}'
-    return 'is not a complete .zip archive' if '.zip' in path.suffixes and not zipfile.is_zipfile(path) else ''
+        with open(file, 'rb') as opened:
+            found = hashlib.file_digest(opened, 'md5').hexdigest()
+        problem = '' if found == md5 else f'has MD5 {found}, expected {md5}'
+    elif path.suffix == '.zip' and not zipfile.is_zipfile(file):
+        problem = 'is not a complete .zip archive'
+    if problem:
+        if file != path:
+            file.unlink()
+        raise ValueError(f'{file} {problem}; {remedy}: run the same command again, or download it elsewhere and put it '
+                         f'at {path}')
+    file.rename(path)
 
 
 def _download(part: Path, urls: Sequence[str], tries: int) -> None:

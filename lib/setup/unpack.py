@@ -19,19 +19,12 @@ CORRUPT = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, l
 
 
 def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list[str]:
-    """Unpack some files of a .tar, .tgz or .zip; a file that exists with its full size is left alone.
+    """Unpack some files of a .tar, .tgz or .zip to `root`; a file that exists with its full size is left alone.
 
-    Args:
-        archive: the file.
-        root: folder to unpack to.
-        pattern: of the members to unpack, a regular expression of the full name. Groups must not match '..'.
-        target: path below root, with references to the groups.
+    `pattern` is a regular expression of the full names of the members to unpack, whose groups must not match '..';
+    `target` is their path below root, with references to the groups.
 
-    Returns:
-        Folders of the files below root.
-
-    Raises:
-        ValueError: if the archive is corrupt, or nothing in it matches.
+    Returns the folders of the files below root; raises ValueError if the archive is corrupt, or nothing in it matches.
     """
     folders = set()
     try:
