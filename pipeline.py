@@ -14,9 +14,9 @@ from typing import NamedTuple
 from lib.data.registry import get_spec
 from lib.data.toy_draw import CLASSES
 from lib.files.dataspec import DatasetSpec
+from lib.process import launch
 from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
-from lib.process.launch import Runner
 from lib.routing import Command, Flag, Tool, give, read_flags, show_settings
 from lib.run.expected import BACKBONE, check_backbone, comparison_text
 from lib.run.options import base_parser, plain_flag
@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_settings(commands, settings)
 
     # Run it.
-    runner, stage = Runner(), None
+    stage = None
     if caller != ROOT:
         print(f'+ cd {shlex.quote(str(ROOT))}')
     if driver == 'demo' and 'OMP_NUM_THREADS' not in os.environ:
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f'\n== {command.stage}')
         stage, line = command.stage, launch_words(command, job)
         print(f'\n+ {shlex.join(line)}', flush=True)
-        status = 0 if job.args.dry_run else runner.run(line, stage)
+        status = 0 if job.args.dry_run else launch.run(line, stage)
         if status:
             return status
 

@@ -25,7 +25,6 @@ from lib.net.freeze import FREEZE, set_train_mode
 from lib.process.cli import integer
 from lib.process.ending import run_script
 from lib.run import device as devices
-from lib.run.labelled import Labelled
 from lib.run.loop import train
 from lib.run.options import NOTHING, resolve
 from lib.training import Stage, add_epoch_flags, make_pictures, pretrained_backbone, training_parser
@@ -121,11 +120,11 @@ def main(argv=None):
 
     # Train.
     step = make_step(args, stage.forward(network))
-    counts = Labelled(partial(count_pairs, args), steps, f'the seeds in {dataset.seeds_dir} are sure of no two pixels '
-                      'in the first batches: nothing to learn from; give infer_cam.py other --seed-alphas')
+    no_labels = (f'the seeds in {dataset.seeds_dir} are sure of no two pixels in the first batches: nothing to learn '
+                 'from; give infer_cam.py other --seed-alphas')
     samples = dataset.first(4) if args.picture_every else []
     pictures = make_pictures('affinity', network, samples, partial(draw_row, args, network, device))
-    run = stage.run(network, 'aff', origin, counts=counts, pictures=pictures)
+    run = stage.run(network, 'aff', origin, counts=partial(count_pairs, args), no_labels=no_labels, pictures=pictures)
     train(run, step=step, batches=stage.batches, lr_factor=partial(poly_factor, total=steps, power=args.poly_power))
 
 

@@ -28,7 +28,6 @@ from lib.net.syncnorm import share_batch_norm
 from lib.process.cli import LowHigh, integer, number
 from lib.process.ending import run_script
 from lib.run import device as devices
-from lib.run.labelled import Labelled
 from lib.run.loop import train
 from lib.run.options import NOTHING, resolve
 from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
@@ -130,12 +129,12 @@ def main(argv=None):
     devices.connect(device)
     network = share_batch_norm(network.to(device), device)
     step = make_step(stage.forward(network, whole_batch=True))
-    counts = Labelled(count_labelled, steps, f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, '
-                      'ignored, in the first batches: nothing to learn from; check --labels')
+    no_labels = (f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, ignored, in the first batches: '
+                 'nothing to learn from; check --labels')
     pictures = make_pictures('segmentation', network, samples, partial(draw_row, network, device))
-    run = stage.run(network, 'deeplab', origin, counts=counts, pictures=pictures, fov_channels=args.fov_channels,
-                    dilation=args.dilation, dataset=spec.name, preset=spec.preset, max_side=spec.max_side,
-                    norm=network.backbone.norm)
+    run = stage.run(network, 'deeplab', origin, counts=count_labelled, no_labels=no_labels, pictures=pictures,
+                    fov_channels=args.fov_channels, dilation=args.dilation, dataset=spec.name,
+                    preset=spec.preset, max_side=spec.max_side, norm=network.backbone.norm)
     train(run, step=step, batches=stage.batches,
           lr_factor=partial(poly_factor, total=steps + 1, power=args.poly_power))
 

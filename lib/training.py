@@ -18,7 +18,7 @@ from lib.process.cli import COUNT, integer
 from lib.run import device as devices
 from lib.run.loop import Run
 from lib.run.options import add_device_flags, add_training_flags, base_parser
-from lib.run.origin import Digests, check_labels, training_origin, weights_digest
+from lib.run.origin import Digests, check_labels, training_origin
 from tool.drawing import side_by_side, stacked
 
 TITLES = {'cam': 'CAM network', 'aff': 'AffinityNet', 'seg': 'DeepLab'}     # by folder in the run
@@ -83,7 +83,7 @@ class Stage:
 
     def origin(self, image_labels: np.ndarray | None = None, **label_files: Sequence[Path]) -> dict:
         """What the network is trained on, which a resumed run must find unchanged."""
-        weights = weights_digest(self.args.weights, self.digests)
+        weights = self.digests(self.args.weights) or self.args.weights         # no file: a word such as none
         return training_origin(self.args, self.spec, self.digests, self.dataset.samples, image_labels, weights=weights,
                                **label_files)
 
@@ -100,7 +100,7 @@ class Stage:
                                 args.on_corrupt)(first_step)
 
     def run(self, network: nn.Module, kind: str, origin: Mapping, *, counts: Callable | None = None,
-            pictures: Callable | None = None, **meta) -> Run:
+            no_labels: str = '', pictures: Callable | None = None, **meta) -> Run:
         """The run for train(); `kind` and `meta` are what inference has to know of the network besides its backbone."""
         args = self.args
         meta = {'network': kind, 'backbone': args.backbone, 'width': args.width, 'output_stride': args.output_stride,
@@ -111,7 +111,7 @@ class Stage:
 
         optimizer = make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr)
         return Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
-                   pictures=pictures if args.picture_every else None)
+                   no_labels=no_labels, pictures=pictures if args.picture_every else None)
 
 
 def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels: bool) -> list[tuple[Sample, dict]]:

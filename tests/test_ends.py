@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 REMEDY = 'then run the same command again: it resumes'
 HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom lib.process.ending import run_script, Signals\n'
-        'from lib.process.workers import Background, map_in_workers\nready = Path(sys.argv[1])\n')
+        'from lib.process.workers import Pool, map_in_workers\nready = Path(sys.argv[1])\n')
 
 
 def started(*words, **settings):
@@ -58,10 +58,10 @@ def wait_for(path, process):
 
 MOMENTS = {
     'a check': 'def main():\n    ready.touch()\n    time.sleep(60)\n',
-    'workers start': 'def main():\n    ready.touch()\n    while True:\n        Background(4).pool.close()\n',
+    'workers start': 'def main():\n    ready.touch()\n    while True:\n        Pool(abs, 4).close()\n',
     'workers read': 'def main():\n    for _ in map_in_workers(time.sleep, [0.1] * 300, 2):\n        ready.touch()\n',
-    'a call in a worker': 'def main():\n    with Background(2) as background:\n        for _ in range(99):\n'
-                          '            ready.touch()\n            background.submit(time.sleep, 0.3)\n',
+    'a call in a worker': 'def main():\n    calls = (ready.touch() or 0.3 for _ in range(99))\n'
+                          '    list(map_in_workers(time.sleep, calls, 2))\n',
     'a noted signal': 'def main():\n    with Signals() as signals:\n        for _ in signals.until_caught('
                       'map_in_workers(time.sleep, [0.1] * 300, 2), lambda: "so far"):\n            ready.touch()\n',
 }
@@ -154,9 +154,9 @@ EXHAUSTED = {
                            '    resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))\n    bytearray(1 << 32)\n'
                            'def main():\n    list(map_in_workers(hungry, [1], 1))\n', 'memory ran out; free memory'),
     'file handles': ('import resource\ndef main():\n    resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))\n'
-                     '    Background(8)\n', 'too many open files; raise the limit'),
+                     '    Pool(abs, 8)\n', 'too many open files; raise the limit'),
     'processes': ('import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no")\nos.fork = fork\n'
-                  'def main():\n    Background(2)\n', 'no more processes can be started; use fewer --workers'),
+                  'def main():\n    Pool(abs, 2)\n', 'no more processes can be started; use fewer --workers'),
     'a full device': ('def main():\n    sys.stdout = open("/dev/full", "w")\n    print("a")\n',
                       'no space is left for the output'),
 }

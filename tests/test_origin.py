@@ -16,7 +16,7 @@ from lib.files.origin import origin_text, read_origin, read_state
 from lib.net.weights import read_meta, save_network
 from lib.run.checkpoint import trained_origin
 from lib.run.options import resolve
-from lib.run.origin import Digests, check_labels, difference, stage_origin, training_origin, weights_digest
+from lib.run.origin import Digests, check_labels, difference, stage_origin, training_origin
 from tests.running import NETWORK, place
 
 ORIGIN = {'settings': {'scales': [0.5, 1.0], 'amp': 'none', 'alpha': 6.0}, 'classes': ['Katze (ä)', '犬', 'a "b"'],
@@ -168,7 +168,7 @@ def test_the_origin_of_a_training_follows_images_labels_and_weights_by_content(t
 
     def origin(samples=samples, labels=labels, file=weights[0]):
         digests = Digests()
-        return training_origin(args, spec, digests, samples, labels, weights=weights_digest(str(file), digests))
+        return training_origin(args, spec, digests, samples, labels, weights=digests(file) or file)
 
     assert origin() == origin(file=weights[1])
     assert difference(origin(), origin(file=weights[2])) == difference(origin(), origin(file='none')) == 'other weights'

@@ -41,10 +41,11 @@ class Signals:
 
     Args:
         at_once: raise Stopped, whatever the main thread does; otherwise note the signal.
+        pass_on: called at the first signal, which is noted for as long as it takes.
     """
 
-    def __init__(self, at_once: bool = False):
-        self.at_once, self.caught, self.former = at_once, None, {}
+    def __init__(self, at_once: bool = False, pass_on: Callable[[], None] | None = None):
+        self.at_once, self.pass_on, self.caught, self.former = at_once, pass_on, None, {}
 
     def __enter__(self) -> 'Signals':
         if threading.current_thread() is threading.main_thread():
@@ -67,6 +68,10 @@ class Signals:
         if self.caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         first, self.caught = self.caught is None, self.caught or signal.Signals(number).name
+        if self.pass_on:
+            if first:
+                self.pass_on()
+            return
         if first:       # the alarm repeats, as the code that runs may swallow what is raised here
             signal.setitimer(signal.ITIMER_REAL, PATIENCE / 2 if self.at_once else PATIENCE, PATIENCE / 4)
         if first and self.at_once or number == signal.SIGALRM:

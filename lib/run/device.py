@@ -149,12 +149,6 @@ def connect(device: torch.device) -> None:
                                    world_size=world, store=distributed.PrefixStore(f'attempt-{attempt}', store))
 
 
-def disconnect() -> None:
-    """Leave the process group."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
 def any_of(flags: Sequence[bool]) -> list[bool]:
     """For each flag, whether it is set in any process. Does not wait for the device."""
     if not distributed.is_initialized():

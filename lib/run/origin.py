@@ -133,11 +133,6 @@ def training_origin(args: argparse.Namespace, spec: DatasetSpec, digests: Digest
     return {**stage_origin(args, spec), OWN: own}
 
 
-def weights_digest(weights: str, digests: Digests) -> str:
-    """Digest of a --weights file; a word such as 'none' is returned as it is."""
-    return digests(weights) or str(weights)
-
-
 def difference(then: Mapping, now: Mapping) -> str:
     """What differs between two origins, in words; '' if nothing does."""
     words = [f'--{key.replace("_", "-")} was {_short(old)}, is {_short(new)}'
