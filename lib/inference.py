@@ -21,7 +21,7 @@ from lib.process.workers import map_in_workers
 from lib.run import device as devices
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
 from lib.run.origin import Digests
-from lib.run.outputs import Output, unfinished
+from lib.run.outputs import Output, Work, locked
 from tool.crfutils import BACKENDS, check_backend
 
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
@@ -115,7 +115,8 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         load: loads the trained network; not called where nothing is left to do.
         make_task: what to do for each image, given the backbone of the network.
     """
-    with unfinished(args, dataset.names, outputs, sources, digests, device) as work:
+    with locked(args, dataset.names, outputs) as signals:
+        work = Work(args, dataset.names, outputs, sources, digests)
         if not work.todo:
             return
         dataset.check()
@@ -124,8 +125,9 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
             return
         task = make_task(inference.network.backbone)
         images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare, args.on_corrupt)
+        images = progress(images, outputs[0].folder.name)
         computed = ((work.files(sample['name']), *inference(sample['name'], partial(task.compute, sample)))
-                    for sample in work.watch(progress(images, outputs[0].folder.name)))
+                    for sample in work.watch(images, device, signals))
         for _ in map_in_workers(partial(_write, task.write), computed, args.workers):
             pass
 

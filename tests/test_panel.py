@@ -10,7 +10,7 @@ from lib.data.labelio import write_maps, write_seeds
 from lib.data.toy import write_set
 from lib.files.dataspec import Sample
 from lib.files.imageio import write_label_png
-from lib.report import rows
+from lib.report import examples as rows
 
 
 @pytest.fixture(scope='module')

@@ -79,7 +79,7 @@ def use_table(path):
 
 
 def use_run(path):
-    return [(stage.command, stage.settings.get('x'), stage.seconds, stage.metrics) for stage in read_stages(path, SPEC)]
+    return [(stage.environment, stage.seconds, stage.metrics) for stage in read_stages(path, SPEC)]
 
 
 def write_files(folder):

@@ -22,10 +22,9 @@ from lib.files.imageio import voc_palette
 from lib.files.outpaths import refuse_foreign
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.report.examples import image_groups
+from lib.report.examples import DEFAULT_THRESHOLD, best_threshold, image_groups
 from lib.report.gather import Stage, read_stages, score_sections
 from lib.report.plots import loss_plot, threshold_plot
-from lib.report.rows import DEFAULT_THRESHOLD, best_threshold
 from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
 from lib.run.several import are_several, compare
@@ -108,7 +107,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
     trained = next((stage for stage in stages if stage.metrics), stages[0])
     facts = {'data set': spec.name, 'classes': spec.num_fg,
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},
-             'backbone': trained.settings.get('backbone', 'resnet38d'),
+             'backbone': trained.environment.get('args', {}).get('backbone', 'resnet38d'),
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
     checks = check_classes(spec, split, args.folder)
     checks = [check for check in checks if (check.precision, check.covered) != (None, None)]

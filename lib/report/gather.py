@@ -24,9 +24,7 @@ class Stage:
     """One stage that has left traces. seconds is None where it cannot be told, size is in bytes."""
 
     title: str
-    command: list[str]
-    settings: dict
-    environment: dict
+    environment: dict                   # with its 'command' and settings, 'args'
     seconds: float | None
     size: int
     metrics: list[dict]                 # of training: rows with 'step', loss terms and 'lr'
@@ -34,39 +32,33 @@ class Stage:
 
 def read_stages(folder: Path, spec: DatasetSpec) -> list[Stage]:
     """The stages of a run in order, as far as they exist."""
-    splits = list(dict.fromkeys([spec.train_split, spec.val_split, spec.score_split]))
     stages = []
     for template, title in STAGES.items():
-        for split in splits if '{}' in template else ['']:
+        training = '{}' not in template
+        for split in dict.fromkeys([''] if training else [spec.train_split, spec.val_split, spec.score_split]):
             part = folder / template.format(split)
-            training = template in ('cam', 'aff', 'seg')
             record = part / ('env.json' if training else 'made_by.json')
             if not record.is_file():
                 continue
-            files = [path.stat() for path in part.rglob('*') if path.is_file()]
+            files, seconds = [path.stat() for path in part.rglob('*') if path.is_file()], None
             environment = read_json(record, ENVIRONMENT)
-            command, settings = environment.pop('command', []), environment.pop('args', {})
             if training:
-                settings, log = read_json(part / 'args.json', {}), part / 'log.txt'
+                environment['args'], log = read_json(part / 'args.json', {}), part / 'log.txt'
                 seconds = training_seconds(log.read_text() if log.exists() else '')
-            elif title.endswith('with its CAMs'):
-                seconds = None
-            else:                       # made_by.json is written first
+            elif not title.endswith('with its CAMs'):           # made_by.json is written first
                 seconds = max(file.st_mtime for file in files) - record.stat().st_mtime
-            stages.append(Stage(title.format(split), command, settings, environment,
-                                seconds, sum(file.st_size for file in files),
+            stages.append(Stage(title.format(split), environment, seconds, sum(file.st_size for file in files),
                                 read_json_lines(part / 'metrics.jsonl', METRICS)))
     return stages
 
 
 def training_seconds(log: str) -> float | None:
     """Time from start to end of a training by its log.txt, without breaks; None while it is unfinished."""
-    entries = LOG_LINE.findall(log)
+    entries = [(datetime.fromisoformat(time), word) for time, word in LOG_LINE.findall(log)]
     if not entries or entries[-1][1] != 'finished':
         return None
     first = max((number for number, (_, word) in enumerate(entries) if word == 'started'), default=0)
-    return sum((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-               for (start, word), (end, next_word) in pairwise(entries[first:])
+    return sum((end - start).total_seconds() for (start, word), (end, next_word) in pairwise(entries[first:])
                if word in BEGINNINGS and next_word not in BEGINNINGS)
 
 

@@ -26,6 +26,10 @@ class Table(NamedTuple):
         columns = list(dict.fromkeys(column for row in self.rows.values() for column in row))
         return [['percent', *columns], *([name, *map(row.get, columns)] for name, row in self.rows.items())]
 
+    def lines(self) -> list[str]:
+        """The grid as aligned lines, then the notes."""
+        return [*aligned(self.grid()), *(['', *self.notes] if self.notes else [])]
+
 
 def evaluation_text(record: dict) -> str:
     """One evaluation: a line of means per threshold, then IoU and contour F of each class, in percent."""
@@ -34,14 +38,14 @@ def evaluation_text(record: dict) -> str:
     return '\n'.join([
         f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, '
         f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', *_left_out(record), '',
-        *table_lines(Table('', means, _warnings(record))), '', *aligned(classes)])
+        *Table('', means, _warnings(record)).lines(), '', *aligned(classes)])
 
 
 def summary_text(records: Sequence[dict], run: str) -> str:
     """The newest score of each kind in a run: a table per protocol, with a line per stage and columns per split."""
     if not records:
         raise ValueError(f'run {run} has no scores yet; make some with eval.py')
-    return '\n\n'.join('\n'.join([f'Run {run}, {table.title}', '', *table_lines(table)])
+    return '\n\n'.join('\n'.join([f'Run {run}, {table.title}', '', *table.lines()])
                        for table in score_tables(records))
 
 
@@ -99,11 +103,6 @@ def _warnings(record: dict) -> list[str]:
     return lines + [f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}'
                     for best in record['results'] if best.get('best') == 'curve'
                     and (best.get('threshold') == END or (best['miou'] or 0) < highest)]
-
-
-def table_lines(table: Table) -> list[str]:
-    """A table as aligned lines, with its notes."""
-    return [*aligned(table.grid()), *(['', *table.notes] if table.notes else [])]
 
 
 def class_grid(classes: Sequence[str], results: Mapping[str, Mapping]) -> list[list]:
