@@ -25,13 +25,11 @@ from lib.net.freeze import FREEZE, set_train_mode
 from lib.process.cli import integer
 from lib.process.ending import run_script
 from lib.run import device as devices
-from lib.run.loop import train
 from lib.run.options import NOTHING, resolve
 from lib.training import Stage, add_epoch_flags, make_pictures, pretrained_backbone, training_parser
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified
 from tool.imutils import Norm, denormalise
-from tool.torchutils import poly_factor
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -124,8 +122,8 @@ def main(argv=None):
                  'from; give infer_cam.py other --seed-alphas')
     samples = dataset.first(4) if args.picture_every else []
     pictures = make_pictures('affinity', network, samples, partial(draw_row, args, network, device))
-    run = stage.run(network, 'aff', origin, counts=partial(count_pairs, args), no_labels=no_labels, pictures=pictures)
-    train(run, step=step, batches=stage.batches, lr_factor=partial(poly_factor, total=steps, power=args.poly_power))
+    stage.train(network, 'aff', step, origin, pictures=pictures, counts=partial(count_pairs, args),
+                no_labels=no_labels)
 
 
 if __name__ == '__main__':

@@ -28,12 +28,10 @@ from lib.net.syncnorm import share_batch_norm
 from lib.process.cli import LowHigh, integer, number
 from lib.process.ending import run_script
 from lib.run import device as devices
-from lib.run.loop import train
 from lib.run.options import NOTHING, resolve
 from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
 from tool.drawing import blend
 from tool.imutils import Norm, normalise
-from tool.torchutils import poly_factor
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -132,11 +130,9 @@ def main(argv=None):
     no_labels = (f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, ignored, in the first batches: '
                  'nothing to learn from; check --labels')
     pictures = make_pictures('segmentation', network, samples, partial(draw_row, network, device))
-    run = stage.run(network, 'deeplab', origin, counts=count_labelled, no_labels=no_labels, pictures=pictures,
-                    fov_channels=args.fov_channels, dilation=args.dilation, dataset=spec.name,
-                    preset=spec.preset, max_side=spec.max_side, norm=network.backbone.norm)
-    train(run, step=step, batches=stage.batches,
-          lr_factor=partial(poly_factor, total=steps + 1, power=args.poly_power))
+    stage.train(network, 'deeplab', step, origin, pictures=pictures, counts=count_labelled, no_labels=no_labels,
+                lr_steps=steps + 1, fov_channels=args.fov_channels, dilation=args.dilation, dataset=spec.name,
+                preset=spec.preset, max_side=spec.max_side, norm=network.backbone.norm)
 
 
 if __name__ == '__main__':

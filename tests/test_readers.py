@@ -29,7 +29,7 @@ from lib.net.weights import load_imagenet, load_network, read_meta, save_network
 from lib.own.forms import read_labels
 from lib.own.photos import Log
 from lib.process.ending import one_line
-from lib.report.gather import read_stages
+from lib.report.__main__ import read_stages
 from lib.run.record import METRICS, read_scores
 from lib.run.table import evaluation_text, summary_text
 from lib.setup.datasetup import Notes

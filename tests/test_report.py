@@ -8,8 +8,8 @@ import pytest
 
 from lib.process.ending import run_script
 from lib.report import __main__ as report
+from lib.report.__main__ import read_stages, training_seconds
 from lib.report.examples import DEFAULT_THRESHOLD, choose, image_iou
-from lib.report.gather import read_stages, training_seconds
 from tests.running import error_line, place
 
 
