@@ -18,7 +18,6 @@ from lib.data.affinity import AffTrainSet
 from lib.data.loading import steps_of
 from lib.data.npyio import label_source
 from lib.data.registry import get_spec
-from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import voc_palette
 from lib.net.aff import AffinityNet
 from lib.net.freeze import FREEZE, set_train_mode
@@ -29,7 +28,7 @@ from lib.run.options import NOTHING, resolve
 from lib.training import Stage, add_epoch_flags, make_pictures, pretrained_backbone, training_parser
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified
-from tool.imutils import Norm, denormalise
+from tool.imutils import denormalise
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,16 +53,6 @@ def make_network(args: argparse.Namespace) -> AffinityNet:
     FREEZE[args.freeze](network)
     set_train_mode(network, batch_norm='running')
     return network
-
-
-def make_dataset(args: argparse.Namespace, spec: DatasetSpec, norm: Norm) -> AffTrainSet:
-    """The training split with its CRF seeds."""
-    own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
-    seeds, _ = label_source(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
-    dataset = AffTrainSet(spec, spec.train_split, norm, args.crop_size, seeds, seed=args.seed, limit=args.limit,
-                          unpickle=args.unpickle, stride=args.output_stride)
-    dataset.check()
-    return dataset
 
 
 def make_step(args: argparse.Namespace, network: Callable) -> Callable:
@@ -106,7 +95,11 @@ def main(argv=None):
 
     # Data and network.
     network = make_network(args)
-    dataset = make_dataset(args, spec, network.backbone.norm)
+    own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
+    seeds, _ = label_source(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
+    dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds, seed=args.seed,
+                          limit=args.limit, unpickle=args.unpickle, stride=args.output_stride)
+    dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     stage = Stage('aff', args, spec, device, dataset, steps)
     stage.check_labels()

@@ -20,7 +20,6 @@ from lib.data.corrupt import read_ground_truth
 from lib.data.datasets import SegTrainSet
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
-from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import IGNORED, voc_palette
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
@@ -31,7 +30,7 @@ from lib.run import device as devices
 from lib.run.options import NOTHING, resolve
 from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
 from tool.drawing import blend
-from tool.imutils import Norm, normalise
+from tool.imutils import normalise
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,15 +63,6 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
     if args.freeze == 'backbone':
         set_train_mode(network.backbone, batch_norm='running')
     return network
-
-
-def make_dataset(args: argparse.Namespace, spec: DatasetSpec, norm: Norm) -> SegTrainSet:
-    """The training split with its pseudo-labels."""
-    labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
-    dataset = SegTrainSet(spec, spec.train_split, norm, args.crop_size, labels, seed=args.seed, scale=args.scale,
-                          limit=args.limit)
-    dataset.check()
-    return dataset
 
 
 def make_step(network: Callable) -> Callable:
@@ -110,7 +100,10 @@ def main(argv=None):
 
     # Data and network.
     network = make_network(args, spec.num_classes)
-    dataset = make_dataset(args, spec, network.backbone.norm)
+    labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
+    dataset = SegTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, labels, seed=args.seed,
+                          scale=args.scale, limit=args.limit)
+    dataset.check()
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
     samples = [(read['image'], read_ground_truth(spec, sample))

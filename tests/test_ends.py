@@ -23,7 +23,7 @@ from tests.running import NETWORK, SCALES, TRAINING, place
 ROOT = Path(__file__).parent.parent
 SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 REMEDY = 'then run the same command again: it resumes'
-HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom lib.process.ending import run_script, Signals\n'
+HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom lib.process.ending import run_script, Signals, Stopped\n'
         'from lib.process.workers import Pool, map_in_workers\nready = Path(sys.argv[1])\n')
 
 
@@ -62,8 +62,9 @@ MOMENTS = {
     'workers read': 'def main():\n    for _ in map_in_workers(time.sleep, [0.1] * 300, 2):\n        ready.touch()\n',
     'a call in a worker': 'def main():\n    calls = (ready.touch() or 0.3 for _ in range(99))\n'
                           '    list(map_in_workers(time.sleep, calls, 2))\n',
-    'a noted signal': 'def main():\n    with Signals() as signals:\n        for _ in signals.until_caught('
-                      'map_in_workers(time.sleep, [0.1] * 300, 2), lambda: "so far"):\n            ready.touch()\n',
+    'a noted signal': 'def main():\n    with Signals() as signals:\n'
+                      '        for _ in map_in_workers(time.sleep, [0.1] * 300, 2):\n            ready.touch()\n'
+                      '            if signals.caught:\n                raise Stopped("stopped by " + signals.caught)\n',
 }
 
 

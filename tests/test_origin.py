@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import infer_cam
-from infer_seg import Extras, write_result
+from infer_seg import write_result
 from lib import cam_stage
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
@@ -31,12 +31,12 @@ SPEC = DatasetSpec('pets', ('cat', 'dog'), None, None, '{}')
 
 def write_overlay(path, text):
     write_result([(path.with_name('beside.png'), text), (path, text)], IMAGE, SCORES, False,
-                 extras=Extras(('background', 'a', 'b'), True, False))
+                 classes=('background', 'a', 'b'))
 
 
 def write_probs(path, text):
     write_result([(path.with_name('beside.png'), text), (path, text)], IMAGE, SCORES, False,
-                 extras=Extras(('background', 'a', 'b'), False, True))
+                 classes=('background', 'a', 'b'))
 
 
 FORMATS = {'label.png': lambda path, text: write_label_png(path, LABEL, text),

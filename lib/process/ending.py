@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import NoReturn
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -76,17 +76,6 @@ class Signals:
             signal.setitimer(signal.ITIMER_REAL, PATIENCE / 2 if self.at_once else PATIENCE, PATIENCE / 4)
         if first and self.at_once or number == signal.SIGALRM:
             raise Stopped(f'stopped by {self.caught}; the same command resumes')
-
-    def until_caught(self, items: Iterable, where: Callable[[], str]) -> Iterator:
-        """The items, until a signal comes.
-
-        Raises:
-            Stopped: after the item during which it came; `where` says how much is done.
-        """
-        for item in items:
-            yield item
-            if self.caught:
-                raise Stopped(f'stopped by {self.caught}: {where()}; the same command resumes there')
 
 
 def run_script(main: Callable) -> NoReturn:

@@ -15,7 +15,7 @@ from lib.files.dataspec import and_more
 from lib.files.fileio import remove_leftovers
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
-from lib.process.ending import Signals
+from lib.process.ending import Signals, Stopped
 from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, Digests, difference
 from lib.run.record import write_made_by
@@ -97,12 +97,14 @@ class Work:
             _remove(self.outputs, todo)
         for output in self.outputs if ranks.is_first() else ():
             write_made_by(output.folder, self.args, device, output.origin)
-        for name, image in zip(todo, signals.until_caught(images, lambda: 'what is finished stays')):
+        for name, image in zip(todo, images):
             if 'skipped' in image:
                 skipped.append(image['skipped'])
                 _remove(self.outputs, [name])
             else:
                 yield image
+            if signals.caught:
+                raise Stopped(f'stopped by {signals.caught}: what is finished stays; the same command resumes there')
         if skipped and len(skipped) == len(self.names):
             raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
         if skipped:
