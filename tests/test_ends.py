@@ -21,7 +21,6 @@ from tests.fault import contents, members
 from tests.running import NETWORK, SCALES, TRAINING, place
 
 ROOT = Path(__file__).parent.parent
-SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 REMEDY = 'then run the same command again: it resumes'
 HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom lib.process.ending import run_script, Signals, Stopped\n'
         'from lib.process.workers import Pool, map_in_workers\nready = Path(sys.argv[1])\n')
@@ -68,8 +67,9 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize('to_all', [True, False], ids=['group', 'alone'])
-@pytest.mark.parametrize('moment, number', [*zip(MOMENTS, SIGNALS), ('a noted signal', 'SIGINT')])
+@pytest.mark.parametrize('moment, number, to_all', [
+    ('a check', 'SIGTERM', False), ('workers start', 'SIGINT', True), ('workers read', 'SIGUSR1', True),
+    ('a call in a worker', 'SIGHUP', False), ('a noted signal', 'SIGINT', True), ('a noted signal', 'SIGTERM', False)])
 def test_a_signal_at_any_moment_is_one_line_and_status_75(tmp_path, moment, number, to_all):
     process = started('-c', HEAD + MOMENTS[moment] + 'run_script(main)', tmp_path / 'ready')
     wait_for(tmp_path / 'ready', process)

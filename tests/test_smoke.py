@@ -102,8 +102,8 @@ def test_a_smoke_run_takes_every_stage_in_90_seconds_and_two_processes_score_as_
     assert not living(tmp_path)
 
 
-@pytest.mark.parametrize('processes, signals', [(1, ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGKILL')),
-                                                (2, ('SIGUSR1', 'SIGKILL', 'launcher', 'SIGTERM'))])
+@pytest.mark.parametrize('processes, signals', [(1, ('SIGINT', 'SIGKILL', 'SIGTERM')),
+                                                (2, ('SIGUSR1', 'launcher', 'SIGKILL'))])
 def test_a_stopped_driver_leaves_nothing_behind_and_the_same_command_resumes(clone, tmp_path, processes, signals):
     write_set(tmp_path / 'data', train=12, val=6)
     command = [clone / 'run_own.sh', tmp_path / 'data/dataset.json', '--stages', 'train_cam', *CAM_TRAINING,
