@@ -25,7 +25,7 @@ from lib.process.cli import integer
 from lib.process.ending import run_script
 from lib.run import device as devices
 from lib.run.options import NOTHING, resolve
-from lib.training import Stage, add_epoch_flags, make_pictures, pretrained_backbone, training_parser
+from lib.training import Stage, add_epoch_flags, pretrained_backbone, training_parser
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified
 from tool.imutils import denormalise
@@ -114,7 +114,7 @@ def main(argv=None):
     no_labels = (f'the seeds in {dataset.seeds_dir} are sure of no two pixels in the first batches: nothing to learn '
                  'from; give infer_cam.py other --seed-alphas')
     samples = dataset.first(4) if args.picture_every else []
-    pictures = make_pictures('affinity', network, samples, partial(draw_row, args, network, device))
+    pictures = 'affinity', samples, partial(draw_row, args, network, device)
     stage.train(network, 'aff', step, origin, pictures=pictures, counts=partial(count_pairs, args),
                 no_labels=no_labels)
 

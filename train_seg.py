@@ -28,7 +28,7 @@ from lib.process.cli import LowHigh, integer, number
 from lib.process.ending import run_script
 from lib.run import device as devices
 from lib.run.options import NOTHING, resolve
-from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
+from lib.training import Stage, pretrained_backbone, training_parser, validation_samples
 from tool.drawing import blend
 from tool.imutils import normalise
 
@@ -122,7 +122,7 @@ def main(argv=None):
     step = make_step(stage.forward(network, whole_batch=True))
     no_labels = (f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, ignored, in the first batches: '
                  'nothing to learn from; check --labels')
-    pictures = make_pictures('segmentation', network, samples, partial(draw_row, network, device))
+    pictures = 'segmentation', samples, partial(draw_row, network, device)
     stage.train(network, 'deeplab', step, origin, pictures=pictures, counts=count_labelled, no_labels=no_labels,
                 lr_steps=steps + 1, fov_channels=args.fov_channels, dilation=args.dilation, dataset=spec.name,
                 preset=spec.preset, max_side=spec.max_side, norm=network.backbone.norm)

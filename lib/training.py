@@ -95,11 +95,13 @@ class Stage:
         network = devices.place(network, self.device, amp)
         return devices.parallel(network, self.device, amp=amp, whole_batch=whole_batch)
 
-    def train(self, network: nn.Module, kind: str, step: Callable, origin: Mapping, *, pictures: Callable,
-              counts: Callable | None = None, no_labels: str = '', lr_steps: int | None = None, **meta) -> None:
+    def train(self, network: nn.Module, kind: str, step: Callable, origin: Mapping, *,
+              pictures: tuple[str, Sequence, Callable], counts: Callable | None = None, no_labels: str = '',
+              lr_steps: int | None = None, **meta) -> None:
         """Train to the last step, see lib/run/loop.py; the learning rate reaches 0 after `lr_steps`, if given.
 
-        `kind` and `meta` are what inference has to know of the network besides its backbone.
+        `kind` and `meta` are what inference has to know of the network besides its backbone; `pictures` are drawn for
+        TensorBoard by draw_pictures().
         """
         args = self.args
         meta = {'network': kind, 'backbone': args.backbone, 'width': args.width, 'output_stride': args.output_stride,
@@ -109,8 +111,9 @@ class Stage:
             save_network(path, network, {**meta, 'origin': origin})
 
         optimizer = make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr)
+        draw = partial(draw_pictures, network, *pictures) if args.picture_every else None
         run = Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
-                  no_labels=no_labels, pictures=pictures if args.picture_every else None)
+                  no_labels=no_labels, pictures=draw)
         batches = training_batches(self.dataset, args.batch_size, self.steps, args.seed, args.workers, self.part,
                                    args.on_corrupt)
         lr_factor = partial(poly_factor, total=lr_steps or self.steps, power=args.poly_power)
@@ -127,16 +130,12 @@ def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels:
         raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
 
 
-def make_pictures(name: str, network: nn.Module, samples: Sequence, draw_row: Callable) -> Callable:
-    """Function that draws samples by the network in eval mode: draw_row(sample) -> images uint8 [H, W, 3] of a row."""
-
-    def draw() -> dict[str, np.ndarray]:
-        modes = {module: module.training for module in network.modules()}
-        network.eval()
-        with torch.inference_mode():
-            rows = [side_by_side(draw_row(sample)) for sample in samples]
-        for module, training in modes.items():
-            module.training = training
-        return {name: stacked(rows)}
-
-    return draw
+def draw_pictures(network: nn.Module, name: str, samples: Sequence, draw_row: Callable) -> dict[str, np.ndarray]:
+    """An image of samples drawn by the network in eval mode; draw_row(sample) -> images uint8 [H, W, 3] of a row."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    with torch.inference_mode():
+        rows = [side_by_side(draw_row(sample)) for sample in samples]
+    for module, training in modes.items():
+        module.training = training
+    return {name: stacked(rows)}

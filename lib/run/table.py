@@ -37,7 +37,7 @@ def evaluation_text(record: dict) -> str:
     classes = class_grid(record['classes'], {_at(result): result for result in record['results']})
     return '\n'.join([
         f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, '
-        f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', *_left_out(record), '',
+        f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', '',
         *Table('', means, _warnings(record)).lines(), '', *aligned(classes)])
 
 
@@ -84,7 +84,7 @@ def _notes(records: Sequence[dict]) -> list[str]:
     for record in records:
         split = record['split']
         counts.setdefault(split, set()).add(record['images'])
-        lines |= dict.fromkeys(f'{split}: {line}' for line in (*_left_out(record), *_warnings(record)))
+        lines |= dict.fromkeys(f'{split}: {line}' for line in _warnings(record))
         for result in record['results']:
             if mark := _best(result):
                 best.setdefault(mark, []).append(f'{result["threshold"]:.2f} ({split})')
@@ -95,11 +95,15 @@ def _notes(records: Sequence[dict]) -> list[str]:
 
 
 def _warnings(record: dict) -> list[str]:
-    """Lines on classes that the ground truth lacks, and on a best threshold that may not be the best."""
+    """Lines on images without a score, classes that the ground truth lacks, a best threshold that may not be the best.
+    """
+    names = record.get('left_out', ())
+    shown = ', '.join(names[:NAMES_SHOWN]) + (f' and {len(names) - NAMES_SHOWN} more' if names[NAMES_SHOWN:] else '')
     absent, highest = len(record.get('absent', [])), max([0, *(result['miou'] or 0 for result in record['results'])])
     rule = ('each counts 0 in mIoU, and 100 in contour F unless it is predicted; strict leaves them out'
             if record['protocol'] == 'reference' else 'they are left out')
-    lines = [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
+    lines = [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
+    lines += [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
     return lines + [f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}'
                     for best in record['results'] if best.get('best') == 'curve'
                     and (best.get('threshold') == END or (best['miou'] or 0) < highest)]
@@ -117,13 +121,6 @@ def aligned(rows: Sequence[Sequence]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
-
-
-def _left_out(record: dict) -> list[str]:
-    """A line that names images without a score, if there are any."""
-    names = record.get('left_out', ())
-    shown = ', '.join(names[:NAMES_SHOWN]) + (f' and {len(names) - NAMES_SHOWN} more' if names[NAMES_SHOWN:] else '')
-    return [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
 
 
 def _best(result: Mapping) -> str | None:
