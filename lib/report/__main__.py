@@ -13,7 +13,7 @@ import json
 import re
 import shlex
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,13 +118,8 @@ def render(**content) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration such as 2 h 5 min."""
-    if seconds is None:
-        return '–'
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f'{minutes // 60} h {minutes % 60} min'
-    return f'{minutes} min {rest} s' if minutes else f'{rest} s'
+    """A duration as hours:minutes:seconds."""
+    return '–' if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def main(argv: list[str] | None = None) -> None:
