@@ -20,8 +20,8 @@ from lib.run.lock import Lock
 from lib.run.record import Record
 from tool.torchutils import all_finite, due, part_of, set_lr, step_seed, to_device
 
-Step = Callable[[Mapping], Mapping[str, torch.Tensor]]
 PATIENCE = 25           # steps in which a batch with labels must come
+PARTS = 'network', 'optimizer', 'scaler'        # of a run that a checkpoint holds
 
 
 class Terms:
@@ -104,7 +104,7 @@ class Run:
         self.unlabelled = 0                 # batches without labels; None after one with labels
         self.saved = time.monotonic()       # of the last checkpoint, or the start
 
-    def update(self, step: Step, index: int, batch: Mapping) -> None:
+    def update(self, step: Callable, index: int, batch: Mapping) -> None:
         """One optimizer step, in args.accumulate passes over equal parts of this process's part of the batch."""
         process, passes = ranks.place(), self.args.accumulate
         names, batch = batch.get('name', []), to_device(batch, self.device)
@@ -156,8 +156,7 @@ class Run:
 
     def log(self, record: Record | None, bar: tqdm, done: int) -> None:
         """Record losses and pictures where they are due; `record` is that of rank 0."""
-        last = done == self.steps
-        if last or due(done, self.args.log_every):
+        if (last := done == self.steps) or due(done, self.args.log_every):
             values = self.terms.take()
             bar.set_postfix({key: f'{value:.3f}' for key, value in values.items()})
             if record:
@@ -167,9 +166,8 @@ class Run:
 
     def save_state(self, done: int) -> None:
         """Write the checkpoint, on rank 0."""
-        state = {'step': done, 'origin': self.origin, 'network': self.network.state_dict(),
-                 'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict(),
-                 'terms': self.terms.state()}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        state = {'step': done, 'origin': self.origin, **parts, 'terms': self.terms.state()}
         if ranks.is_first():
             save_checkpoint(self.last, state)
         self.saved = time.monotonic()
@@ -184,9 +182,8 @@ class Run:
         if state is None:
             return 0
         try:
-            self.network.load_state_dict(state['network'])
-            self.optimizer.load_state_dict(state['optimizer'])
-            self.scaler.load_state_dict(state['scaler'])
+            for name in PARTS:
+                getattr(self, name).load_state_dict(state[name])
             self.terms.load(state['terms'])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f'{self.last} belongs to a different network; {AGAIN}') from error
@@ -194,8 +191,8 @@ class Run:
         return done
 
 
-def train(run: Run, *, step: Step, batches: Callable[[int], Iterable[Mapping]],
-          lr_factor: Callable[[int], float]) -> None:
+def train(run: Run, *, step: Callable[[Mapping], Mapping[str, torch.Tensor]],
+          batches: Callable[[int], Iterable[Mapping]], lr_factor: Callable[[int], float]) -> None:
     """Train to the last step, resuming from last.pth where there is one, and write model.pth.
 
     Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At
@@ -226,7 +223,7 @@ def train(run: Run, *, step: Step, batches: Callable[[int], Iterable[Mapping]],
             by_the_first(lambda: run.save(run.model, run.origin))
 
 
-def _take_steps(run: Run, done: int, step: Step, batches: Iterable[Mapping], lr_factor: Callable[[int], float],
+def _take_steps(run: Run, done: int, step: Callable, batches: Iterable[Mapping], lr_factor: Callable[[int], float],
                 signals: Signals) -> None:
     """Take the remaining steps, with records and checkpoints."""
     images = run.args.batch_size
