@@ -129,11 +129,11 @@ def told(monkeypatch, **variables):
 
 
 def test_torchrun_is_believed_before_srun_and_nonsense_is_refused(monkeypatch):
-    assert ranks.place() == (0, 1, 0) and not ranks.from_srun()
+    assert ranks.place() == (0, 1, 0, False)
     told(monkeypatch, SLURM_PROCID=3, SLURM_STEP_NUM_TASKS=4, SLURM_LOCALID=1)
-    assert ranks.place() == (3, 4, 1) and ranks.from_srun()
+    assert ranks.place() == (3, 4, 1, True)
     told(monkeypatch, RANK=1, WORLD_SIZE=2, LOCAL_RANK=1)
-    assert ranks.place() == (1, 2, 1) and not ranks.is_first() and not ranks.from_srun()
+    assert ranks.place() == (1, 2, 1, False) and not ranks.is_first()
     for rank in ('2', '-1', 'one', ''):
         told(monkeypatch, RANK=rank)
         with pytest.raises(ValueError, match=f'RANK is {rank}, WORLD_SIZE is 2, LOCAL_RANK is 1: expected numbers'):

@@ -32,7 +32,7 @@ from lib.report.plots import loss_plot, threshold_plot
 from lib.run.options import base_parser, resolve
 from lib.run.record import METRICS, read_scores
 from lib.run.several import are_several, compare
-from lib.run.table import class_grid, newest, row_name, score_tables
+from lib.run.table import class_grid, row_name, score_tables
 from lib.trust import check_classes, rows_of, warnings_of
 
 TEMPLATE = Path(__file__).with_name('report.html')
@@ -144,8 +144,8 @@ def main(argv: list[str] | None = None) -> None:
 def score_sections(scores: list[dict], shown: str) -> list[dict]:
     """The newest scores for each protocol: their 'table', and the scores of each class on the split `shown`."""
     sections = []
-    for table, last in zip(score_tables(scores), newest(scores).values()):
-        last = [record for record in last if record['split'] == shown]
+    for table in score_tables(scores):
+        last = [record for record in table.records if record['split'] == shown]
         results = {f', {row_name(record, result)}': result for record in last for result in record['results'][:2][-1:]}
         sections.append({'table': table, 'classes': class_grid(last[0]['classes'], results) if last else []})
     return sections

@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
     if device.type == 'cpu':
         return device
-    count, (_, world, local) = torch.cuda.device_count(), ranks.place()
+    count, (_, world, local, srun) = torch.cuda.device_count(), ranks.place()
     if world == 1:
         if (device.index or 0) >= count:
             raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu, or check '
@@ -36,7 +36,7 @@ def pick_device(name: str) -> torch.device:
     if device.index is not None:
         raise ValueError(f'--device {name} is one GPU, but each of {world} processes needs its own; use --device cuda, '
                          'and choose GPUs with CUDA_VISIBLE_DEVICES')
-    if ranks.from_srun() and count:
+    if srun and count:
         local %= count          # srun may show each task its own GPUs alone (--gpus-per-task), numbered from 0
     if local >= count:
         raise ValueError(f'process {local} of this machine sees {count} GPUs; start as many processes as there are '
@@ -133,7 +133,7 @@ def connect(device: torch.device) -> None:
     Raises:
         ValueError: if they were not started by torchrun.
     """
-    rank, world, _ = ranks.place()
+    rank, world, *_ = ranks.place()
     if world == 1 or distributed.is_initialized():
         return
     if 'MASTER_ADDR' not in os.environ:

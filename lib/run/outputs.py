@@ -68,7 +68,7 @@ class Work:
 
     def __init__(self, args: argparse.Namespace, names: Sequence[str], outputs: Sequence[Output],
                  sources: Sequence[Mapping[str, Path | list]], digests: Digests):
-        rank, world, _ = ranks.place()
+        rank, world, *_ = ranks.place()
         self.args, self.names, self.outputs, self.digests = args, names, outputs, digests
         self.fresh = args.fresh and not ranks.was_restarted()
         self.inputs = _digested(names, sources, digests)

@@ -1,5 +1,5 @@
 """Scores of a run as tables, and as text."""
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tool.evalutils import PUBLISHED, THRESHOLDS
@@ -15,11 +15,12 @@ BEST = {'curve': f'best of 0.00 to {END:.2f}',
 
 
 class Table(NamedTuple):
-    """Scores under one protocol: {row: {column: percent or None}}, and lines to be read with them."""
+    """Scores under one protocol: {row: {column: percent or None}}, lines to be read with them, what they are of."""
 
     title: str
     rows: dict[str, dict[str, float | None]]
     notes: list[str]
+    records: Sequence[dict] = ()
 
     def grid(self) -> list[list]:
         """A row of titles, then the rows, each begun by its name."""
@@ -49,25 +50,18 @@ def summary_text(records: Sequence[dict], run: str) -> str:
                        for table in score_tables(records))
 
 
-def newest(records: Iterable[dict]) -> dict[str, list[dict]]:
-    """The newest evaluations of each stage and split by protocol, in the order of the stages."""
-    last = {(record['protocol'], record['split'], record['what']): record for record in records}.values()
-    by_protocol = {record['protocol']: [] for record in records}
-    for record in sorted(last, key=lambda record: list(STAGE_NAMES).index(record['what'])):
-        by_protocol[record['protocol']].append(record)
-    return by_protocol
-
-
 def score_tables(records: Sequence[dict]) -> list[Table]:
-    """The newest scores of each kind in a run, a table per protocol."""
-    tables = []
-    for protocol, last in newest(records).items():
+    """The newest scores of each kind in a run, a table per protocol with a row per stage, in order."""
+    last, tables = {(record['protocol'], record['split'], record['what']): record for record in records}.values(), []
+    for protocol in dict.fromkeys(record['protocol'] for record in records):
+        newest = sorted((record for record in last if record['protocol'] == protocol),
+                        key=lambda record: list(STAGE_NAMES).index(record['what']))
         rows = {}
-        for record in last:
+        for record in newest:
             for result in record['results']:
                 means = {f'{record["split"]} {name}': value for name, value in _means(result).items()}
                 rows.setdefault(row_name(record, result), {}).update(means)
-        tables.append(Table(f'protocol {protocol} ({PROTOCOL_RULE[protocol]})', rows, _notes(last)))
+        tables.append(Table(f'protocol {protocol} ({PROTOCOL_RULE[protocol]})', rows, _notes(newest), newest))
     return tables
 
 
