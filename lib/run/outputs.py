@@ -34,9 +34,8 @@ class Output(NamedTuple):
 
 
 @contextmanager
-def locked(args: argparse.Namespace, names: Iterable[str], outputs: Sequence[Output]) -> Iterator[Signals]:
-    """While the context lasts the folders are locked, and signals noted. With --dry-run nothing is written, locks
-    included.
+def locked(args: argparse.Namespace, names: Iterable[str], outputs: Sequence[Output]) -> Iterator[None]:
+    """While the context lasts the folders are locked. With --dry-run nothing is written, locks included.
 
     Raises:
         ValueError: if another run is using a folder.
@@ -46,7 +45,7 @@ def locked(args: argparse.Namespace, names: Iterable[str], outputs: Sequence[Out
             stack.enter_context(Lock(output.folder))
             for folder in {output.path(name).parent for name in names} - {output.folder}:   # of images in subfolders
                 remove_leftovers(folder)
-        yield stack.enter_context(Signals())
+        yield
 
 
 class Work:
