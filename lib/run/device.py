@@ -1,6 +1,7 @@
 """Where a network runs: device, mixed precision, and the processes that train it together."""
 import contextlib
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,12 +20,9 @@ def pick_device(name: str) -> torch.device:
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ('cpu', 'cuda'):
+    if not re.fullmatch(r'cpu|cuda(:[1-9]?[0-9])?', name):
         raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
+    device = torch.device(name)
     if device.type == 'cpu':
         return device
     count, (_, world, local, srun) = torch.cuda.device_count(), ranks.place()
