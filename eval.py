@@ -114,8 +114,9 @@ def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespac
     function = partial(score_chunk, spec=spec, what=args.what, wanted=wanted)
     scores, left_out = function([])
     chunks = [pairs[first:first + CHUNK] for first in range(0, len(pairs), CHUNK)]
+    workers = min(args.workers, len(chunks)) if chunks[1:] else 0
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
-        for some_scores, some_left_out in map_in_workers(function, chunks, min(args.workers, len(chunks) - 1)):
+        for some_scores, some_left_out in map_in_workers(function, chunks, workers):
             bar.update(some_scores[0].images + len(some_left_out))
             for sums, some in zip(scores, some_scores):
                 sums.merge(some)
