@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 import infer_cam
 import train_aff
+from lib.process import launch
 from lib.process.ending import Signals, Stopped, run_script
 from tests.fault import contents, members
 from tests.running import NETWORK, SCALES, TRAINING, place
@@ -87,6 +89,39 @@ def test_a_second_interrupt_ends_at_once_and_an_ignored_hangup_stays_ignored(tmp
         process.send_signal(number)
         time.sleep(0.2)
     assert ended(process)[::2] == (130, ['interrupted; the same command resumes'])
+
+
+TRAPPED = "trap '{}' TERM; touch ready; while :; do sleep 0.02; done"
+
+
+def signalled(monkeypatch, folder, command, *numbers):
+    """What a driver's command ends with if signals come while it runs: its status, or what is raised."""
+    monkeypatch.chdir(folder)
+    Path('ready').unlink(missing_ok=True)
+
+    def send():
+        while not Path('ready').exists():
+            time.sleep(0.01)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    if numbers:
+        threading.Thread(target=send, daemon=True).start()
+    try:
+        return launch.run(['bash', '-c', command], 'a stage')
+    except (Stopped, KeyboardInterrupt) as end:
+        return end
+
+
+def test_a_driver_passes_a_signal_on_and_waits_for_its_command(tmp_path, monkeypatch, capsys):
+    stopped = signalled(monkeypatch, tmp_path, TRAPPED.format('sleep 0.2; exit 75'), signal.SIGUSR1)
+    assert str(stopped) == 'stopped by SIGUSR1 at a stage; the same command resumes'
+    assert signalled(monkeypatch, tmp_path, TRAPPED.format('exit 3'), signal.SIGTERM) == 3
+    twice = signalled(monkeypatch, tmp_path, TRAPPED.format(''), signal.SIGINT, signal.SIGINT)
+    assert isinstance(twice, KeyboardInterrupt) and not capsys.readouterr().err
+    assert signalled(monkeypatch, tmp_path, 'kill -KILL $$') == 137
+    assert 'error: a stage was killed by SIGKILL (SIGKILL is often lack of memory)' in capsys.readouterr().err
 
 
 def test_a_noted_signal_does_not_wait_for_ever(monkeypatch):

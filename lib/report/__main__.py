@@ -12,10 +12,10 @@ import argparse
 import json
 import re
 import shlex
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 
@@ -44,8 +44,7 @@ LOG_LINE = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+)', re.M)
 BEGINNINGS = ('started', 'resumed')
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One stage that has left traces. seconds is None where it cannot be told, size is in bytes."""
 
     title: str
