@@ -87,7 +87,11 @@ def run_script(main: Callable) -> NoReturn:
     torchrun = 'TORCHELASTIC_RUN_ID' in os.environ
     if torchrun:
         end_with_parent(signal.SIGTERM)
-    _make_printable()
+    # Letters that the terminal lacks are printed as escapes, and what goes to a closed stream is dropped.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     with Signals(at_once=True) as signals:
         try:
             try:
@@ -147,14 +151,6 @@ def _explained(error: BaseException) -> tuple[int, str]:
     elif not isinstance(error, ValueError | OSError | ImportError):
         return 1, ''
     return 2, f'error: {text}'
-
-
-def _make_printable() -> None:
-    """Print letters that the terminal lacks as escapes, and drop what goes to a closed stream."""
-    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):
-            stream.reconfigure(errors='backslashreplace')
 
 
 def _print_last(line: str) -> None:

@@ -70,7 +70,9 @@ class Work:
         rank, world, *_ = ranks.place()
         self.args, self.names, self.outputs, self.digests = args, names, outputs, digests
         self.fresh = args.fresh and not ranks.was_restarted()
-        self.inputs = _digested(names, sources, digests)
+        found = iter(digests.of(value for source in sources for value in source.values() if isinstance(value, Path)))
+        self.inputs = {name: {key: next(found) if isinstance(value, Path) else value for key, value in source.items()}
+                       for name, source in zip(names, sources, strict=True)}
         outdated = set().union(*(_outdated(output, self.inputs, args.fresh) for output in outputs))
         mine = range(rank, len(names), world)
         self.todo = [index for index in mine if self.fresh or names[index] in outdated]      # indices in list order
@@ -115,14 +117,6 @@ def refuse_unknown(paths: Iterable[Path]) -> None:
     if foreign := [path for path in paths if _is_foreign(read_state(path))]:
         raise ValueError(f'{foreign[0]}{and_more(foreign)} was not made by this stage and is not overwritten; move it '
                          'away, or choose another folder')
-
-
-def _digested(names: Sequence[str], sources: Sequence[Mapping], digests: Digests) -> dict[str, dict]:
-    """Inputs by image name, with a digest in place of each file."""
-    files = [value for source in sources for value in source.values() if isinstance(value, Path)]
-    found = iter(digests.of(files))
-    return {name: {key: next(found) if isinstance(value, Path) else value for key, value in source.items()}
-            for name, source in zip(names, sources, strict=True)}
 
 
 def _outdated(output: Output, inputs: Mapping[str, Mapping], fresh: bool) -> set[str]:
