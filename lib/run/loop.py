@@ -137,17 +137,16 @@ class Run:
     def checkpoint_due(self, done: int, stop: bool) -> tuple[bool, bool]:
         """Whether to save and whether to stop after a step, agreed on by all processes.
 
-        On a GPU, checking the losses makes the host wait: it happens when they are recorded or the network is saved.
+        Losses are checked when they are recorded or the network is saved: that makes the host wait for a GPU.
 
         Raises:
             ValueError: if a loss term or, where the network is saved, a weight is not finite.
         """
-        problem = self.terms.problem() if self.device.type == 'cpu' else ''
         save = (done == self.steps or due(done, self.args.save_every)
                 or time.monotonic() - self.saved >= 60 * self.args.save_minutes)
-        save, stop, broken = any_of([save, stop, bool(problem)])
-        if save or stop or broken or due(done, self.args.log_every):
-            problem = problem or self.terms.problem()
+        save, stop = any_of([save, stop])
+        if save or stop or due(done, self.args.log_every):
+            problem = self.terms.problem()
             if not problem and (save or stop) and not all_finite(self.network):
                 problem = f'a weight is not finite after step {done}'
             if problems := texts_of_all(problem):
