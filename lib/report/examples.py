@@ -12,7 +12,7 @@ from lib.data.labelio import read_maps, read_seeds
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED, read_mask, voc_palette
 from tool.camutils import cam_label, labels_of
-from tool.drawing import blend, boxed, heat
+from tool.drawing import blend, heat
 from tool.evalutils import mask_counts
 
 DEFAULT_THRESHOLD = 0.25
@@ -133,8 +133,7 @@ def image_iou(ground_truth: np.ndarray, prediction: np.ndarray, num_classes: int
 
 def jpeg(image: np.ndarray) -> str:
     """An image uint8 [H, W, 3] as a data URI, reduced to LONG_SIDE."""
-    scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
-    image = boxed(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, 'JPEG', quality=85)
+    picture, buffer = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((LONG_SIDE, LONG_SIDE))
+    picture.save(buffer, 'JPEG', quality=85)
     return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
