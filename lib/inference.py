@@ -128,7 +128,7 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
             return
         task = make_task(inference.network.backbone)
         images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare, args.on_corrupt)
-        images = progress(images, outputs[0].folder.name)
+        images = progress(images, outputs[0].folder.name, total=len(work.todo))
         with Signals() as signals:
             computed = ((work.files(sample['name']), *inference(sample['name'], partial(task.compute, sample)))
                         for sample in work.watch(images, device, signals))
