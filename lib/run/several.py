@@ -85,7 +85,7 @@ def _tables(records: Mapping[str, list[dict]], members: Mapping[str, list[str]],
     """A table per protocol with a row per score, and a column per group and per difference."""
     values, notes = {}, {}
     for run, of_run in records.items():
-        for title, rows, lines in score_tables(of_run):
+        for title, rows, lines, _ in score_tables(of_run):
             for row, cells in rows.items():
                 for column, value in cells.items():
                     values.setdefault(title, {}).setdefault(f'{column}: {row}', {})[run] = value
