@@ -23,7 +23,8 @@ from lib.data.npyio import write_npy_maps, write_npy_scores
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
-from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser, multi_scale
+from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
+from lib.multiscale import multi_scale
 from lib.net.backbone import Backbone
 from lib.net.seam import Seam
 from lib.process import ranks

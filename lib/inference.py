@@ -3,15 +3,13 @@
 The network runs under autocast, and in float32 where that goes wrong.
 """
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Dataset, Subset
 
@@ -195,28 +193,3 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
                 setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
                 setattr(block, norm, nn.Identity())
     return network
-
-
-@torch.inference_mode()
-def multi_scale(views: Iterable[np.ndarray], size: tuple[int, int], forward: Callable[[torch.Tensor], torch.Tensor],
-                device: torch.device, align_corners: bool, flip: bool = True) -> Iterator[torch.Tensor]:
-    """Yield the network's maps of each view of an image, as it is and mirrored.
-
-    Args:
-        views: the image, or several, at every scale as network input, float32 [..., 3, h, w]; taken as they are needed.
-        size: height and width of the image.
-        forward: batch [N, 3, h, w] of views and their mirrors -> maps [N, k, any, any].
-        device: where the network is.
-        align_corners: how the maps are resized to the image (bilinear).
-        flip: False leaves the mirror out.
-
-    Yields:
-        Per view float32 [2, ..., k, *size]: the maps, and the maps of the mirror, un-mirrored; [1, ...] without flip.
-    """
-    for view in views:
-        view = torch.as_tensor(view).to(device, non_blocking=True)      # the GPU may still be at the view before
-        pair = torch.stack([view, view.flip(-1)] if flip else [view])
-        maps = forward(pair.flatten(0, -4)).float()
-        maps = F.interpolate(maps, size, mode='bilinear', align_corners=align_corners)
-        maps = maps.unflatten(0, pair.shape[:-3])
-        yield torch.stack([maps[0], maps[1].flip(-1)]) if flip else maps

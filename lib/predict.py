@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from lib.files.imageio import read_image, read_size, reduced_size, voc_palette
-from lib.inference import Inference, multi_scale
+from lib.inference import Inference
+from lib.multiscale import multi_scale
 from lib.net.backbone import check_network, trained_backbone
 from lib.net.deeplab import DeepLab
 from lib.net.weights import load_network

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lib.inference import multi_scale
+from lib.multiscale import multi_scale
 from tool.imutils import resize_bicubic, scaled_size
 
 CPU = torch.device('cpu')

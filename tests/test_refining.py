@@ -8,7 +8,7 @@ import torch
 import infer_cam
 import infer_seg
 from lib.data.registry import get_spec
-from lib.inference import multi_scale
+from lib.multiscale import multi_scale
 from lib.net.resnet38d import ResNet38d
 from lib.net.seam import SeamOutput
 from lib.predict import infer_probs, make_views
