@@ -34,7 +34,7 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import Corrupt, read_mask
 from lib.process.cli import AUTO, bar_style, number, or_auto
 from lib.process.ending import run_script
-from lib.process.workers import map_chunks
+from lib.process.workers import map_in_workers
 from lib.run.chosen import chosen_score, read_recommended, recommended_text
 from lib.run.options import NOTHING, add_fresh_flag, base_parser, resolve
 from lib.run.origin import Digests, check_labels, stage_origin, text_digest
@@ -45,6 +45,7 @@ from lib.trust import check_classes, text_of
 from tool.camutils import cam_label, labels_of
 from tool.evalutils import PROTOCOLS, Curve, Scores
 
+CHUNK = 256             # images per task of a worker process
 # What can be scored: its folder in the run, and what makes it.
 OUTPUTS = {'cam': ('labels/{}/cam', 'infer_cam.py'), 'cam-crf': ('labels/{}/seeds', 'infer_cam.py'),
            'cam-pred': ('labels/{}/cam_pred', 'infer_cam.py --out-cam-pred'),
@@ -114,8 +115,10 @@ def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespac
     """score_chunk of all images, distributed over worker processes."""
     function = partial(score_chunk, spec=spec, what=args.what, wanted=wanted)
     scores, left_out = function([])
+    chunks = [pairs[first:first + CHUNK] for first in range(0, len(pairs), CHUNK)]
+    workers = min(args.workers, len(chunks)) if chunks[1:] else 0
     with tqdm(total=len(pairs), leave=False, **bar_style('eval')) as bar:
-        for some_scores, some_left_out in map_chunks(function, pairs, args.workers):
+        for some_scores, some_left_out in map_in_workers(function, chunks, workers):
             bar.update(some_scores[0].images + len(some_left_out))
             for sums, some in zip(scores, some_scores):
                 sums.merge(some)

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -80,19 +79,8 @@ class Fast(argparse.Action):
         namespace.scales, namespace.flip = (1.0,), False
 
 
-class Extras(NamedTuple):
-    """What is written beside the label PNG of an image."""
-
-    classes: tuple[str, ...]            # names by label
-    overlays: bool
-    probs: bool
-
-
-NO_EXTRAS = Extras((), False, False)
-
-
 def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, network: str) -> list[Output]:
-    """The folders that this run fills, in the order in which write_result() takes them."""
+    """The folders that this run fills: label PNGs first, then overlays and probabilities if they are asked for."""
     origin = stage_origin(args, spec, network=network)
     outputs = [Output(folder, '.png', origin)]
     if args.overlays:
@@ -103,36 +91,34 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, netw
 
 
 def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np.ndarray, crf: str | None,
-                 size: tuple[int, int] | None = None, extras: Extras = NO_EXTRAS, full: Path | None = None) -> None:
-    """Write the label PNG of one image [H, W, 3], at `size` if given, from its class probabilities [C, H, W].
+                 size: tuple[int, int] | None = None, classes: Sequence[str] = (), full: Path | None = None) -> None:
+    """Write the files of one image [H, W, 3], at `size` if given, from its class probabilities [C, H, W].
 
     `files` are paths and origins in the order of make_outputs(); `crf` is the backend that refines the probabilities;
-    `full` is the file of the image if it may be larger.
+    `classes` are names by label; `full` is the file of the image if it may be larger.
     """
-    (path, origin), *files = files
+    (path, origin), *extras = files
     probs, label = finished(image, probs, crf, size)
     write_label_png(path, label, origin)
-    if extras.overlays:
-        (path, origin), *files = files
-        sheet = overlay(read_image(full, upright=True) if full else image, label, extras.classes)
+    for path, origin in extras:
+        if path.suffix == '.npz':
+            write_probs(path, probs, classes, origin)
+            continue
+        sheet = overlay(read_image(full, upright=True) if full else image, label, classes)
         with replacing(path) as temporary:
             Image.fromarray(sheet).save(temporary, format='JPEG', quality=92, comment=origin.encode())
-    if extras.probs:
-        (path, origin), = files
-        write_probs(path, probs, extras.classes, origin)
 
 
 def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwork, backbone: Backbone) -> ImageTask:
     """The probabilities of an image, and its label PNG and what else is asked for."""
     norm = Norm(*trained.meta['norm']) if 'norm' in trained.meta else backbone.norm
-    extras = Extras(spec.class_names, args.overlays, args.probs)
     on_gpu = trained.device.type == 'cuda' and args.crf_backend == 'torch'      # else worker processes run the CRF
 
     def compute(sample: Mapping, network: Callable) -> tuple:
         probs = infer_probs(sample['image'], network, args.scales, norm, backbone.size_step, trained.device,
                             flip=args.flip, crf=args.crf and on_gpu)
         crf = args.crf_backend if args.crf and not on_gpu else None
-        return sample['image'], probs, crf, sample.get('size'), extras, sample.get('path')
+        return sample['image'], probs, crf, sample.get('size'), spec.class_names, sample.get('path')
 
     return ImageTask(compute, write_result)
 
@@ -153,14 +139,6 @@ def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSp
     return args, spec, trained
 
 
-def exported(args: argparse.Namespace, split: str, folder: Path, names: Sequence[str]) -> dict[Path, Path]:
-    """With --export-voc: the label PNGs by their path for the VOC server."""
-    if not args.export_voc:
-        return {}
-    target = args.export_voc / f'results/VOC2012/Segmentation/comp6_{"test" if args.images else split}_cls'
-    return {target / f'{name}.png': folder / f'{name}.png' for name in names}
-
-
 def main(argv=None):
     """Segment one split, or the files given."""
     args, spec, trained = read_settings(argv)
@@ -173,7 +151,9 @@ def main(argv=None):
 
     # Where the results go: never over an input.
     folder = args.out or args.folder / 'results' / ('images' if args.images else split)
-    copies = exported(args, split, folder, dataset.names)
+    server = f'results/VOC2012/Segmentation/comp6_{"test" if args.images else split}_cls'
+    copies = {args.export_voc / server / f'{name}.png': folder / f'{name}.png'
+              for name in dataset.names if args.export_voc}
     digests = Digests(args.folder / '.digests.json' if args.folder.is_dir() else None)
     outputs = make_outputs(args, spec, folder, network=digests(trained.path))
     refuse_inputs([folder, *(output.path(name) for output in outputs for name in dataset.names), *copies],

@@ -9,14 +9,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from lib.data.registry import get_spec
 from lib.data.toy_draw import CLASSES
 from lib.files.dataspec import DatasetSpec
+from lib.process import launch
 from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
-from lib.process.launch import Runner
 from lib.routing import Command, Flag, Tool, give, read_flags, show_settings
 from lib.run.expected import BACKBONE, check_backbone, comparison_text
 from lib.run.options import base_parser, plain_flag
@@ -91,43 +90,22 @@ def tools_of(driver: str) -> dict[str, Tool]:
     return {tool.name: tool for tool in tools}
 
 
-class Job(NamedTuple):
-    """What a driver was asked to do."""
+def read_job(driver: str, words: Sequence[str], caller: Path) -> argparse.Namespace:
+    """What the words of a driver's command line ask for.
 
-    driver: str
-    args: argparse.Namespace        # of make_parser
-    flags: list[Flag]               # of the stages, as the user gave them
-    dataset: str
-    run: str
-    spec: DatasetSpec
-    drawn: bool                     # whether the images exist; the demo draws them first
-    exp: Path                       # folder of all runs
-
-    def defaults(self) -> list[Flag]:
-        """The flags that the driver gives unless the user does."""
-        seed = f':seed {getattr(self.args, "seed", 0) + 1}'
-        words = {'demo': f'--weights {BACKBONE} --train_cam{seed} --train_aff{seed} --train_seg{seed}'.split(),
-                 'own': ['--protocol', 'strict']}.get(self.driver, [])      # masks of a few images may lack classes
-        if getattr(self.args, 'light', False):
-            words += LIGHT
-        if self.args.smoke:
-            batch = str(-(-4 // (self.args.gpus or 1)) * (self.args.gpus or 1))
-            words += [*SMOKE, '--batch-size', batch, '--whole-batch-size', batch]
-        return read_flags(words)
-
-
-def read_job(driver: str, words: Sequence[str], caller: Path) -> Job:
-    """What the words of a driver's command line ask for; the flags of the stages are not checked yet.
+    Returns:
+        The settings of make_parser(), and: driver; flags of the stages as the user gave them, not checked yet; dataset,
+        run, spec; drawn, whether the images exist, as the demo draws them first; exp, the folder of all runs.
 
     Raises:
         ValueError: if they are wrong.
     """
-    args, rest = make_parser(driver).parse_known_args([plain_flag(word) for word in words])
-    if args.stages is None:
-        args.stages = ','.join(stage for stage in stages_of(driver) if stage != 'backbone' or args.smoke)
-    if args.gpus and args.launcher:
+    job, rest = make_parser(driver).parse_known_args([plain_flag(word) for word in words])
+    if job.stages is None:
+        job.stages = ','.join(stage for stage in stages_of(driver) if stage != 'backbone' or job.smoke)
+    if job.gpus and job.launcher:
         raise ValueError('--gpus and --launcher both say how the processes are started; give one of them')
-    dataset, run, suffix = driver, driver, '-smoke' if args.smoke else ''
+    dataset, run, suffix = driver, driver, '-smoke' if job.smoke else ''
     if driver == 'own':
         if not rest or not rest[0].endswith('.json'):
             raise ValueError('name the data set first: ./run_own.sh data/my.json (python -m lib.own writes it)')
@@ -135,19 +113,32 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> Job:
         dataset = os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
         run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json is of birds
     elif driver == 'demo':
-        run, dataset = f'toy-{args.seed}', f'data/toy-{args.seed}{suffix}/dataset.json'
-    flags = read_flags(rest)
-    common = base_parser('')
-    common.set_defaults(exp=None)
-    given, _ = common.parse_known_args(rest)
+        run, dataset = f'toy-{job.seed}', f'data/toy-{job.seed}{suffix}/dataset.json'
+    job.driver, job.flags, job.dataset, job.run = driver, read_flags(rest), dataset, f'{job.run or run}{suffix}'
+    given, _ = base_parser('').parse_known_args(rest, argparse.Namespace(exp=None))
     root, lists, exp = (path and caller / path for path in (given.data_root, given.lists, given.exp))
-    drawn = driver != 'demo' or not any(stage in args.stages for stage in DEMO_STAGES) or Path(dataset).exists()
-    spec = get_spec(dataset, root, lists) if drawn else DatasetSpec(
+    job.exp = exp or Path('exp')
+    job.drawn = driver != 'demo' or not any(stage in job.stages for stage in DEMO_STAGES) or Path(dataset).exists()
+    job.spec = get_spec(dataset, root, lists) if job.drawn else DatasetSpec(
         'toy', tuple(CLASSES), Path(), Path(), '{}', train_split='train', preset='toy')
-    return Job(driver, args, flags, dataset, f'{args.run or run}{suffix}', spec, drawn, exp or Path('exp'))
+    return job
 
 
-def chain(job: Job) -> list[Command]:
+def defaults(job: argparse.Namespace) -> list[Flag]:
+    """The flags that the driver gives unless the user does."""
+    words = []
+    if job.driver == 'demo':
+        seed = f':seed {job.seed + 1}'
+        words = f'--weights {BACKBONE} --train_cam{seed} --train_aff{seed} --train_seg{seed}'.split()
+    if job.driver == 'own':
+        words = ['--protocol', 'strict', *(LIGHT if job.light else [])]         # masks of a few images may lack classes
+    if job.smoke:
+        batch = str(-(-4 // (job.gpus or 1)) * (job.gpus or 1))
+        words += [*SMOKE, '--batch-size', batch, '--whole-batch-size', batch]
+    return read_flags(words)
+
+
+def chain(job: argparse.Namespace) -> list[Command]:
     """All commands of a driver, with the flags that it sets itself."""
     spec, tools, commands, shared = job.spec, tools_of(job.driver), [], ('--dataset', job.dataset, '--run', job.run)
     masked = [spec.val_split, spec.score_split]
@@ -164,8 +155,8 @@ def chain(job: Job) -> list[Command]:
                 add(stage, 'eval', '--what', what, '--split', scored, *(['--masked-only'] if own else []))
 
     if job.driver == 'demo':
-        add('draw', 'draw', '--out', str(Path(job.dataset).parent), '--seed', str(job.args.seed))
-        folder = f'data/toy-backbone{"-smoke" if job.args.smoke else ""}'
+        add('draw', 'draw', '--out', str(Path(job.dataset).parent), '--seed', str(job.seed))
+        folder = f'data/toy-backbone{"-smoke" if job.smoke else ""}'
         commands += [Command('backbone', tools['draw'], read_flags(['--out', folder, '--seed', '1000000']),
                              read_flags(['--train', '2048', '--val', '1'])),
                      Command('backbone', tools['backbone'],
@@ -185,24 +176,24 @@ def chain(job: Job) -> list[Command]:
     return [command for command in commands if command.stage in stages_of(job.driver)]
 
 
-def chosen(commands: Sequence[Command], job: Job) -> list[Command]:
+def chosen(commands: Sequence[Command], job: argparse.Namespace) -> list[Command]:
     """The commands of the stages that were asked for."""
-    stages = job.args.stages.replace(' ', '').split(',')
+    stages = job.stages.replace(' ', '').split(',')
     if unknown := [stage for stage in stages if stage not in stages_of(job.driver)]:
         raise ValueError(f'--stages: {unknown[0]!r} is not one of {",".join(stages_of(job.driver))}')
     if not (selected := [command for stage in stages for command in commands if command.stage == stage]):
-        raise ValueError(f'--stages {job.args.stages}: there is nothing to do without masks to score against')
+        raise ValueError(f'--stages {job.stages}: there is nothing to do without masks to score against')
     return selected
 
 
-def launch_words(command: Command, job: Job) -> list[str]:
+def launch_words(command: Command, job: argparse.Namespace) -> list[str]:
     """A command as it is run and printed."""
     start = [sys.executable]
-    if command.tool.network and job.args.launcher:
-        start = shlex.split(job.args.launcher)
-    elif command.tool.network and job.args.gpus:
+    if command.tool.network and job.launcher:
+        start = shlex.split(job.launcher)
+    elif command.tool.network and job.gpus:
         # Without the -- torchrun takes --run for its own --run-path.
-        start += ['-m', 'lib.process.launch', '--standalone', '--nproc-per-node', str(job.args.gpus), '--']
+        start += ['-m', 'lib.process.launch', '--standalone', '--nproc-per-node', str(job.gpus), '--']
     return [*start, *command.tool.words, *command.flag_words]
 
 
@@ -218,16 +209,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = read_job(driver, words, caller)
     commands = chosen(chain(job), job)
     for command in commands:
-        command.given += filter(command.has, job.defaults())
+        command.given += filter(command.has, defaults(job))
     give(job.flags, commands, caller)
-    settings = [command.resolve(job.spec, job.args.gpus or 1) for command in commands]
+    settings = [command.resolve(job.spec, job.gpus or 1) for command in commands]
     if any(str(BACKBONE) in command.flag_words for command in commands):
         check_backbone()
-    if job.args.dry_run:
+    if job.dry_run:
         show_settings(commands, settings)
 
     # Run it.
-    runner, stage = Runner(), None
+    stage = None
     if caller != ROOT:
         print(f'+ cd {shlex.quote(str(ROOT))}')
     if driver == 'demo' and 'OMP_NUM_THREADS' not in os.environ:
@@ -238,16 +229,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f'\n== {command.stage}')
         stage, line = command.stage, launch_words(command, job)
         print(f'\n+ {shlex.join(line)}', flush=True)
-        status = 0 if job.args.dry_run else runner.run(line, stage)
+        status = 0 if job.dry_run else launch.run(line, stage)
         if status:
             return status
 
     # The demo ends with its scores beside the expected ones.
-    if driver == 'demo' and stage == 'report' and not (job.args.smoke or job.args.dry_run):
+    if driver == 'demo' and stage == 'report' and not (job.smoke or job.dry_run):
         print(f'\n{comparison_text(job.exp / job.run / "scores.json")}')
 
     # A dry run ends with the first stage's check of its inputs.
-    if job.args.dry_run and job.drawn and commands[0].tool.network:
+    if job.dry_run and job.drawn and commands[0].tool.network:
         importlib.import_module(commands[0].tool.module).main([*commands[0].flag_words, '--dry-run'])
     return 0
 

@@ -107,7 +107,7 @@ def train_parts(args: argparse.Namespace, network: Classifier, whole: CamTrainSe
     parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
              ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
     for name, data, target, loss, batch_size, epochs in parts:
-        settings = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1, 'picture_every': 0})
+        settings = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1})
         steps = len(data) // batch_size * epochs
         optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
         run = Run(settings, folder / name, network, optimizer, steps, device, origin)

@@ -18,21 +18,17 @@ from lib.data.affinity import AffTrainSet
 from lib.data.loading import steps_of
 from lib.data.npyio import label_source
 from lib.data.registry import get_spec
-from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import voc_palette
 from lib.net.aff import AffinityNet
 from lib.net.freeze import FREEZE, set_train_mode
 from lib.process.cli import integer
 from lib.process.ending import run_script
 from lib.run import device as devices
-from lib.run.labelled import Labelled
-from lib.run.loop import train
 from lib.run.options import NOTHING, resolve
-from lib.training import Stage, add_epoch_flags, make_pictures, pretrained_backbone, training_parser
+from lib.training import Stage, add_epoch_flags, pretrained_backbone, training_parser
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
 from tool.drawing import blend, grey, magnified
-from tool.imutils import Norm, denormalise
-from tool.torchutils import poly_factor
+from tool.imutils import denormalise
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,16 +53,6 @@ def make_network(args: argparse.Namespace) -> AffinityNet:
     FREEZE[args.freeze](network)
     set_train_mode(network, batch_norm='running')
     return network
-
-
-def make_dataset(args: argparse.Namespace, spec: DatasetSpec, norm: Norm) -> AffTrainSet:
-    """The training split with its CRF seeds."""
-    own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
-    seeds, _ = label_source(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
-    dataset = AffTrainSet(spec, spec.train_split, norm, args.crop_size, seeds, seed=args.seed, limit=args.limit,
-                          unpickle=args.unpickle, stride=args.output_stride)
-    dataset.check()
-    return dataset
 
 
 def make_step(args: argparse.Namespace, network: Callable) -> Callable:
@@ -109,7 +95,11 @@ def main(argv=None):
 
     # Data and network.
     network = make_network(args)
-    dataset = make_dataset(args, spec, network.backbone.norm)
+    own_seeds = args.folder / 'labels' / spec.train_split / 'seeds'
+    seeds, _ = label_source(args.seed_dir, own_seeds, args.unpickle, '--seed-dir')
+    dataset = AffTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, seeds, seed=args.seed,
+                          limit=args.limit, unpickle=args.unpickle, stride=args.output_stride)
+    dataset.check()
     steps = steps_of(len(dataset), args.batch_size, args.epochs, args.max_steps, spec.train_split, args.min_steps)
     stage = Stage('aff', args, spec, device, dataset, steps)
     stage.check_labels()
@@ -121,12 +111,12 @@ def main(argv=None):
 
     # Train.
     step = make_step(args, stage.forward(network))
-    counts = Labelled(partial(count_pairs, args), steps, f'the seeds in {dataset.seeds_dir} are sure of no two pixels '
-                      'in the first batches: nothing to learn from; give infer_cam.py other --seed-alphas')
+    no_labels = (f'the seeds in {dataset.seeds_dir} are sure of no two pixels in the first batches: nothing to learn '
+                 'from; give infer_cam.py other --seed-alphas')
     samples = dataset.first(4) if args.picture_every else []
-    pictures = make_pictures('affinity', network, samples, partial(draw_row, args, network, device))
-    run = stage.run(network, 'aff', origin, counts=counts, pictures=pictures)
-    train(run, step=step, batches=stage.batches, lr_factor=partial(poly_factor, total=steps, power=args.poly_power))
+    pictures = 'affinity', samples, partial(draw_row, args, network, device)
+    stage.train(network, 'aff', step, origin, pictures=pictures, counts=partial(count_pairs, args),
+                no_labels=no_labels)
 
 
 if __name__ == '__main__':

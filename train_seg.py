@@ -20,7 +20,6 @@ from lib.data.corrupt import read_ground_truth
 from lib.data.datasets import SegTrainSet
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
-from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import IGNORED, voc_palette
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
@@ -28,13 +27,10 @@ from lib.net.syncnorm import share_batch_norm
 from lib.process.cli import LowHigh, integer, number
 from lib.process.ending import run_script
 from lib.run import device as devices
-from lib.run.labelled import Labelled
-from lib.run.loop import train
 from lib.run.options import NOTHING, resolve
-from lib.training import Stage, make_pictures, pretrained_backbone, training_parser, validation_samples
+from lib.training import Stage, pretrained_backbone, training_parser, validation_samples
 from tool.drawing import blend
-from tool.imutils import Norm, normalise
-from tool.torchutils import poly_factor
+from tool.imutils import normalise
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,15 +63,6 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
     if args.freeze == 'backbone':
         set_train_mode(network.backbone, batch_norm='running')
     return network
-
-
-def make_dataset(args: argparse.Namespace, spec: DatasetSpec, norm: Norm) -> SegTrainSet:
-    """The training split with its pseudo-labels."""
-    labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
-    dataset = SegTrainSet(spec, spec.train_split, norm, args.crop_size, labels, seed=args.seed, scale=args.scale,
-                          limit=args.limit)
-    dataset.check()
-    return dataset
 
 
 def make_step(network: Callable) -> Callable:
@@ -113,7 +100,10 @@ def main(argv=None):
 
     # Data and network.
     network = make_network(args, spec.num_classes)
-    dataset = make_dataset(args, spec, network.backbone.norm)
+    labels = args.labels or args.folder / 'labels' / spec.train_split / 'walk'
+    dataset = SegTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, labels, seed=args.seed,
+                          scale=args.scale, limit=args.limit)
+    dataset.check()
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
     samples = [(read['image'], read_ground_truth(spec, sample))
@@ -130,14 +120,12 @@ def main(argv=None):
     devices.connect(device)
     network = share_batch_norm(network.to(device), device)
     step = make_step(stage.forward(network, whole_batch=True))
-    counts = Labelled(count_labelled, steps, f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, '
-                      'ignored, in the first batches: nothing to learn from; check --labels')
-    pictures = make_pictures('segmentation', network, samples, partial(draw_row, network, device))
-    run = stage.run(network, 'deeplab', origin, counts=counts, pictures=pictures, fov_channels=args.fov_channels,
-                    dilation=args.dilation, dataset=spec.name, preset=spec.preset, max_side=spec.max_side,
-                    norm=network.backbone.norm)
-    train(run, step=step, batches=stage.batches,
-          lr_factor=partial(poly_factor, total=steps + 1, power=args.poly_power))
+    no_labels = (f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, ignored, in the first batches: '
+                 'nothing to learn from; check --labels')
+    pictures = 'segmentation', samples, partial(draw_row, network, device)
+    stage.train(network, 'deeplab', step, origin, pictures=pictures, counts=count_labelled, no_labels=no_labels,
+                lr_steps=steps + 1, fov_channels=args.fov_channels, dilation=args.dilation, dataset=spec.name,
+                preset=spec.preset, max_side=spec.max_side, norm=network.backbone.norm)
 
 
 if __name__ == '__main__':

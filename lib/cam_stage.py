@@ -17,22 +17,13 @@ from lib.process import ranks
 from lib.process.cli import LowHigh, integer, number
 from lib.process.ranks import batch_rows
 from lib.run import device as devices
-from lib.run.loop import train
 from lib.run.options import resolve
-from lib.training import (
-    Stage,
-    add_epoch_flags,
-    make_pictures,
-    pretrained_backbone,
-    training_parser,
-    validation_samples,
-)
+from lib.training import Stage, add_epoch_flags, pretrained_backbone, training_parser, validation_samples
 from tool.camloss import cam_objective, second_view
 from tool.camutils import cam_label
 from tool.drawing import blend, heat
 from tool.imutils import Norm, normalise, resize_bicubic, scaled_size
 from tool.seamutils import fuse_scales
-from tool.torchutils import poly_factor
 
 LENGTH = number(0, 1000, above=True)
 
@@ -137,6 +128,5 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
 
     # Train.
     step = make_step(args, stage.forward(network), norm)
-    pictures = make_pictures('cam', network, samples, partial(draw_row, args, network, device))
-    run = stage.run(network, 'seam', origin, pictures=pictures)
-    train(run, step=step, batches=stage.batches, lr_factor=partial(poly_factor, total=steps, power=args.poly_power))
+    pictures = 'cam', samples, partial(draw_row, args, network, device)
+    stage.train(network, 'seam', step, origin, pictures=pictures)

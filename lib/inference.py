@@ -4,7 +4,6 @@ The network runs under autocast, and in float32 where that goes wrong.
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +17,12 @@ from lib.data.loading import single_images
 from lib.net.backbone import Backbone, check_network, trained_backbone
 from lib.net.weights import load_network
 from lib.process.cli import progress
-from lib.process.workers import Background
+from lib.process.ending import Signals
+from lib.process.workers import map_in_workers
 from lib.run import device as devices
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
 from lib.run.origin import Digests
-from lib.run.outputs import Output, unfinished
+from lib.run.outputs import Output, Work, locked
 from tool.crfutils import BACKENDS, check_backend
 
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
@@ -116,7 +116,8 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         load: loads the trained network; not called where nothing is left to do.
         make_task: what to do for each image, given the backbone of the network.
     """
-    with unfinished(args, dataset.names, outputs, sources, digests, device) as work:
+    with locked(args, dataset.names, outputs):
+        work = Work(args, dataset.names, outputs, sources, digests)
         if not work.todo:
             return
         dataset.check()
@@ -125,10 +126,16 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
             return
         task = make_task(inference.network.backbone)
         images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare, args.on_corrupt)
-        with Background(args.workers) as background:
-            for sample in work.watch(progress(images, outputs[0].folder.name)):
-                values = inference(sample['name'], partial(task.compute, sample))
-                background.submit(task.write, work.files(sample['name']), *values)
+        images = progress(images, outputs[0].folder.name, total=len(work.todo))
+        with Signals() as signals:
+            computed = ((work.files(sample['name']), *inference(sample['name'], partial(task.compute, sample)))
+                        for sample in work.watch(images, device, signals))
+            for _ in map_in_workers(partial(_write, task.write), computed, args.workers):
+                pass
+
+
+def _write(write: Callable, values: tuple) -> None:
+    write(*values)
 
 
 class Inference:
@@ -154,33 +161,28 @@ class Inference:
             ValueError: if the outputs are not finite in float32 either; names the image and the file of the network.
         """
         for amp in (self.amp, None):
-            checked = CheckedNetwork(self.network, devices.autocast(self.device, amp))
-            result = compute(checked)
-            if checked.all_finite():
+            result, finite = self._computed(compute, amp)
+            if finite:
                 return result
         raise ValueError(f'{name}: the outputs of {self.file} are not finite, in float32 either; check the image, or '
                          'train the network again')
 
+    def _computed(self, compute: Callable[[Callable], Any], amp: torch.dtype | None) -> tuple[Any, bool]:
+        """compute(network), and whether all outputs of the network were finite, as NaN and infinity survive a sum.
 
-class CheckedNetwork:
-    """A network, run in a context, that keeps the sum of each of its outputs, which NaN and infinity survive.
+        The sums stay on the device. The host reads them once, after the result, for which it waited anyway.
+        """
+        sums = []
 
-    The sums stay on the device. The host reads them once, after the result of the image, for which it waited anyway.
-    """
+        def network(images: torch.Tensor) -> Any:
+            with devices.autocast(self.device, amp):
+                output = self.network(images)
+            tensors = (output,) if isinstance(output, torch.Tensor) else output
+            sums.extend(tensor.sum(dtype=torch.float32) for tensor in tensors)
+            return output
 
-    def __init__(self, network: Callable, context: AbstractContextManager):
-        self.network, self.context, self.sums = network, context, []
-
-    def __call__(self, images: torch.Tensor) -> Any:
-        with self.context:
-            output = self.network(images)
-        self.sums += [tensor.sum(dtype=torch.float32)
-                      for tensor in ((output,) if isinstance(output, torch.Tensor) else output)]
-        return output
-
-    def all_finite(self) -> bool:
-        """Whether all values of all outputs were finite."""
-        return not self.sums or bool(torch.stack(self.sums).isfinite().all())
+        result = compute(network)
+        return result, not sums or bool(torch.stack(sums).isfinite().all())
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:

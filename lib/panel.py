@@ -22,7 +22,7 @@ from lib.files.imageio import IGNORED, voc_palette
 from lib.files.outpaths import image_mark, refuse_foreign
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.report.rows import COLUMNS, best_threshold, draw_row, evenly_spaced, read_outputs
+from lib.report.examples import COLUMNS, best_threshold, draw_row, evenly_spaced, read_outputs
 from lib.run.options import base_parser, resolve
 from lib.run.record import read_scores
 from tool.drawing import boxed, legend, side_by_side, stacked, titled

@@ -145,10 +145,7 @@ def show_settings(commands: Sequence[Command], settings: Sequence[argparse.Names
     """Print the settings of each tool."""
     for tool, args in {command.tool.name: (command.tool, args) for command, args in zip(commands, settings)}.values():
         names = dict.fromkeys(action.dest for action in tool.flags.values() if hasattr(args, action.dest))
-        shown = ', '.join(f'{name.replace("_", "-")} {_plain(getattr(args, name))}' for name in names)
+        values = [value if isinstance(value, list | tuple) else [value] for value in map(vars(args).get, names)]
+        shown = ', '.join(' '.join(map(str, (name.replace('_', '-'), *value))) for name, value in zip(names, values))
         print(f'\n{tool.name}: {" ".join(tool.words)}')
         print(textwrap.fill(shown, 118, initial_indent='  ', subsequent_indent='  ', break_on_hyphens=False))
-
-
-def _plain(value: object) -> str:
-    return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)

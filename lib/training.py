@@ -1,6 +1,7 @@
 """What the training stages share: flags, a pretrained backbone, the digests of what they train on, and the run."""
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from lib.net.weights import load_imagenet, save_network
 from lib.process import ranks
 from lib.process.cli import COUNT, integer
 from lib.run import device as devices
-from lib.run.loop import Run
+from lib.run.loop import Run, train
 from lib.run.options import add_device_flags, add_training_flags, base_parser
-from lib.run.origin import Digests, check_labels, training_origin, weights_digest
+from lib.run.origin import Digests, check_labels, training_origin
 from tool.drawing import side_by_side, stacked
+from tool.torchutils import poly_factor
 
 TITLES = {'cam': 'CAM network', 'aff': 'AffinityNet', 'seg': 'DeepLab'}     # by folder in the run
 
@@ -83,7 +85,7 @@ class Stage:
 
     def origin(self, image_labels: np.ndarray | None = None, **label_files: Sequence[Path]) -> dict:
         """What the network is trained on, which a resumed run must find unchanged."""
-        weights = weights_digest(self.args.weights, self.digests)
+        weights = self.digests(self.args.weights) or self.args.weights         # no file: a word such as none
         return training_origin(self.args, self.spec, self.digests, self.dataset.samples, image_labels, weights=weights,
                                **label_files)
 
@@ -93,15 +95,14 @@ class Stage:
         network = devices.place(network, self.device, amp)
         return devices.parallel(network, self.device, amp=amp, whole_batch=whole_batch)
 
-    def batches(self, first_step: int) -> Iterator[dict]:
-        """This process's part of the batches from a step on."""
-        args = self.args
-        return training_batches(self.dataset, args.batch_size, self.steps, args.seed, args.workers, self.part,
-                                args.on_corrupt)(first_step)
+    def train(self, network: nn.Module, kind: str, step: Callable, origin: Mapping, *,
+              pictures: tuple[str, Sequence, Callable], counts: Callable | None = None, no_labels: str = '',
+              lr_steps: int | None = None, **meta) -> None:
+        """Train to the last step, see lib/run/loop.py; the learning rate reaches 0 after `lr_steps`, if given.
 
-    def run(self, network: nn.Module, kind: str, origin: Mapping, *, counts: Callable | None = None,
-            pictures: Callable | None = None, **meta) -> Run:
-        """The run for train(); `kind` and `meta` are what inference has to know of the network besides its backbone."""
+        `kind` and `meta` are what inference has to know of the network besides its backbone; `pictures` are drawn for
+        TensorBoard by draw_pictures().
+        """
         args = self.args
         meta = {'network': kind, 'backbone': args.backbone, 'width': args.width, 'output_stride': args.output_stride,
                 'classes': list(self.spec.classes), **meta}
@@ -110,8 +111,13 @@ class Stage:
             save_network(path, network, {**meta, 'origin': origin})
 
         optimizer = make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr)
-        return Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
-                   pictures=pictures if args.picture_every else None)
+        draw = partial(draw_pictures, network, *pictures) if args.picture_every else None
+        run = Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
+                  no_labels=no_labels, pictures=draw)
+        batches = training_batches(self.dataset, args.batch_size, self.steps, args.seed, args.workers, self.part,
+                                   args.on_corrupt)
+        lr_factor = partial(poly_factor, total=lr_steps or self.steps, power=args.poly_power)
+        train(run, step=step, batches=batches, lr_factor=lr_factor)
 
 
 def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels: bool) -> list[tuple[Sample, dict]]:
@@ -124,16 +130,12 @@ def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels:
         raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
 
 
-def make_pictures(name: str, network: nn.Module, samples: Sequence, draw_row: Callable) -> Callable:
-    """Function that draws samples by the network in eval mode: draw_row(sample) -> images uint8 [H, W, 3] of a row."""
-
-    def draw() -> dict[str, np.ndarray]:
-        modes = {module: module.training for module in network.modules()}
-        network.eval()
-        with torch.inference_mode():
-            rows = [side_by_side(draw_row(sample)) for sample in samples]
-        for module, training in modes.items():
-            module.training = training
-        return {name: stacked(rows)}
-
-    return draw
+def draw_pictures(network: nn.Module, name: str, samples: Sequence, draw_row: Callable) -> dict[str, np.ndarray]:
+    """An image of samples drawn by the network in eval mode; draw_row(sample) -> images uint8 [H, W, 3] of a row."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    with torch.inference_mode():
+        rows = [side_by_side(draw_row(sample)) for sample in samples]
+    for module, training in modes.items():
+        module.training = training
+    return {name: stacked(rows)}

@@ -48,7 +48,8 @@ def _one(sender, rank: int, count: int, port: int, function: Callable, arguments
     result = function(rank, count, *arguments)
     if rank == 0:
         sender.send(result)
-    devices.disconnect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def deeplab_steps(rank: int, world: int) -> dict:

@@ -5,12 +5,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 import pipeline
 from lib.data.toy import write_set
+from lib.process import launch
 from lib.process.ending import run_script
 from lib.run import expected
 
@@ -35,7 +35,7 @@ def echoed(text):
 def drive(monkeypatch, capsys):
     """Function that returns the commands of a driver as lists of words, none of which is run."""
     def commands(driver, *words, called_from=ROOT):
-        monkeypatch.setattr(pipeline, 'Runner', lambda: SimpleNamespace(run=lambda *_: 0))
+        monkeypatch.setattr(launch, 'run', lambda *_: 0)
         monkeypatch.chdir(called_from)
         capsys.readouterr()
         assert not pipeline.main([driver, *map(str, words)])
@@ -114,7 +114,7 @@ def test_a_backbone_that_has_changed_is_refused_before_anything_runs(refused, mo
     for module in (pipeline, expected):
         monkeypatch.setattr(module, 'BACKBONE', changed)
     assert f'{changed} is missing or has changed' in refused('demo')
-    monkeypatch.setattr(pipeline, 'Runner', lambda: SimpleNamespace(run=lambda *_: 0))
+    monkeypatch.setattr(launch, 'run', lambda *_: 0)
     assert not pipeline.main(['demo', '--weights', 'none', '--stages', 'draw,train_cam'])
 
 
@@ -193,7 +193,7 @@ def test_several_processes_are_torchrun_for_all_that_runs_a_network(drive):
 
 
 def test_another_launcher_takes_the_place_of_interpreter_and_torchrun(monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, 'Runner', lambda: SimpleNamespace(run=lambda *_: 0))
+    monkeypatch.setattr(launch, 'run', lambda *_: 0)
     pipeline.main(['voc12', '--stages', 'train_aff,table', '--launcher', "env X='a b' torchrun --"])
     lines = echoed(capsys.readouterr().out)
     assert lines[0][:5] == ['env', 'X=a b', 'torchrun', '--', 'train_aff.py']
@@ -202,8 +202,7 @@ def test_another_launcher_takes_the_place_of_interpreter_and_torchrun(monkeypatc
 
 def test_a_failing_command_stops_the_chain_with_its_status(monkeypatch):
     ran = []
-    runner = SimpleNamespace(run=lambda words, stage: ran.append(words) or 7 * ('walk' in words))
-    monkeypatch.setattr(pipeline, 'Runner', lambda: runner)
+    monkeypatch.setattr(launch, 'run', lambda words, stage: ran.append(words) or 7 * ('walk' in words))
     assert pipeline.main(['voc12']) == 7 and ran[-1][1:5] == ['eval.py', '--what', 'walk', '--split'] and len(ran) == 8
 
 
@@ -284,7 +283,7 @@ def test_a_dry_run_prints_the_settings_and_the_commands_as_they_would_be(drive, 
     path = own_set(tmp_path)
     flags = ['--width', '0.03125', '--weights', 'none', '--lr', '0.5', '--device', 'cpu', '--exp', tmp_path / 'exp']
     commands = drive('own', path, *flags)
-    monkeypatch.setattr(pipeline, 'Runner', lambda: None)
+    monkeypatch.setattr(launch, 'run', None)
     pipeline.main(['own', str(path), *map(str, flags), '--dry-run'])
     text = capsys.readouterr().out
     assert [words[1:] for words in echoed(text)] == commands

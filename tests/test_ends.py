@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -16,15 +17,15 @@ import torch
 
 import infer_cam
 import train_aff
+from lib.process import launch
 from lib.process.ending import Signals, Stopped, run_script
 from tests.fault import contents, members
 from tests.running import NETWORK, SCALES, TRAINING, place
 
 ROOT = Path(__file__).parent.parent
-SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 REMEDY = 'then run the same command again: it resumes'
-HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom lib.process.ending import run_script, Signals\n'
-        'from lib.process.workers import Background, map_in_workers\nready = Path(sys.argv[1])\n')
+HEAD = ('import os, sys, time\nfrom pathlib import Path\nfrom lib.process.ending import run_script, Signals, Stopped\n'
+        'from lib.process.workers import Pool, map_in_workers\nready = Path(sys.argv[1])\n')
 
 
 def started(*words, **settings):
@@ -58,17 +59,19 @@ def wait_for(path, process):
 
 MOMENTS = {
     'a check': 'def main():\n    ready.touch()\n    time.sleep(60)\n',
-    'workers start': 'def main():\n    ready.touch()\n    while True:\n        Background(4).pool.close()\n',
+    'workers start': 'def main():\n    ready.touch()\n    while True:\n        Pool(abs, 4).close()\n',
     'workers read': 'def main():\n    for _ in map_in_workers(time.sleep, [0.1] * 300, 2):\n        ready.touch()\n',
-    'a call in a worker': 'def main():\n    with Background(2) as background:\n        for _ in range(99):\n'
-                          '            ready.touch()\n            background.submit(time.sleep, 0.3)\n',
-    'a noted signal': 'def main():\n    with Signals() as signals:\n        for _ in signals.until_caught('
-                      'map_in_workers(time.sleep, [0.1] * 300, 2), lambda: "so far"):\n            ready.touch()\n',
+    'a call in a worker': 'def main():\n    calls = (ready.touch() or 0.3 for _ in range(99))\n'
+                          '    list(map_in_workers(time.sleep, calls, 2))\n',
+    'a noted signal': 'def main():\n    with Signals() as signals:\n'
+                      '        for _ in map_in_workers(time.sleep, [0.1] * 300, 2):\n            ready.touch()\n'
+                      '            if signals.caught:\n                raise Stopped("stopped by " + signals.caught)\n',
 }
 
 
-@pytest.mark.parametrize('to_all', [True, False], ids=['group', 'alone'])
-@pytest.mark.parametrize('moment, number', [*zip(MOMENTS, SIGNALS), ('a noted signal', 'SIGINT')])
+@pytest.mark.parametrize('moment, number, to_all', [
+    ('a check', 'SIGTERM', False), ('workers start', 'SIGINT', True), ('workers read', 'SIGUSR1', True),
+    ('a call in a worker', 'SIGHUP', False), ('a noted signal', 'SIGINT', True), ('a noted signal', 'SIGTERM', False)])
 def test_a_signal_at_any_moment_is_one_line_and_status_75(tmp_path, moment, number, to_all):
     process = started('-c', HEAD + MOMENTS[moment] + 'run_script(main)', tmp_path / 'ready')
     wait_for(tmp_path / 'ready', process)
@@ -86,6 +89,39 @@ def test_a_second_interrupt_ends_at_once_and_an_ignored_hangup_stays_ignored(tmp
         process.send_signal(number)
         time.sleep(0.2)
     assert ended(process)[::2] == (130, ['interrupted; the same command resumes'])
+
+
+TRAPPED = "trap '{}' TERM; touch ready; while :; do sleep 0.02; done"
+
+
+def signalled(monkeypatch, folder, command, *numbers):
+    """What a driver's command ends with if signals come while it runs: its status, or what is raised."""
+    monkeypatch.chdir(folder)
+    Path('ready').unlink(missing_ok=True)
+
+    def send():
+        while not Path('ready').exists():
+            time.sleep(0.01)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    if numbers:
+        threading.Thread(target=send, daemon=True).start()
+    try:
+        return launch.run(['bash', '-c', command], 'a stage')
+    except (Stopped, KeyboardInterrupt) as end:
+        return end
+
+
+def test_a_driver_passes_a_signal_on_and_waits_for_its_command(tmp_path, monkeypatch, capsys):
+    stopped = signalled(monkeypatch, tmp_path, TRAPPED.format('sleep 0.2; exit 75'), signal.SIGUSR1)
+    assert str(stopped) == 'stopped by SIGUSR1 at a stage; the same command resumes'
+    assert signalled(monkeypatch, tmp_path, TRAPPED.format('exit 3'), signal.SIGTERM) == 3
+    twice = signalled(monkeypatch, tmp_path, TRAPPED.format(''), signal.SIGINT, signal.SIGINT)
+    assert isinstance(twice, KeyboardInterrupt) and not capsys.readouterr().err
+    assert signalled(monkeypatch, tmp_path, 'kill -KILL $$') == 137
+    assert 'error: a stage was killed by SIGKILL (SIGKILL is often lack of memory)' in capsys.readouterr().err
 
 
 def test_a_noted_signal_does_not_wait_for_ever(monkeypatch):
@@ -154,9 +190,9 @@ EXHAUSTED = {
                            '    resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))\n    bytearray(1 << 32)\n'
                            'def main():\n    list(map_in_workers(hungry, [1], 1))\n', 'memory ran out; free memory'),
     'file handles': ('import resource\ndef main():\n    resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))\n'
-                     '    Background(8)\n', 'too many open files; raise the limit'),
+                     '    Pool(abs, 8)\n', 'too many open files; raise the limit'),
     'processes': ('import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no")\nos.fork = fork\n'
-                  'def main():\n    Background(2)\n', 'no more processes can be started; use fewer --workers'),
+                  'def main():\n    Pool(abs, 2)\n', 'no more processes can be started; use fewer --workers'),
     'a full device': ('def main():\n    sys.stdout = open("/dev/full", "w")\n    print("a")\n',
                       'no space is left for the output'),
 }

@@ -1,20 +1,23 @@
 """Training on labels that teach nothing: stopped at its first steps, by one line."""
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 import train_seg
 from lib.files.imageio import read_mask, write_label_png
-from lib.run.labelled import PATIENCE, Labelled
+from lib.run.loop import PATIENCE, Run
 from tests.running import HEAD, LOADED_HERE, TRAINING, place
 
 
 def checked(steps, *labelled):
-    """Runs a Labelled over so many batches; the number of batches that it let through."""
-    counts = Labelled(lambda batch: torch.tensor(batch), steps, 'nothing here')
+    """Hands the counts of so many batches to a run; the number of batches that it let through."""
+    run = Run(SimpleNamespace(amp='none'), Path(), None, None, steps, torch.device('cpu'), {}, no_labels='nothing here')
     for done, count in enumerate(labelled):
         try:
-            counts(count)
+            run.checked(torch.tensor(count))
         except ValueError as error:
             assert str(error) == 'nothing here'
             return done

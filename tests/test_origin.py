@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 import infer_cam
-from infer_seg import Extras, write_result
+from infer_seg import write_result
 from lib import cam_stage
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
@@ -16,7 +16,7 @@ from lib.files.origin import origin_text, read_origin, read_state
 from lib.net.weights import read_meta, save_network
 from lib.run.checkpoint import trained_origin
 from lib.run.options import resolve
-from lib.run.origin import Digests, check_labels, difference, stage_origin, training_origin, weights_digest
+from lib.run.origin import Digests, check_labels, difference, stage_origin, training_origin
 from tests.running import NETWORK, place
 
 ORIGIN = {'settings': {'scales': [0.5, 1.0], 'amp': 'none', 'alpha': 6.0}, 'classes': ['Katze (ä)', '犬', 'a "b"'],
@@ -31,12 +31,12 @@ SPEC = DatasetSpec('pets', ('cat', 'dog'), None, None, '{}')
 
 def write_overlay(path, text):
     write_result([(path.with_name('beside.png'), text), (path, text)], IMAGE, SCORES, False,
-                 extras=Extras(('background', 'a', 'b'), True, False))
+                 classes=('background', 'a', 'b'))
 
 
 def write_probs(path, text):
     write_result([(path.with_name('beside.png'), text), (path, text)], IMAGE, SCORES, False,
-                 extras=Extras(('background', 'a', 'b'), False, True))
+                 classes=('background', 'a', 'b'))
 
 
 FORMATS = {'label.png': lambda path, text: write_label_png(path, LABEL, text),
@@ -168,7 +168,7 @@ def test_the_origin_of_a_training_follows_images_labels_and_weights_by_content(t
 
     def origin(samples=samples, labels=labels, file=weights[0]):
         digests = Digests()
-        return training_origin(args, spec, digests, samples, labels, weights=weights_digest(str(file), digests))
+        return training_origin(args, spec, digests, samples, labels, weights=digests(file) or file)
 
     assert origin() == origin(file=weights[1])
     assert difference(origin(), origin(file=weights[2])) == difference(origin(), origin(file='none')) == 'other weights'

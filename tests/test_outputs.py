@@ -17,7 +17,7 @@ from lib.files.origin import read_origin
 from lib.process.ending import Stopped
 from lib.run import device as devices
 from lib.run import outputs
-from lib.run.lock import InUse, Lock
+from lib.run.lock import Lock
 from tests.running import (
     CAM_TRAINING,
     HEAD,
@@ -327,10 +327,10 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_hinders_
     stamps = times(folder)
     monkeypatch.setattr(outputs, 'Lock', partial(Lock, patience=0))
     with another_run(output, RANK='0', WORLD_SIZE='2') as (first, _):
-        with pytest.raises(InUse, match=f'{output} is in use by process {first.pid}'):
+        with pytest.raises(ValueError, match=f'{output} is in use by process {first.pid}'):
             run(stages[stage], *words)
         rank(monkeypatch, 0, 3)                             # so is a run of another number of processes
-        with pytest.raises(InUse, match=f'{output} is in use by process {first.pid}'):
+        with pytest.raises(ValueError, match=f'{output} is in use by process {first.pid}'):
             run(stages[stage], *words)
         monkeypatch.undo()
         assert times(folder) == stamps

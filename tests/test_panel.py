@@ -11,7 +11,7 @@ from lib.data.toy import write_set
 from lib.files.dataspec import Sample
 from lib.files.imageio import write_label_png
 from lib.files.jsonfile import write_json
-from lib.report import rows
+from lib.report import examples as rows
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,7 @@ from lib.data.labelio import write_seeds
 from lib.data.registry import read_spec
 from lib.data.toy import write_set
 from lib.files.imageio import read_size
-from lib.training import make_pictures, validation_samples
+from lib.training import draw_pictures, validation_samples
 
 DEVICE = torch.device('cpu')
 
@@ -39,21 +39,23 @@ def aff_case(spec, folder):
         write_seeds(folder / f'{sample.name}.npz', [2], {1.0: scores, 24.0: scores})
     dataset = AffTrainSet(spec, 'train', crop=args.crop_size, seeds_dir=folder)
     draw_row = partial(train_aff.draw_row, args, network, DEVICE)
-    return network, make_pictures('affinity', network, dataset.first(4), draw_row)
+    return network, partial(draw_pictures, network, 'affinity', dataset.first(4), draw_row)
 
 
 def seg_case(spec, folder):
     args = settings(train_seg)
     network = train_seg.make_network(args, spec.num_classes)
     samples = [(read['image'], None) for _, read in validation_samples(args, spec, with_labels=False)]
-    return network, make_pictures('segmentation', network, samples, partial(train_seg.draw_row, network, DEVICE))
+    return network, partial(draw_pictures, network, 'segmentation', samples,
+                            partial(train_seg.draw_row, network, DEVICE))
 
 
 def cam_case(spec, folder):
     args = cam_stage.make_parser('', 'toy').parse_args(['--width', '0.03', '--weights', 'none', '--crop-size', '128'])
     network = cam_stage.make_network(args, spec)
     samples = [sample for _, sample in validation_samples(args, spec, with_labels=True)]
-    return network, make_pictures('cam', network, samples, partial(cam_stage.draw_row, args, network, DEVICE))
+    return network, partial(draw_pictures, network, 'cam', samples,
+                            partial(cam_stage.draw_row, args, network, DEVICE))
 
 
 @pytest.mark.parametrize('case', [aff_case, seg_case, cam_case])

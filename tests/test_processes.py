@@ -28,15 +28,6 @@ def torchrun(processes, script, words, *options):
                             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ALONE)
 
 
-def srun(processes, script, words):
-    """As many tasks as srun would start, with the variables that it sets."""
-    return [subprocess.Popen([sys.executable, f'{script}.py', *words], cwd=ROOT, stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, text=True,
-                             env={**ALONE, 'SLURM_JOB_ID': '7', 'SLURM_STEP_ID': '0', 'SLURM_PROCID': str(rank),
-                                  'SLURM_LOCALID': str(rank), 'SLURM_STEP_NUM_TASKS': str(processes)})
-            for rank in range(processes)]
-
-
 def output(*started):
     """What processes print that end well."""
     printed = [process.communicate(timeout=120)[0] for process in started]
@@ -117,21 +108,13 @@ def test_a_batch_in_several_passes_trains_the_same_network(run_folder, toy, tmp_
     assert difference(tensors(run_folder / stage / 'model.pth'), other) < 5e-5
 
 
-@pytest.mark.parametrize('script, words, folder, launch', [
-    ('infer_cam', SCALES, 'labels/train', torchrun), ('infer_aff', (), 'labels/train/walk', srun),
-    ('infer_seg', (*SCALES, *HEAD), 'results/train', srun)])
-def test_two_processes_write_the_same_files_as_one(run_folder, toy, tmp_path, script, words, folder, launch):
-    stage = script.removeprefix('infer_')
-    words = [*place(toy, tmp_path), *LOADED_HERE, *NETWORK, *words, '--split', 'train', '--checkpoint',
-             str(run_folder / stage / 'model.pth')]
-    if stage == 'aff':
-        words += ['--cams', str(run_folder / 'labels/train/cam')]
-    started = launch(2, script, words)
-    output(*(started if launch is srun else [started]))
-    ours, theirs = contents(tmp_path / 'toy' / folder), contents(run_folder / folder)
-    if stage == 'cam':
-        theirs = {path: content for path, content in theirs.items() if not path.startswith('walk/')}
-    assert len(ours) >= 12 and ours == theirs
+def test_two_processes_write_the_same_files_as_one(run_folder, toy, tmp_path):
+    """By torchrun; tests/test_outputs.py is each task of an srun in turn."""
+    words = [*place(toy, tmp_path), *LOADED_HERE, *NETWORK, *SCALES, '--split', 'train', '--checkpoint',
+             str(run_folder / 'cam/model.pth')]
+    output(torchrun(2, 'infer_cam', words))
+    ours, theirs = contents(tmp_path / 'toy/labels/train'), contents(run_folder / 'labels/train')
+    assert len(ours) >= 24 and ours == {path: theirs[path] for path in theirs if not path.startswith('walk/')}
 
 
 def test_passes_are_refused_where_batch_norm_needs_the_whole_batch(run_folder, toy, tmp_path, capsys):
@@ -146,11 +129,11 @@ def told(monkeypatch, **variables):
 
 
 def test_torchrun_is_believed_before_srun_and_nonsense_is_refused(monkeypatch):
-    assert ranks.place() == (0, 1, 0) and not ranks.from_srun()
+    assert ranks.place() == (0, 1, 0, False)
     told(monkeypatch, SLURM_PROCID=3, SLURM_STEP_NUM_TASKS=4, SLURM_LOCALID=1)
-    assert ranks.place() == (3, 4, 1) and ranks.from_srun()
+    assert ranks.place() == (3, 4, 1, True)
     told(monkeypatch, RANK=1, WORLD_SIZE=2, LOCAL_RANK=1)
-    assert ranks.place() == (1, 2, 1) and not ranks.is_first() and not ranks.from_srun()
+    assert ranks.place() == (1, 2, 1, False) and not ranks.is_first()
     for rank in ('2', '-1', 'one', ''):
         told(monkeypatch, RANK=rank)
         with pytest.raises(ValueError, match=f'RANK is {rank}, WORLD_SIZE is 2, LOCAL_RANK is 1: expected numbers'):

@@ -29,7 +29,7 @@ from lib.net.weights import load_imagenet, load_network, read_meta, save_network
 from lib.own.forms import read_labels
 from lib.own.photos import Log
 from lib.process.ending import one_line
-from lib.report.gather import read_stages
+from lib.report.__main__ import read_stages
 from lib.run.record import METRICS, read_scores
 from lib.run.table import evaluation_text, summary_text
 from lib.setup.datasetup import Notes
@@ -79,7 +79,7 @@ def use_table(path):
 
 
 def use_run(path):
-    return [(stage.command, stage.settings.get('x'), stage.seconds, stage.metrics) for stage in read_stages(path, SPEC)]
+    return [(stage.environment, stage.seconds, stage.metrics) for stage in read_stages(path, SPEC)]
 
 
 def write_files(folder):

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ import pipeline
 from benchmarks import figure
 from lib.data.toy import write_set
 from lib.own import __main__ as own
+from lib.process import launch
 from lib.report import __main__ as report
 from lib.run.options import plain_flag
 from tests.running import LOADED_HERE, NETWORK, SCALES
@@ -84,7 +84,7 @@ def user(tmp_path_factory):
 
 def plan(driver, words, caller, monkeypatch):
     """Have a driver check all its flags and print its commands; nothing is run."""
-    monkeypatch.setattr(pipeline, 'Runner', lambda: SimpleNamespace(run=lambda *_: 0))
+    monkeypatch.setattr(launch, 'run', lambda *_: 0)
     monkeypatch.chdir(caller)
     words = [word for word in words if word != '--dry-run']
     assert not pipeline.main([driver, *words, *(['--device', 'cpu'] if '--gpus' in words else [])])

@@ -8,9 +8,8 @@ import pytest
 
 from lib.process.ending import run_script
 from lib.report import __main__ as report
-from lib.report.examples import choose, image_iou
-from lib.report.gather import read_stages, training_seconds
-from lib.report.rows import DEFAULT_THRESHOLD
+from lib.report.__main__ import read_stages, training_seconds
+from lib.report.examples import DEFAULT_THRESHOLD, choose, image_iou
 from tests.running import error_line, place
 
 
@@ -121,4 +120,4 @@ def test_time_is_without_breaks_and_unknown_before_the_end():
 def test_stages_have_time_disk_and_steps(run_folder, toy):
     stages = {stage.title: stage for stage in read_stages(run_folder, report.get_spec(str(toy)))}
     assert stages['CAM training'].metrics[-1]['step'] == 4 and stages['CAM training'].size > 10_000
-    assert stages['random walk of val'].seconds is not None and stages['segmentations of train'].settings
+    assert stages['random walk of val'].seconds is not None and stages['segmentations of train'].environment['args']

@@ -87,12 +87,13 @@ def test_a_smoke_run_takes_every_stage_in_90_seconds_and_two_processes_score_as_
     text, _ = one.communicate(timeout=400)
     assert one.returncode == 0, text
     assert cpu_seconds() - before < max(90, 40 * start_of_torch)        # slow machines are slow in both
-    two = start(clone / 'run_demo.sh', '--smoke', '--gpus', 2, '--device', 'cpu', '--exp', tmp_path / 'two')
+    assert (tmp_path / 'one/toy-0-smoke/report.html').is_file()
+    two = start(clone / 'run_demo.sh', '--smoke', '--gpus', 2, '--device', 'cpu', '--exp', tmp_path / 'two', '--stages',
+                'draw,train_cam,infer_cam,train_aff,infer_aff,train_seg,infer_seg')
     text_of_two, _ = two.communicate(timeout=400)
     assert two.returncode == 0, text_of_two
-    run = tmp_path / 'two/toy-0-smoke'
-    assert json.loads((run / 'cam/env.json').read_text())['processes'] == 2
-    assert (run / 'report.html').is_file() and (clone / 'data/toy-0-smoke').is_dir() and not (clone / 'exp').exists()
+    assert json.loads((tmp_path / 'two/toy-0-smoke/cam/env.json').read_text())['processes'] == 2
+    assert (clone / 'data/toy-0-smoke').is_dir() and not (clone / 'exp').exists()
     first, second = scores(tmp_path / 'one'), scores(tmp_path / 'two')
     assert set(first) == set(second) == {(what, split) for what in ('cam', 'walk', 'seg') for split in ('val', 'train')}
     for key in first:
@@ -102,8 +103,8 @@ def test_a_smoke_run_takes_every_stage_in_90_seconds_and_two_processes_score_as_
     assert not living(tmp_path)
 
 
-@pytest.mark.parametrize('processes, signals', [(1, ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGKILL')),
-                                                (2, ('SIGUSR1', 'SIGKILL', 'launcher', 'SIGTERM'))])
+@pytest.mark.parametrize('processes, signals', [(1, ('SIGINT', 'SIGKILL', 'SIGTERM')),
+                                                (2, ('SIGUSR1', 'launcher', 'SIGKILL'))])
 def test_a_stopped_driver_leaves_nothing_behind_and_the_same_command_resumes(clone, tmp_path, processes, signals):
     write_set(tmp_path / 'data', train=12, val=6)
     command = [clone / 'run_own.sh', tmp_path / 'data/dataset.json', '--stages', 'train_cam', *CAM_TRAINING,

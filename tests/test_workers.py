@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.process.workers import AHEAD, Background, map_chunks, map_in_workers
+from lib.process.workers import AHEAD, map_in_workers
 
 
 def square(number):
@@ -19,21 +19,13 @@ def square(number):
     return number ** 2, os.getpid()
 
 
-def note(path, text):
-    path.write_text(f'{text} {os.getpid()}')
-
-
-def fail(path):
-    raise ValueError(f'{path} is broken')
+def note(path):
+    path.write_text(f'worker {os.getpid()}')
 
 
 def linger(path):
     time.sleep(0.1)
     path.write_text('done')
-
-
-def double(items):
-    return [2 * item for item in items], os.getpid()
 
 
 def arrays(size):
@@ -93,15 +85,7 @@ def test_items_are_taken_only_as_they_are_needed(workers):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_no_items_give_no_results(workers):
-    assert list(map_in_workers(square, [], workers)) == [] and list(map_chunks(double, [], workers)) == []
-
-
-@pytest.mark.parametrize('workers', [0, 2])
-def test_chunks_come_back_in_order_and_hold_everything_once(workers):
-    results = list(map_chunks(double, list(range(35)), workers, size=16))
-    assert [len(values) for values, _ in results] == [16, 16, 3]
-    assert [value for values, _ in results for value in values] == list(range(0, 70, 2))
-    assert all((process == os.getpid()) == (workers == 0) for _, process in results)
+    assert list(map_in_workers(square, [], workers)) == []
 
 
 def test_arrays_and_tensors_arrive_as_they_were_and_may_be_written_to():
@@ -117,8 +101,6 @@ def test_arrays_and_tensors_arrive_as_they_were_and_may_be_written_to():
 def test_an_error_is_raised_with_its_own_message(workers):
     with pytest.raises(ValueError, match='^-1 is negative$'):
         list(map_in_workers(square, [3, -1], workers))
-    with pytest.raises(ValueError, match='^a is broken$'), Background(workers) as background:
-        background.submit(fail, 'a')
     assert not multiprocessing.active_children()
 
 
@@ -139,42 +121,31 @@ def test_memory_that_runs_out_in_a_worker_is_told_here():
         list(map_in_workers(exhaust, [0], 1))
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_all_calls_are_finished_when_the_context_is_left(tmp_path, workers):
-    with Background(workers) as background:
-        for number in range(20):
-            background.submit(note, tmp_path / str(number), 'text')
-    assert len(list(tmp_path.iterdir())) == 20
-    mine = {int(path.read_text().split()[1]) == os.getpid() for path in tmp_path.iterdir()}
-    assert mine == {workers == 0}
-
-
 def test_an_error_stops_later_calls(tmp_path):
     started = []
-    with pytest.raises(ValueError, match='^a is broken$'):
-        with Background(1) as background:
-            background.submit(fail, 'a')
-            for number in range(100):
-                background.submit(linger, tmp_path / str(number))
-                started.append(number)
-    assert len(started) < 10
+    paths = (started.append(number) or tmp_path / f'{number}' for number in range(100))
+    with pytest.raises(IsADirectoryError):
+        (tmp_path / '0').mkdir()
+        list(map_in_workers(linger, paths, 1))
+    assert len(started) <= AHEAD and len(list(tmp_path.iterdir())) <= AHEAD
 
 
 def test_few_calls_wait_at_a_time(tmp_path):
-    with Background(1) as background:
+    def paths():
         for number in range(8):
-            background.submit(linger, tmp_path / str(number))
-            assert len(background.unfinished) <= AHEAD
             assert len(list(tmp_path.iterdir())) >= number - AHEAD
+            yield tmp_path / str(number)
+    assert len(list(map_in_workers(linger, paths(), 1))) == 8
 
 
 def test_an_error_outside_is_not_hidden_by_the_calls_and_running_ones_finish(tmp_path):
+    def paths():
+        yield tmp_path / 'a'
+        yield tmp_path
+        time.sleep(0.05)
+        raise KeyError('outside')
     with pytest.raises(KeyError, match='outside'):
-        with Background(1) as background:
-            background.submit(linger, tmp_path / 'a')
-            background.submit(fail, 'a')
-            time.sleep(0.05)
-            raise KeyError('outside')
+        list(map_in_workers(linger, paths(), 1))
     assert (tmp_path / 'a').read_text() == 'done'
 
 
@@ -184,8 +155,8 @@ def test_signals_to_all_processes_are_left_to_the_main_one():
 
 def test_the_workers_of_a_killed_process_end_too(tmp_path):
     code = ('import sys, time\nfrom pathlib import Path\nfrom tests.test_workers import note\n'
-            'from lib.process.workers import Background\n'
-            'with Background(1) as pool:\n    pool.submit(note, Path(sys.argv[1]), "worker")\n    time.sleep(60)')
+            'from lib.process.workers import Pool\n'
+            'Pool(note, 1).submit([Path(sys.argv[1])])\ntime.sleep(60)')
     process = subprocess.Popen([sys.executable, '-c', code, tmp_path / 'worker'])
     for _ in range(600):
         if (tmp_path / 'worker').exists() and (tmp_path / 'worker').read_text():

@@ -132,11 +132,11 @@ def percents(values: np.ndarray) -> list[float | None]:
 class Sums:
     """Common to Scores and Curve: named sums over images that can be merged."""
 
-    def __init__(self, num_classes: int, protocol: str, **sums: np.ndarray):
+    def __init__(self, num_classes: int, protocol: str, **shapes: tuple[int, ...]):
         if protocol not in PROTOCOLS:
             raise ValueError(f'protocol {protocol!r} is unknown; use one of {", ".join(PROTOCOLS)}')
-        self.num_classes, self.protocol = num_classes, protocol
-        self.images, self.sums = 0, sums
+        self.num_classes, self.protocol, self.images = num_classes, protocol, 0
+        self.sums = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
 
     def merge(self, other: Self) -> None:
         """Add the sums of another instance."""
@@ -148,8 +148,7 @@ class Scores(Sums):
     """Sums over images behind mIoU and contour F of label maps."""
 
     def __init__(self, num_classes: int, protocol: str = 'reference'):
-        super().__init__(num_classes, protocol, counts=np.zeros((3, num_classes), np.int64),
-                         matches=np.zeros((num_classes - 1, 4), np.int64))
+        super().__init__(num_classes, protocol, counts=(3, num_classes), matches=(num_classes - 1, 4))
 
     def add(self, truth: np.ndarray, pred: np.ndarray) -> None:
         """Add one image: ground truth and prediction uint8 [H, W]."""
@@ -193,23 +192,22 @@ class Curve(Sums):
 
     def __init__(self, num_classes: int, protocol: str = 'reference'):
         # Correct and predicted pixels by class and bin; row 0: true background pixels, and all pixels.
-        self.bins = len(THRESHOLDS) + 1
-        hit, pred = (np.zeros((num_classes, self.bins), np.int64) for _ in range(2))
-        super().__init__(num_classes, protocol, hit=hit, pred=pred, truth=np.zeros(num_classes, np.int64))
+        shape = num_classes, len(THRESHOLDS) + 1
+        super().__init__(num_classes, protocol, hit=shape, pred=shape, truth=(num_classes,))
 
     def add(self, truth: np.ndarray, keys: np.ndarray, cam: np.ndarray) -> None:
         """Add one image: ground truth uint8 [H, W], ascending class indices [k] from 0, CAMs [k, H, W] in [0, 1]."""
         self.sums['truth'] += check_truth(truth, cam.shape[1:], self.num_classes)
-        hit, pred = self.sums['hit'], self.sums['pred']
+        (hit, pred), bins = (self.sums[name] for name in ('hit', 'pred')), len(THRESHOLDS) + 1
         index, value = strongest_class(cam)
         valid = truth != IGNORED
         truth, index, level = truth[valid], index[valid], thresholds_below(value[valid])
-        hit[0] += np.bincount(level[truth == 0], minlength=self.bins)
-        pred[0] += np.bincount(level, minlength=self.bins)
+        hit[0] += np.bincount(level[truth == 0], minlength=bins)
+        pred[0] += np.bincount(level, minlength=bins)
         for i, label in enumerate(labels_of(keys)[1:]):
             chosen = index == i
-            pred[label] += np.bincount(level[chosen], minlength=self.bins)
-            hit[label] += np.bincount(level[chosen & (truth == label)], minlength=self.bins)
+            pred[label] += np.bincount(level[chosen], minlength=bins)
+            hit[label] += np.bincount(level[chosen & (truth == label)], minlength=bins)
         self.images += 1
 
     def iou(self) -> np.ndarray:

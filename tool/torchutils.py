@@ -27,27 +27,19 @@ def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tupl
     Returns:
         Four groups for a torch optimiser, some perhaps empty, each with its name and its base_lr for set_lr.
     """
-    groups = [
-        {'name': 'pretrained weights', 'params': [], 'lr': lr, 'weight_decay': weight_decay},
-        {'name': 'pretrained biases', 'params': [], 'lr': 2 * lr, 'weight_decay': 0.0},
-        {'name': 'new weights', 'params': [], 'lr': new_factor * lr, 'weight_decay': weight_decay},
-        {'name': 'new biases', 'params': [], 'lr': 2 * new_factor * lr, 'weight_decay': 0.0},
-    ]
+    rows = (('pretrained weights', 1, weight_decay), ('pretrained biases', 2, 0.0),
+            ('new weights', new_factor, weight_decay), ('new biases', 2 * new_factor, 0.0))
+    groups = [{'name': name, 'params': [], 'lr': factor * lr, 'weight_decay': decay, 'base_lr': factor * lr}
+              for name, factor, decay in rows]
     for first, named in ((0, list(pretrained)), (2, list(new))):
-        norms = _norm_prefixes(named)
+        # Modules whose weight is a vector are batch norms: convolutions and linear layers have two axes or more.
+        norms = {name.removesuffix('weight') for name, parameter in named
+                 if name.rpartition('.')[2] == 'weight' and parameter.dim() == 1}
         for name, parameter in named:
-            prefix, _, kind = name.rpartition('.')
-            if parameter.requires_grad and prefix not in norms:
+            kind = name.rpartition('.')[2]
+            if parameter.requires_grad and name.removesuffix(kind) not in norms:
                 groups[first + (kind == 'bias')]['params'].append(parameter)
-    for group in groups:
-        group['base_lr'] = group['lr']
     return groups
-
-
-def _norm_prefixes(named: list[tuple[str, nn.Parameter]]) -> set[str]:
-    """Module names whose weight is a vector: batch norms. Convolutions and linear layers have two axes or more."""
-    return {name.rpartition('.')[0] for name, parameter in named
-            if name.rpartition('.')[2] == 'weight' and parameter.dim() == 1}
 
 
 def poly_factor(step: int, total: int, power: float = 0.9) -> float:
@@ -77,15 +69,11 @@ def to_device(batch: Mapping, device: torch.device) -> dict:
             for key, value in batch.items()}
 
 
-def part_of(batch: Mapping, part: int, parts: int) -> Mapping:
+def part_of(batch: Mapping, part: int, parts: int) -> dict:
     """One of so many equal parts of a batch; its 'counts' are those of each part."""
-    if parts == 1:
-        return batch
-
-    def rows(value):
-        size = len(value) // parts
-        return value[part * size:(part + 1) * size]
-    return {key: value if key == 'counts' else rows(value) for key, value in batch.items()}
+    size = len(batch['image']) // parts
+    rows = slice(part * size, (part + 1) * size)
+    return {key: value if key == 'counts' else value[rows] for key, value in batch.items()}
 
 
 def due(done: int, every: int) -> bool:

@@ -1,12 +1,13 @@
 """What every command line has in common: its parser, ranges of numbers, progress bars."""
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from tqdm import tqdm
+
+from lib.process import ranks
 
 WHOLE = re.compile(r'[+-]?[0-9]+')
 DECIMAL = re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
@@ -98,5 +99,4 @@ def bar_style(title: str, unit: str = 'image') -> dict:
 
 def progress(items: Iterable, title: str, unit: str = 'image', total: int | None = None) -> tqdm:
     """A bar over items: how many per second, and the time left. Of several processes, rank 0 shows it."""
-    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
-    return tqdm(items, total=total, disable=rank != '0', **bar_style(title, unit))
+    return tqdm(items, total=total, disable=not ranks.is_first(), **bar_style(title, unit))

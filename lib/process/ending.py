@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import NoReturn
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -41,10 +41,11 @@ class Signals:
 
     Args:
         at_once: raise Stopped, whatever the main thread does; otherwise note the signal.
+        pass_on: called at the first signal, which is noted for as long as it takes.
     """
 
-    def __init__(self, at_once: bool = False):
-        self.at_once, self.caught, self.former = at_once, None, {}
+    def __init__(self, at_once: bool = False, pass_on: Callable[[], None] | None = None):
+        self.at_once, self.pass_on, self.caught, self.former = at_once, pass_on, None, {}
 
     def __enter__(self) -> 'Signals':
         if threading.current_thread() is threading.main_thread():
@@ -67,21 +68,14 @@ class Signals:
         if self.caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         first, self.caught = self.caught is None, self.caught or signal.Signals(number).name
+        if self.pass_on:
+            if first:
+                self.pass_on()
+            return
         if first:       # the alarm repeats, as the code that runs may swallow what is raised here
             signal.setitimer(signal.ITIMER_REAL, PATIENCE / 2 if self.at_once else PATIENCE, PATIENCE / 4)
         if first and self.at_once or number == signal.SIGALRM:
             raise Stopped(f'stopped by {self.caught}; the same command resumes')
-
-    def until_caught(self, items: Iterable, where: Callable[[], str]) -> Iterator:
-        """The items, until a signal comes.
-
-        Raises:
-            Stopped: after the item during which it came; `where` says how much is done.
-        """
-        for item in items:
-            yield item
-            if self.caught:
-                raise Stopped(f'stopped by {self.caught}: {where()}; the same command resumes there')
 
 
 def run_script(main: Callable) -> NoReturn:
@@ -93,7 +87,11 @@ def run_script(main: Callable) -> NoReturn:
     torchrun = 'TORCHELASTIC_RUN_ID' in os.environ
     if torchrun:
         end_with_parent(signal.SIGTERM)
-    _make_printable()
+    # Letters that the terminal lacks are printed as escapes, and what goes to a closed stream is dropped.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
     with Signals(at_once=True) as signals:
         try:
             try:
@@ -153,14 +151,6 @@ def _explained(error: BaseException) -> tuple[int, str]:
     elif not isinstance(error, ValueError | OSError | ImportError):
         return 1, ''
     return 2, f'error: {text}'
-
-
-def _make_printable() -> None:
-    """Print letters that the terminal lacks as escapes, and drop what goes to a closed stream."""
-    sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):
-            stream.reconfigure(errors='backslashreplace')
 
 
 def _print_last(line: str) -> None:

@@ -13,40 +13,30 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from lib.process.ending import CAUGHT, EXIT_STATUS, end_with_parent
+from lib.process.ending import CAUGHT, EXIT_STATUS, Signals, Stopped, end_with_parent
 
 RESUMES = 'the same command resumes'
 
 
-class Runner:
-    """Runs commands one by one. A signal ends the running one, by SIGTERM, and no other follows; twice Ctrl-C kills."""
+def run(command: Sequence[str], name: str) -> int:
+    """Exit status of a command, 0 for success; `name` stands for it in messages. A signal is passed on as SIGTERM.
 
-    def __init__(self):
-        self.caught, self.child = None, None
-        for number in CAUGHT:
-            if signal.getsignal(number) != signal.SIG_IGN:      # as nohup sets it
-                signal.signal(number, self._note)
-
-    def run(self, command: Sequence[str], name: str) -> int:
-        """Exit status of a command, 0 for success; `name` stands for it in messages."""
-        if not self.caught:
-            # A process group of its own, so that Ctrl-C reaches it once, through this process.
-            self.child = subprocess.Popen(command, process_group=0,
-                                          preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()))
-            if self.caught:         # it came while the command was started
-                self.child.terminate()
-            status, self.child = self.child.wait(), None
-            if not self.caught or 0 < status != EXIT_STATUS:
-                return _reported(status, name)
-        print(f'stopped by {self.caught.name} at {name}; {RESUMES}', file=sys.stderr)
-        return EXIT_STATUS
-
-    def _note(self, number: int, frame) -> None:
-        first, self.caught = not self.caught, self.caught or signal.Signals(number)
-        if self.child and first:
-            self.child.terminate()
-        elif self.child and number == signal.SIGINT:
-            self.child.kill()
+    Raises:
+        Stopped: if the command ended because of a signal.
+        KeyboardInterrupt: after a second Ctrl-C, which kills it.
+    """
+    # A process group of its own, so that Ctrl-C reaches it once, through this process.
+    child = subprocess.Popen(command, process_group=0,
+                             preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()))
+    with Signals(pass_on=child.terminate) as signals:
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:
+            child.kill()
+            raise
+    if signals.caught and (status <= 0 or status == EXIT_STATUS):
+        raise Stopped(f'stopped by {signals.caught} at {name}; {RESUMES}')
+    return _reported(status, name)
 
 
 def _reported(status: int, name: str) -> int:

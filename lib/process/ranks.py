@@ -15,15 +15,11 @@ class Place(NamedTuple):
     rank: int = 0           # its number, from 0
     world: int = 1          # number of processes
     local: int = 0          # its number on its machine
+    srun: bool = False      # whether srun itself started it, rather than a torchrun below srun
 
 
 TORCHRUN = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
 SRUN = ('SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', 'SLURM_LOCALID')
-
-
-def _variables() -> tuple[str, ...]:
-    """The variables that say which process this is; () if there are none. srun may have started the torchrun."""
-    return next((names for names in (TORCHRUN, SRUN) if all(name in os.environ for name in names[:2])), ())
 
 
 def place() -> Place:
@@ -32,18 +28,14 @@ def place() -> Place:
     Raises:
         ValueError: if the environment contradicts itself.
     """
-    if not (names := _variables()):
+    names = next((names for names in (TORCHRUN, SRUN) if all(name in os.environ for name in names[:2])), None)
+    if names is None:
         return Place()
     rank, world, local = texts = [os.environ.get(name, '0') for name in names]
     if not all(text.isdecimal() for text in texts) or not int(rank) < int(world):
         raise ValueError(f'{names[0]} is {rank}, {names[1]} is {world}, {names[2]} is {local}: expected numbers, the '
                          'first below the second; start the processes with torchrun or srun')
-    return Place(int(rank), int(world), int(local))
-
-
-def from_srun() -> bool:
-    """Whether srun itself started this process, rather than a torchrun below srun."""
-    return _variables() == SRUN
+    return Place(int(rank), int(world), int(local), names == SRUN)
 
 
 def is_first() -> bool:
@@ -68,7 +60,7 @@ def shares(batch_size: int, accumulate: int = 1) -> tuple[int, int]:
     Raises:
         ValueError: if a batch cannot be divided into equal parts.
     """
-    rank, world, _ = place()
+    rank, world, *_ = place()
     parts = world * accumulate
     if batch_size % parts:
         low, high = batch_size // parts * parts, -(-batch_size // parts) * parts

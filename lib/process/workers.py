@@ -5,7 +5,6 @@ What travels is plain pickle: multiprocessing's passes tensors by shared memory,
 """
 import atexit
 import multiprocessing.util  # what it does at exit comes after what is registered here
-import operator
 import os
 import pickle
 import signal
@@ -13,13 +12,11 @@ import socket
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from queue import SimpleQueue
-from threading import Timer
 from typing import Any, BinaryIO
 
 import cv2
@@ -27,50 +24,10 @@ import cv2
 from lib.process.ending import AGAIN, CAUGHT, end_with_parent
 
 AHEAD = 4           # tasks per worker that are submitted at a time
-GRACE = 15          # seconds that running tasks have to finish after an error
 # Elsewhere than on Linux system libraries crash in forked processes.
 Process = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn').Process
 KILLED = ('a worker process was killed, probably because memory ran out; free memory or use fewer processes '
           f'(--workers), {AGAIN}')
-
-
-class Background:
-    """Runs functions in worker processes; at most AHEAD calls per worker are unfinished, so memory stays bounded.
-
-    With 0 workers each call runs at once, in this process. Leaving the context waits for all calls; an error in a call
-    is raised by a later submit or at the end.
-    """
-
-    def __init__(self, workers: int):
-        self.limit = AHEAD * workers
-        self.pool = _Pool(operator.call, workers) if workers else None
-        self.unfinished = set()
-
-    def submit(self, function: Callable, *arguments) -> None:
-        """Have function(*arguments) called; both must be picklable."""
-        if self.pool is None:
-            function(*arguments)
-            return
-        self._wait(self.limit - 1)
-        self.unfinished.add(self.pool.submit(partial(function, *arguments)))
-
-    def _wait(self, limit: int) -> None:
-        """Wait until at most `limit` calls are unfinished, and raise what the finished ones raised."""
-        while len(self.unfinished) > limit:
-            done, self.unfinished = wait(self.unfinished, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-
-    def __enter__(self) -> 'Background':
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        try:
-            if kind is None:
-                self._wait(0)
-        finally:
-            if self.pool:
-                self.pool.close()
 
 
 def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int = 1, ahead: int = AHEAD) -> Iterator:
@@ -87,7 +44,7 @@ def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int
         yield from map(function, items)
         return
     items, submitted = iter(items), deque()
-    pool = _Pool(partial(_call_each, function), workers)
+    pool = Pool(function, workers)
     try:
         while task := list(islice(items, chunk)):
             submitted.append(pool.submit(task))
@@ -99,14 +56,8 @@ def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int
         pool.close()
 
 
-def map_chunks(function: Callable, items: Sequence, workers: int, size: int = 256) -> Iterator:
-    """Yield function(chunk) for consecutive chunks of `size` items, in order."""
-    chunks = [items[first:first + size] for first in range(0, len(items), size)]
-    return map_in_workers(function, chunks, min(workers, len(chunks)) if len(chunks) > 1 else 0)
-
-
-class _Pool:
-    """Processes that apply one function, each to one task at a time; a thread of this process waits for each."""
+class Pool:
+    """Processes that apply one function to lists of items; a thread of this process waits for each."""
 
     def __init__(self, function: Callable, workers: int):
         self.idle, self.processes = SimpleQueue(), []
@@ -121,33 +72,29 @@ class _Pool:
                     self.idle.put(ours.makefile('rwb'))
         self.threads = ThreadPoolExecutor(workers)
 
-    def submit(self, task: Any) -> Future:
-        """Have the function applied by the next worker that is idle."""
+    def submit(self, items: list) -> Future:
+        """Have the next idle worker apply the function to each item; the result is a list."""
         with _signals_blocked():            # an exception while a thread starts would be printed
-            return self.threads.submit(self._apply, task)
+            return self.threads.submit(self._apply, items)
 
-    def _apply(self, task: Any) -> Any:
+    def _apply(self, items: list) -> list:
         stream = self.idle.get()
         try:
-            _send(stream, task)
-            result, error, trace = pickle.load(stream)
+            _send(stream, items)
+            results, error, trace = pickle.load(stream)
         except (EOFError, ConnectionError, pickle.UnpicklingError):
             raise ChildProcessError(KILLED) from None
         finally:
             self.idle.put(stream)
         if error:
             raise error from RuntimeError(f'in a worker process:\n{trace}')
-        return result
+        return results
 
     def close(self) -> None:
-        """End the processes; tasks that run have GRACE seconds to finish, the others are cancelled."""
-        timer = Timer(GRACE, self.kill)
-        with _signals_blocked():
-            timer.start()
+        """End the processes once the tasks that run are finished; the others are cancelled."""
         try:
             self.threads.shutdown(cancel_futures=True)
         finally:
-            timer.cancel()
             self.kill()
             atexit.unregister(self.kill)
 
@@ -168,7 +115,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _serve(connection: socket.socket, function: Callable, parent: int) -> None:
-    """Body of a worker: applies the function to each task. It starts no threads, as the processes share the cores."""
+    """Body of a worker. It starts no threads, as the processes share the cores."""
     end_with_parent(signal.SIGKILL, parent)
     cv2.setNumThreads(0)
     if 'torch' in sys.modules:
@@ -176,11 +123,11 @@ def _serve(connection: socket.socket, function: Callable, parent: int) -> None:
     stream = connection.makefile('rwb')
     while True:
         try:
-            task = pickle.load(stream)
+            items = pickle.load(stream)
         except EOFError:        # the parent has ended
             os._exit(1)
         try:
-            answer = function(task), None, ''
+            answer = [function(item) for item in items], None, ''
         except BaseException as error:
             answer = None, error, traceback.format_exc()
         _send(stream, answer)
@@ -189,7 +136,3 @@ def _serve(connection: socket.socket, function: Callable, parent: int) -> None:
 def _send(stream: BinaryIO, content: Any) -> None:
     pickle.dump(content, stream, pickle.HIGHEST_PROTOCOL)
     stream.flush()
-
-
-def _call_each(function: Callable, items: list) -> list:
-    return [function(item) for item in items]

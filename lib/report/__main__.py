@@ -10,8 +10,12 @@ scores.
 """
 import argparse
 import json
+import re
 import shlex
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 
@@ -19,22 +23,70 @@ from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
 from lib.files.imageio import voc_palette
+from lib.files.jsonfile import read_json, read_json_lines
 from lib.files.outpaths import refuse_foreign
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.report.examples import image_groups
-from lib.report.gather import Stage, read_stages, score_sections
+from lib.report.examples import DEFAULT_THRESHOLD, best_threshold, image_groups
 from lib.report.plots import loss_plot, threshold_plot
-from lib.report.rows import DEFAULT_THRESHOLD, best_threshold
 from lib.report.suspects import FILE as SUSPECTS
 from lib.report.suspects import suspect_images
 from lib.run.chosen import advice, read_recommended, recommended_rows
 from lib.run.options import base_parser, resolve
-from lib.run.record import read_scores
+from lib.run.record import METRICS, read_scores
 from lib.run.several import are_several, compare
+from lib.run.table import class_grid, row_name, score_tables
 from lib.trust import check_classes, rows_of, warnings_of
 
 TEMPLATE = Path(__file__).with_name('report.html')
+STAGES = {'cam': 'CAM training', 'labels/{}/cam': 'CAMs of {}', 'labels/{}/seeds': 'CRF seeds of {}, with its CAMs',
+          'labels/{}/cam_pred': 'CAM labels of {}, with its CAMs', 'aff': 'affinity training',
+          'labels/{}/walk': 'random walk of {}', 'seg': 'segmentation training', 'results/{}': 'segmentations of {}'}
+ENVIRONMENT = {'command?': [str], 'time?': str, 'args?': {}}
+LOG_LINE = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+)', re.M)
+BEGINNINGS = ('started', 'resumed')
+
+
+class Stage(NamedTuple):
+    """One stage that has left traces. seconds is None where it cannot be told, size is in bytes."""
+
+    title: str
+    environment: dict                   # with its 'command' and settings, 'args'
+    seconds: float | None
+    size: int
+    metrics: list[dict]                 # of training: rows with 'step', loss terms and 'lr'
+
+
+def read_stages(folder: Path, spec: DatasetSpec) -> list[Stage]:
+    """The stages of a run in order, as far as they exist."""
+    stages = []
+    for template, title in STAGES.items():
+        training = '{}' not in template
+        for split in dict.fromkeys([''] if training else [spec.train_split, spec.val_split, spec.score_split]):
+            part = folder / template.format(split)
+            record = part / ('env.json' if training else 'made_by.json')
+            if not record.is_file():
+                continue
+            files, seconds = [path.stat() for path in part.rglob('*') if path.is_file()], None
+            environment = read_json(record, ENVIRONMENT)
+            if training:
+                environment['args'], log = read_json(part / 'args.json', {}), part / 'log.txt'
+                seconds = training_seconds(log.read_text() if log.exists() else '')
+            elif not title.endswith('with its CAMs'):           # made_by.json is written first
+                seconds = max(file.st_mtime for file in files) - record.stat().st_mtime
+            stages.append(Stage(title.format(split), environment, seconds, sum(file.st_size for file in files),
+                                read_json_lines(part / 'metrics.jsonl', METRICS)))
+    return stages
+
+
+def training_seconds(log: str) -> float | None:
+    """Time from start to end of a training by its log.txt, without breaks; None while it is unfinished."""
+    entries = [(datetime.fromisoformat(time), word) for time, word in LOG_LINE.findall(log)]
+    if not entries or entries[-1][1] != 'finished':
+        return None
+    first = max((number for number, (_, word) in enumerate(entries) if word == 'started'), default=0)
+    return sum((end - start).total_seconds() for (start, word), (end, next_word) in pairwise(entries[first:])
+               if word in BEGINNINGS and next_word not in BEGINNINGS)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -69,13 +121,8 @@ def render(**content) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration such as 2 h 5 min."""
-    if seconds is None:
-        return '–'
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f'{minutes // 60} h {minutes % 60} min'
-    return f'{minutes} min {rest} s' if minutes else f'{rest} s'
+    """A duration as hours:minutes:seconds."""
+    return '–' if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -84,7 +131,12 @@ def main(argv: list[str] | None = None) -> None:
     several = are_several(args.runs)
     out = args.out or (args.exp if several else args.folder) / 'report.html'
     refuse_foreign(out, 'lib.report')
-    page = page_of_several(args) if several else page_of_one(args, spec)
+    if several:         # their scores, and the differences of their settings
+        comparison = compare(args.exp, args.runs)
+        page = render(run=', '.join(args.runs), comparison=comparison,
+                      scores=[{'table': table} for table in comparison.tables])
+    else:
+        page = page_of_one(args, spec)
     print(f'Report of {", ".join(args.runs)} to {out}')
     if args.dry_run:
         return
@@ -92,11 +144,14 @@ def main(argv: list[str] | None = None) -> None:
         temporary.write_text(page, encoding='utf-8')
 
 
-def page_of_several(args: argparse.Namespace) -> str:
-    """The scores of several runs and the differences of their settings."""
-    comparison = compare(args.exp, args.runs)
-    return render(run=', '.join(args.runs), comparison=comparison,
-                  scores=[{'table': table} for table in comparison.tables])
+def score_sections(scores: list[dict], shown: str) -> list[dict]:
+    """The newest scores for each protocol: their 'table', and the scores of each class on the split `shown`."""
+    sections = []
+    for table in score_tables(scores):
+        last = [record for record in table.records if record['split'] == shown]
+        results = {f', {row_name(record, result)}': result for record in last for result in record['results'][:2][-1:]}
+        sections.append({'table': table, 'classes': class_grid(last[0]['classes'], results) if last else []})
+    return sections
 
 
 def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
@@ -112,7 +167,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
     trained = next((stage for stage in stages if stage.metrics), stages[0])
     facts = {'data set': spec.name, 'classes': spec.num_fg,
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},
-             'backbone': trained.settings.get('backbone', 'resnet38d'),
+             'backbone': trained.environment.get('args', {}).get('backbone', 'resnet38d'),
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
     checks = check_classes(spec, split, args.folder)
     checks = [check for check in checks if (check.precision, check.covered) != (None, None)]

@@ -1,4 +1,4 @@
-"""Images of a run for its report: which ones, and what each stage made of them, ready for the page."""
+"""What a run made of single images, drawn side by side for the panel and the report; which images a report shows."""
 import base64
 import io
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,78 @@ import numpy as np
 from PIL import Image
 
 from lib.data.corrupt import keep_readable, read_ground_truth
+from lib.data.labelio import read_maps, read_seeds
 from lib.files.dataspec import DatasetSpec, Sample
-from lib.files.imageio import read_mask
-from lib.report.rows import draw_row, evenly_spaced, read_outputs
-from tool.drawing import boxed
+from lib.files.imageio import IGNORED, read_mask, voc_palette
+from lib.run.chosen import chosen_score
+from tool.camutils import cam_label, labels_of
+from tool.drawing import blend, heat
 from tool.evalutils import mask_counts
 
+DEFAULT_THRESHOLD = 0.25
+COLUMNS = ('image', 'CAM', 'CAM at {:.2f}', 'seeds', 'random walk', 'segmentation', 'ground truth')
 SCORED = 500                            # images scored one by one to find the best and the worst
 LONG_SIDE = 320                         # of the images in the page, pixels
 SCORES_SHOWN = (0.15, 0.25, 0.35, 0.45)
+
+
+def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """At most `count` samples, evenly spaced over the list."""
+    count = min(count, len(samples))
+    return [samples[(2 * number + 1) * len(samples) // (2 * count)] for number in range(count)]
+
+
+def best_threshold(scores: Sequence[Mapping], split: str, folder: Path) -> float:
+    """Best threshold in the newest evaluation of the split's CAMs; if there is none, the background score that the run
+    in the folder chose, or DEFAULT_THRESHOLD."""
+    best = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
+            for result in record['results'] if result.get('best')]
+    return best[0] if best else chosen_score(folder, DEFAULT_THRESHOLD)
+
+
+def seeds_label(path: Path, num_fg: int) -> np.ndarray:
+    """What the two seeds of a file are sure of, uint8 [H, W]: objects by the low one, background by the high one."""
+    keys, scores = read_seeds(path, num_fg)
+    label = labels_of(keys)[scores[min(scores)].argmax(0)]
+    label[label == 0] = IGNORED
+    label[scores[max(scores)].argmax(0) == 0] = 0
+    return label
+
+
+def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
+                 thresholds: Sequence[float]) -> dict[str, np.ndarray]:
+    """All outputs for one image by column: the strongest CAM float32 [H, W], and labels uint8 [H, W]."""
+    labels = folder / 'labels' / spec.label_split(split)
+    cams, seeds = labels / 'cam' / f'{sample.name}.npz', labels / 'seeds' / f'{sample.name}.npz'
+    outputs = {}
+    if cams.is_file():
+        keys, cam = read_maps(cams, spec.num_fg)
+        outputs['CAM'] = cam.max(0, initial=0)
+        outputs |= {COLUMNS[2].format(threshold): cam_label(keys, cam, threshold) for threshold in thresholds}
+    if seeds.is_file():
+        outputs['seeds'] = seeds_label(seeds, spec.num_fg)
+    masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
+             'segmentation': folder / 'results' / split / f'{sample.name}.png'}
+    outputs |= {column: read_mask(path, spec.num_classes) for column, path in masks.items() if path.is_file()}
+    ground_truth = read_ground_truth(spec, sample)
+    return outputs if ground_truth is None else outputs | {'ground truth': ground_truth}
+
+
+def draw_row(sample: Sample, image: np.ndarray, outputs: Mapping[str, np.ndarray],
+             columns: str = '') -> dict[str, np.ndarray]:
+    """The image uint8 [H, W, 3], and each output laid over it, by column; ValueError if the sizes differ.
+
+    `columns` are all that begin with it.
+    """
+    row = {'image': image}
+    for column, values in outputs.items():
+        if not column.startswith(columns):
+            continue
+        if values.shape != image.shape[:2]:
+            raise ValueError(f'{column} of {sample.name} is {values.shape[0]}x{values.shape[1]}, the image '
+                             f'{image.shape[0]}x{image.shape[1]}; regenerate it from this image')
+        row[column] = blend(image, values, voc_palette()) if values.dtype == np.uint8 else heat(image, values)
+    return row
 
 
 def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int,
@@ -26,28 +89,24 @@ def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, 
 
     Each is a dict of 'why' (it is shown), 'name', 'classes' and 'images' (data URIs by title).
     """
-    groups = {'stages': draw_examples(spec, split, folder, choose(spec, split, folder, count), [threshold])}
+    def drawn(split: str, chosen: Mapping[Sample, str], thresholds: Sequence[float] = (threshold,),
+              columns: str = '') -> list[dict]:
+        examples = []
+        for sample, image in keep_readable(spec, chosen):
+            row = draw_row(sample, image, read_outputs(sample, spec, split, folder, thresholds), columns)
+            labels = spec.image_labels([sample.name])[0]
+            examples.append({'why': chosen[sample], 'name': sample.name,
+                             'classes': [name for name, present in zip(spec.classes, labels) if present],
+                             'images': {title: jpeg(picture) for title, picture in row.items()}})
+        return examples
+
+    groups = {'stages': drawn(split, choose(spec, split, folder, count))}
     if split != spec.train_split and (folder / 'labels' / spec.train_split / 'seeds').is_dir():
-        chosen = choose(spec, spec.train_split, folder, 3)
-        groups['training'] = draw_examples(spec, spec.train_split, folder, chosen, [threshold])
+        groups['training'] = drawn(spec.train_split, choose(spec, spec.train_split, folder, 3))
     if not scored and (folder / 'labels' / spec.label_split(split) / 'cam').is_dir():
         chosen = dict.fromkeys(evenly_spaced(spec.samples(split), min(count, 4)), '')
-        groups['thresholds'] = draw_examples(spec, split, folder, chosen, SCORES_SHOWN, 'CAM at')
+        groups['thresholds'] = drawn(split, chosen, SCORES_SHOWN, 'CAM at')
     return groups
-
-
-def draw_examples(spec: DatasetSpec, split: str, folder: Path, chosen: Mapping[Sample, str],
-                  thresholds: Sequence[float], columns: str = '') -> list[dict]:
-    """What each stage made of the chosen images, see image_groups; all columns, or those that begin with `columns`."""
-    examples = []
-    for sample, image in keep_readable(spec, chosen):
-        outputs = read_outputs(sample, spec, split, folder, thresholds)
-        row = draw_row(sample, image, {name: values for name, values in outputs.items() if name.startswith(columns)})
-        labels = spec.image_labels([sample.name])[0]
-        examples.append({'why': chosen[sample], 'name': sample.name,
-                         'classes': [name for name, present in zip(spec.classes, labels) if present],
-                         'images': {title: jpeg(drawn) for title, drawn in row.items()}})
-    return examples
 
 
 def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> dict[Sample, str]:
@@ -76,8 +135,7 @@ def image_iou(ground_truth: np.ndarray, prediction: np.ndarray, num_classes: int
 
 def jpeg(image: np.ndarray) -> str:
     """An image uint8 [H, W, 3] as a data URI, reduced to LONG_SIDE."""
-    scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
-    image = boxed(image, *(max(1, round(side * scale)) for side in image.shape[:2]))
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, 'JPEG', quality=85)
+    picture, buffer = Image.fromarray(image), io.BytesIO()
+    picture.thumbnail((LONG_SIDE, LONG_SIDE))
+    picture.save(buffer, 'JPEG', quality=85)
     return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()

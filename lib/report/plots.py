@@ -9,12 +9,8 @@ from matplotlib.figure import Figure
 
 from tool.evalutils import PUBLISHED
 
-COLOURS = ('#2563eb', '#d97706', '#059669', '#db2777', '#7c3aed', '#0891b2', '#65a30d', '#dc2626', '#92400e', '#475569')
-INK, GREY = '#334155', '#94a3b8'
-STYLE = {'font.size': 10, 'axes.edgecolor': GREY, 'axes.labelcolor': INK, 'text.color': INK, 'xtick.color': INK,
-         'ytick.color': INK, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
-         'grid.color': '#e2e8f0', 'axes.axisbelow': True, 'axes.prop_cycle': matplotlib.cycler(color=COLOURS),
-         'legend.frameon': False, 'legend.fontsize': 9, 'svg.hashsalt': 'report'}
+STYLE = {'font.size': 10, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
+         'grid.color': '#e2e8f0', 'axes.axisbelow': True, 'legend.frameon': False, 'svg.hashsalt': 'report'}
 
 
 def threshold_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], fixed: float) -> str:
@@ -26,7 +22,7 @@ def threshold_plot(curves: Mapping[str, Mapping[str, Sequence[float]]], fixed: f
             label = f'{split}: best {y[best]:.1f} at {x[best]:.2f}'
             label += f', published {y[published]:.1f} at {x[published]:.2f}' if published != best else ''
             axes.plot(x, y, '-o', markevery=sorted({best, published}), label=label)
-        axes.axvline(fixed, color=GREY, linestyle='--', label=f'{fixed:g}')
+        axes.axvline(fixed, color='grey', linestyle='--', label=f'{fixed:g}')
         axes.set(xlabel='background score', ylabel='mIoU, percent', ylim=(0, None))
         axes.legend()
 

@@ -35,11 +35,9 @@ def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
         ValueError: if no existing one can be read, or its origin is not that of this run.
     """
     problem = None
-    for file in (path, previous(path)):
+    for file in filter(Path.exists, (path, previous(path))):
         try:
             state = _read(file)
-        except FileNotFoundError:
-            continue
         except ValueError as error:
             problem = problem or error
             continue
@@ -56,16 +54,15 @@ def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
 
 def is_trained(path: Path, origin: Mapping) -> bool:
     """Whether a network's file exists and is the one that this training makes; ValueError if it is another one."""
-    then = trained_origin(path)
-    if then is not None and (changed := difference(then, origin)):
-        raise ValueError(f'{path} was trained with other settings or inputs ({changed}); {AGAIN}')
-    return then is not None
-
-
-def trained_origin(path: Path) -> dict | None:
-    """The origin of a trained network's file, None if there is none; ValueError if it is corrupt or has no origin."""
     if not path.exists():
-        return None
+        return False
+    if changed := difference(trained_origin(path), origin):
+        raise ValueError(f'{path} was trained with other settings or inputs ({changed}); {AGAIN}')
+    return True
+
+
+def trained_origin(path: Path) -> dict:
+    """The origin of a trained network's file; ValueError if it is corrupt or has none."""
     content = read_torch(path, REMEDY, tensors=False)
     try:
         return dict(content['meta']['origin'])
@@ -80,14 +77,13 @@ def remove_training(model: Path, last: Path) -> None:
     In this order a run killed meanwhile is never taken for finished: it resumes from the last one or starts over.
 
     Raises:
-        ValueError: as trained_origin, or if a checkpoint was not written by this code; then nothing is removed.
+        ValueError: if one was not written by this code; then nothing is removed.
     """
-    trained_origin(model)
-    for path in (previous(last), last):
-        if path.exists():
-            _read(path, tensors=False)
-    for path in (model, previous(last), last):
-        path.unlink(missing_ok=True)
+    paths = [path for path in (model, previous(last), last) if path.exists()]
+    for path in paths:
+        trained_origin(path) if path == model else _read(path, tensors=False)
+    for path in paths:
+        path.unlink()
 
 
 def _read(path: Path, tensors: bool = True) -> dict:

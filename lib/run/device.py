@@ -1,6 +1,7 @@
 """Where a network runs: device, mixed precision, and the processes that train it together."""
 import contextlib
 import os
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,15 +20,12 @@ def pick_device(name: str) -> torch.device:
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ('cpu', 'cuda'):
+    if not re.fullmatch(r'cpu|cuda(:[1-9]?[0-9])?', name):
         raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
+    device = torch.device(name)
     if device.type == 'cpu':
         return device
-    count, (_, world, local) = torch.cuda.device_count(), ranks.place()
+    count, (_, world, local, srun) = torch.cuda.device_count(), ranks.place()
     if world == 1:
         if (device.index or 0) >= count:
             raise ValueError(f'--device {name}: {count} GPUs are visible; use --device cpu, or check '
@@ -36,7 +34,7 @@ def pick_device(name: str) -> torch.device:
     if device.index is not None:
         raise ValueError(f'--device {name} is one GPU, but each of {world} processes needs its own; use --device cuda, '
                          'and choose GPUs with CUDA_VISIBLE_DEVICES')
-    if ranks.from_srun() and count:
+    if srun and count:
         local %= count          # srun may show each task its own GPUs alone (--gpus-per-task), numbered from 0
     if local >= count:
         raise ValueError(f'process {local} of this machine sees {count} GPUs; start as many processes as there are '
@@ -133,7 +131,7 @@ def connect(device: torch.device) -> None:
     Raises:
         ValueError: if they were not started by torchrun.
     """
-    rank, world, _ = ranks.place()
+    rank, world, *_ = ranks.place()
     if world == 1 or distributed.is_initialized():
         return
     if 'MASTER_ADDR' not in os.environ:
@@ -147,12 +145,6 @@ def connect(device: torch.device) -> None:
     store, *_ = next(distributed.rendezvous('env://'))
     distributed.init_process_group('cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo', rank=rank,
                                    world_size=world, store=distributed.PrefixStore(f'attempt-{attempt}', store))
-
-
-def disconnect() -> None:
-    """Leave the process group."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def any_of(flags: Sequence[bool]) -> list[bool]:

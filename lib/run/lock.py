@@ -10,12 +10,8 @@ from lib.files.fileio import CannotWrite, remove_leftovers
 from lib.process import ranks
 
 
-class InUse(ValueError):
-    """Another run holds the lock; names its process and host."""
-
-
 class Lock:
-    """Holds the lock of a folder while the context lasts; InUse is raised if another run holds it.
+    """Holds the lock of a folder while the context lasts; ValueError if another run, which is named, holds it.
 
     Each process of a run locks a file of its own, <name>-<rank>: the processes of one run do not exclude each other,
     and another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
@@ -32,8 +28,8 @@ class Lock:
             folder.mkdir(parents=True, exist_ok=True)
             while holder := self._try():
                 if time.monotonic() >= until:
-                    raise InUse(f'{folder} is in use by {holder}: wait until that run has ended, or choose another '
-                                'folder (--run or --out)')
+                    raise ValueError(f'{folder} is in use by {holder}: wait until that run has ended, or choose '
+                                     'another folder (--run or --out)')
                 time.sleep(0.05)
         except OSError as error:
             raise CannotWrite(f'{self.path} cannot be locked ({error.strerror}); choose another folder (--exp or '

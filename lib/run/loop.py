@@ -2,7 +2,7 @@
 import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +20,23 @@ from lib.run.lock import Lock
 from lib.run.record import Record
 from tool.torchutils import all_finite, due, part_of, set_lr, step_seed, to_device
 
-Step = Callable[[Mapping], Mapping[str, torch.Tensor]]
+PATIENCE = 25           # steps in which a batch with labels must come
+PARTS = 'network', 'optimizer', 'scaler'        # of a run that a checkpoint holds
 
 
 class Terms:
     """Sums of the loss terms since the last record, and their values since the last check."""
 
     def __init__(self, device: torch.device):
-        self.device = device
-        self.names, self.sums, self.count = [], None, 0
+        self.device, self.names, self.sums, self.count = device, [], None, 0
         self.unchecked = []             # (step, values, names of the samples)
 
     def add(self, step: int, terms: Mapping[str, torch.Tensor], samples: Sequence[str]) -> None:
         """Add the terms of one step, counted from 1."""
         values = torch.stack([value.detach().float() for value in terms.values()])
-        self.names = list(terms)
-        self.sums = values + (torch.zeros_like(values) if self.sums is None else self.sums)
-        self.count += 1
-        self.unchecked.append((step, values, list(samples)))
+        self.names, self.count = list(terms), self.count + 1
+        self.sums = values if self.sums is None else self.sums + values
+        self.unchecked.append((step, values, samples))
 
     def problem(self) -> str:
         """Which term stopped being finite, when and on which samples; '' if none did. Waits for the device."""
@@ -58,13 +57,12 @@ class Terms:
     def state(self) -> dict:
         """What a checkpoint needs for the next means to be those of an uninterrupted run."""
         sums = [] if self.sums is None else mean_of_all(self.sums).tolist()
-        return {'names': list(self.names), 'sums': sums, 'count': self.count}
+        return {'names': self.names, 'sums': sums, 'count': self.count}
 
     def load(self, state: Mapping) -> None:
         """Put a state back."""
-        self.names, self.count = list(state['names']), state['count']
+        self.names, self.count = state['names'], state['count']
         self.sums = torch.tensor(state['sums'], device=self.device) if state['sums'] else None
-        assert self.sums is None or self.sums.isfinite().all()
 
 
 @dataclass
@@ -82,8 +80,8 @@ class Run:
             nothing is done; one of another, or such a checkpoint, is refused without --fresh.
         save: (path, origin) -> writes the trained network; None for a training that is a part of another.
         counts: batch -> numbers that losses are divided by; the step finds their mean over the parts in
-            batch['counts'].
-        pictures: makes images (uint8 [H, W, 3]) by name, for TensorBoard.
+            batch['counts']. If all are 0 in the first batches, training stops with the message `no_labels`.
+        pictures: makes images (uint8 [H, W, 3]) by name, for TensorBoard; None for none.
     """
 
     args: argparse.Namespace
@@ -95,24 +93,24 @@ class Run:
     origin: Mapping
     save: Callable[[Path, Mapping], None] | None = None
     counts: Callable[[Mapping], torch.Tensor] | None = None
+    no_labels: str = ''
     pictures: Callable[[], Mapping[str, np.ndarray]] | None = None
-    terms: Terms = field(init=False)
-    scaler: torch.amp.GradScaler = field(init=False)
-    skipped: list[str] = field(init=False, default_factory=list)        # one entry each time a corrupt image is met
-    saved: float = field(init=False, default_factory=time.monotonic)    # of the last checkpoint, or the start
 
     def __post_init__(self):
+        self.last, self.model = self.folder / 'last.pth', self.folder / 'model.pth'
         self.terms = Terms(self.device)
         self.scaler = torch.amp.GradScaler(enabled=self.args.amp == 'fp16')
-        self.last, self.model = self.folder / 'last.pth', self.folder / 'model.pth'
+        self.skipped = 0                    # how often a corrupt image was met
+        self.unlabelled = 0                 # batches without labels; None after one with labels
+        self.saved = time.monotonic()       # of the last checkpoint, or the start
 
-    def update(self, step: Step, index: int, batch: Mapping) -> None:
+    def update(self, step: Callable, index: int, batch: Mapping) -> None:
         """One optimizer step, in args.accumulate passes over equal parts of this process's part of the batch."""
         process, passes = ranks.place(), self.args.accumulate
         names, batch = batch.get('name', []), to_device(batch, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         if self.counts:
-            batch['counts'] = mean_of_all(self.counts(batch).float()) / passes
+            batch['counts'] = self.checked(mean_of_all(self.counts(batch).float())) / passes
         total = {}
         for part in range(passes):
             torch.manual_seed(step_seed(self.args.seed, index))
@@ -126,22 +124,29 @@ class Run:
         self.terms.add(index + 1, total, names)
         for problem in filter(None, batch.get('skipped', [])):
             print(f'warning: skipped at step {index + 1}: {problem}', flush=True)
-            self.skipped.append(problem)
+            self.skipped += 1
+
+    def checked(self, counts: torch.Tensor) -> torch.Tensor:
+        """The counts of a batch; ValueError if all of the first batches were without labels."""
+        if self.unlabelled is not None:         # later batches do not wait for the device
+            self.unlabelled = None if counts.any() else self.unlabelled + 1
+            if self.unlabelled == min(PATIENCE, self.steps):
+                raise ValueError(self.no_labels)
+        return counts
 
     def checkpoint_due(self, done: int, stop: bool) -> tuple[bool, bool]:
         """Whether to save and whether to stop after a step, agreed on by all processes.
 
-        On a GPU, checking the losses makes the host wait: it happens when they are recorded or the network is saved.
+        Losses are checked when they are recorded or the network is saved: that makes the host wait for a GPU.
 
         Raises:
             ValueError: if a loss term or, where the network is saved, a weight is not finite.
         """
-        problem = self.terms.problem() if self.device.type == 'cpu' else ''
         save = (done == self.steps or due(done, self.args.save_every)
                 or time.monotonic() - self.saved >= 60 * self.args.save_minutes)
-        save, stop, broken = any_of([save, stop, bool(problem)])
-        if save or stop or broken or due(done, self.args.log_every):
-            problem = problem or self.terms.problem()
+        save, stop = any_of([save, stop])
+        if save or stop or due(done, self.args.log_every):
+            problem = self.terms.problem()
             if not problem and (save or stop) and not all_finite(self.network):
                 problem = f'a weight is not finite after step {done}'
             if problems := texts_of_all(problem):
@@ -150,20 +155,18 @@ class Run:
 
     def log(self, record: Record | None, bar: tqdm, done: int) -> None:
         """Record losses and pictures where they are due; `record` is that of rank 0."""
-        last, every = done == self.steps, self.args.picture_every
-        if last or due(done, self.args.log_every):
+        if (last := done == self.steps) or due(done, self.args.log_every):
             values = self.terms.take()
             bar.set_postfix({key: f'{value:.3f}' for key, value in values.items()})
             if record:
                 record.scalars(done, {**values, 'lr': self.optimizer.param_groups[0]['lr']})
-        if record and self.pictures and (due(done, every) or last and every):
+        if record and self.pictures and (last or due(done, self.args.picture_every)):
             record.pictures(done, self.pictures())
 
     def save_state(self, done: int) -> None:
         """Write the checkpoint, on rank 0."""
-        state = {'step': done, 'origin': self.origin, 'network': self.network.state_dict(),
-                 'optimizer': self.optimizer.state_dict(), 'scaler': self.scaler.state_dict(),
-                 'terms': self.terms.state()}
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        state = {'step': done, 'origin': self.origin, **parts, 'terms': self.terms.state()}
         if ranks.is_first():
             save_checkpoint(self.last, state)
         self.saved = time.monotonic()
@@ -178,9 +181,8 @@ class Run:
         if state is None:
             return 0
         try:
-            self.network.load_state_dict(state['network'])
-            self.optimizer.load_state_dict(state['optimizer'])
-            self.scaler.load_state_dict(state['scaler'])
+            for name in PARTS:
+                getattr(self, name).load_state_dict(state[name])
             self.terms.load(state['terms'])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f'{self.last} belongs to a different network; {AGAIN}') from error
@@ -188,8 +190,8 @@ class Run:
         return done
 
 
-def train(run: Run, *, step: Step, batches: Callable[[int], Iterable[Mapping]],
-          lr_factor: Callable[[int], float]) -> None:
+def train(run: Run, *, step: Callable[[Mapping], Mapping[str, torch.Tensor]],
+          batches: Callable[[int], Iterable[Mapping]], lr_factor: Callable[[int], float]) -> None:
     """Train to the last step, resuming from last.pth where there is one, and write model.pth.
 
     Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At
@@ -220,7 +222,7 @@ def train(run: Run, *, step: Step, batches: Callable[[int], Iterable[Mapping]],
             by_the_first(lambda: run.save(run.model, run.origin))
 
 
-def _take_steps(run: Run, done: int, step: Step, batches: Iterable[Mapping], lr_factor: Callable[[int], float],
+def _take_steps(run: Run, done: int, step: Callable, batches: Iterable[Mapping], lr_factor: Callable[[int], float],
                 signals: Signals) -> None:
     """Take the remaining steps, with records and checkpoints."""
     images = run.args.batch_size
@@ -237,11 +239,11 @@ def _take_steps(run: Run, done: int, step: Step, batches: Iterable[Mapping], lr_
             if save or stop:
                 run.save_state(done)
             if stop and done < run.steps:
-                text = (f'stopped by {signals.caught or "a signal to another process"} after step {done} of '
-                        f'{run.steps}, saved in {run.last}')
+                cause = signals.caught or 'a signal to another process'
+                text = f'stopped by {cause} after step {done} of {run.steps}, saved in {run.last}'
                 if record:
                     record.close(text)
                 raise Stopped(f'{text}; the same command resumes')
     if record:
         previous(run.last).unlink(missing_ok=True)
-        record.close(f'finished {run.steps} steps; corrupt images skipped: {len(run.skipped)}')
+        record.close(f'finished {run.steps} steps; corrupt images skipped: {run.skipped}')

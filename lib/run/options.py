@@ -2,7 +2,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,8 +126,7 @@ def _adder(group: argparse._ActionsContainer) -> Callable:
     return add
 
 
-def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str, get_spec: Callable,
-            known: Mapping | None = None) -> tuple:
+def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str, get_spec: Callable) -> tuple:
     """Settings of a script and its data set.
 
     Args:
@@ -135,11 +134,9 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
         argv: words of the command line; None reads sys.argv.
         stage: its column in the table of settings (lib/run/settings.py); '' for a script without one.
         get_spec: (dataset, data_root, lists) -> DatasetSpec.
-        known: further settings that beat the table, such as those stored with a network.
 
     Returns:
-        (args, spec); args.run is filled in, args.folder is <exp>/<run>. args.runs: all that --run names, if it may be
-        several.
+        (args, spec); args.run is filled in, args.folder is <exp>/<run>; args.runs are all that --run names.
 
     Raises:
         ValueError: if a flag is wrong, or the data set has a preset that the script lacks.
@@ -151,17 +148,13 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
     if spec.preset not in presets:
         raise ValueError(f'--dataset {args.dataset} asks for preset {spec.preset!r}, but {parser.prog} knows '
                          f'{", ".join(presets)}; name one of them as "preset" in a dataset.json')
-    row = {**row_of(stage, spec.preset), **(known or {})}
     parser.set_defaults(**{key: value(spec) if callable(value) else value
-                           for key, value in row.items() if key in vars(args)})
+                           for key, value in row_of(stage, spec.preset).items() if key in vars(args)})
     args = parser.parse_args(words)
-    several = isinstance(args.run, list)
-    runs = (args.run if several else [args.run]) if args.run else [spec.name]
-    if wrong := [run for run in runs if Path(run).name != run or run.startswith('.')]:
+    args.runs = (args.run if isinstance(args.run, list) else [args.run]) if args.run else [spec.name]
+    if wrong := [run for run in args.runs if Path(run).name != run or run.startswith('.')]:
         raise ValueError(f'--run {wrong[0]} is not a plain name; use --exp for another folder of runs')
-    args.run = runs[0]
-    if several:
-        args.runs = runs
+    args.run = args.runs[0]
     args.folder = args.exp / args.run
     args.affects = {action.dest: action.affects for action in parser._actions if hasattr(action, 'affects')}
     return args, spec
@@ -185,11 +178,11 @@ def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
     """
     affects = getattr(args, 'affects', {})
     return {key: value for key, value in plain_args(args).items()
-            if key not in ('folder', 'runs') and (affects.get(key) is None or kind in affects[key])}
+            if key != 'folder' and (affects.get(key) is None or kind in affects[key])}
 
 
 def plain_args(args: argparse.Namespace) -> dict:
     """All settings of a script as JSON values."""
     return {key: list(value) if isinstance(value, tuple) else
             value if isinstance(value, list | int | float | str | None) else str(value)
-            for key, value in vars(args).items() if key != 'affects'}
+            for key, value in vars(args).items() if key not in ('affects', 'runs')}

@@ -27,7 +27,7 @@ OWN = 'inputs'
 LENGTH = 16             # hexadecimal digits that are kept
 RECENT = 2.0            # seconds in which a file may change again without getting another time
 MOST = 1_000_000        # files that are remembered
-THREADS, CHUNK = 4, 16      # files that a thread takes at a time
+THREADS = 4
 
 
 class Digests:
@@ -56,10 +56,12 @@ class Digests:
         keys = [_key(path) for path in paths]
         digests = [self.known.get(key, '') for key in keys]
         unread = [index for index, key in enumerate(keys) if key is not None and not digests[index]]
-        for index, digest in zip(unread, _read_all([paths[index] for index in unread])):
-            digests[index] = digest
-            if keys[index]:
-                self.known[keys[index]], self.new = digest, True
+        with ThreadPoolExecutor(THREADS) as pool:       # hashing lets other threads run
+            read = pool.map(_read, [paths[index] for index in unread])
+            for index, digest in zip(unread, tqdm(read, 'reading inputs', len(unread), delay=10, leave=False)):
+                digests[index] = digest
+                if keys[index]:
+                    self.known[keys[index]], self.new = digest, True
         return digests
 
     def save(self) -> None:
@@ -84,16 +86,6 @@ def _key(path: str | Path) -> str | None:
         return None
     settled = time.time() - max(stat.st_mtime, stat.st_ctime) > RECENT
     return f'{stat.st_dev}-{stat.st_ino}-{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}' if settled else ''
-
-
-def _read_all(paths: Sequence[str | Path]) -> list[str]:
-    if not paths:
-        return []
-    chunks = [paths[first:first + CHUNK] for first in range(0, len(paths), CHUNK)]
-    with ThreadPoolExecutor(THREADS) as pool:       # hashing lets other threads run
-        read = pool.map(lambda chunk: [*map(_read, chunk)], chunks)
-        return [digest for digests in tqdm(read, 'reading inputs', len(chunks), delay=10, leave=False)
-                for digest in digests]
 
 
 def _read(path: str | Path) -> str:
@@ -131,11 +123,6 @@ def training_origin(args: argparse.Namespace, spec: DatasetSpec, digests: Digest
         own[key] = value if isinstance(value, str) else text_digest(digests.of(value))
     digests.save()
     return {**stage_origin(args, spec), OWN: own}
-
-
-def weights_digest(weights: str, digests: Digests) -> str:
-    """Digest of a --weights file; a word such as 'none' is returned as it is."""
-    return digests(weights) or str(weights)
 
 
 def difference(then: Mapping, now: Mapping) -> str:

@@ -4,7 +4,7 @@ Each file carries its origin (lib/run/origin.py). Of three processes each takes 
 nothing of the others: the next run makes what a lost one left.
 """
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from lib.files.dataspec import and_more
 from lib.files.fileio import remove_leftovers
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
-from lib.process.ending import Signals
+from lib.process.ending import Signals, Stopped
 from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, Digests, difference
 from lib.run.record import write_made_by
@@ -33,46 +33,26 @@ class Output(NamedTuple):
         return self.folder / f'{name}{self.suffix}'
 
 
-class Work(NamedTuple):
-    """What this process has to do."""
-
-    outputs: Sequence[Output]
-    inputs: Mapping[str, Mapping]       # by image name: what its files are made from, as digests or plain values
-    todo: list[int]                     # indices of the images, in list order
-    begin: Callable[[], None]           # to be called before the first image
-    signals: Signals
-
-    def files(self, name: str) -> list[tuple[Path, str]]:
-        """An image's file in each folder, with its origin as text."""
-        return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
-
-    def watch(self, images: Iterable[Mapping]) -> Iterator[Mapping]:
-        """The images of `todo` until a signal comes, which raises Stopped. Corrupt ones are left out and named.
-
-        What was made from an image before it was corrupt is removed: it would be stale for later stages.
-        """
-        skipped, names = [], list(self.inputs)
-        self.begin()
-        for index, image in zip(self.todo, self.signals.until_caught(images, lambda: 'what is finished stays')):
-            if 'skipped' in image:
-                skipped.append(image['skipped'])
-                _remove(self.outputs, [names[index]])
-            else:
-                yield image
-        if skipped and len(skipped) == len(names):
-            raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
-        if skipped:
-            print(f'left out {len(skipped)} of {len(names)} images: corrupt: {"; ".join(skipped)}', flush=True)
-
-
 @contextmanager
-def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence[Output],
-               sources: Sequence[Mapping[str, Path | list]], digests: Digests,
-               device: torch.device) -> Iterator[Work]:
-    """This process's part of the images that are not up to date; while the context lasts the folders are locked.
+def locked(args: argparse.Namespace, names: Iterable[str], outputs: Sequence[Output]) -> Iterator[None]:
+    """While the context lasts the folders are locked. With --dry-run nothing is written, locks included.
 
-    With --dry-run nothing is written, locks included. With --fresh all images are done; their former files are removed
-    when the first begins, so a run that is refused before, for example for its network, removes none.
+    Raises:
+        ValueError: if another run is using a folder.
+    """
+    with ExitStack() as stack:
+        for output in outputs if not args.dry_run else ():
+            stack.enter_context(Lock(output.folder))
+            for folder in {output.path(name).parent for name in names} - {output.folder}:   # of images in subfolders
+                remove_leftovers(folder)
+        yield
+
+
+class Work:
+    """This process's part of the images that are not up to date.
+
+    With --fresh all images are done; their former files are removed when the first begins, so a run that is refused
+    before, for example for its network, removes none.
 
     Args:
         args: the script's settings.
@@ -80,37 +60,56 @@ def unfinished(args: argparse.Namespace, names: Sequence[str], outputs: Sequence
         outputs: the folders; an image is finished when it has a file of its origin in each.
         sources: for each image what its files are made from: files, which count by content, or plain values.
         digests: of those files.
-        device: on which they are made.
 
     Raises:
-        ValueError: if files of these names were made with other settings or by something else, or another run is using
-            a folder.
+        ValueError: if files of these names were made with other settings or by something else.
     """
-    rank, world, _ = ranks.place()
-    fresh = args.fresh and not ranks.was_restarted()
-    with ExitStack() as stack:
-        for output in outputs if not args.dry_run else ():
-            stack.enter_context(Lock(output.folder))
-            for folder in {output.path(name).parent for name in names} - {output.folder}:   # of images in subfolders
-                remove_leftovers(folder)
-        inputs = _digested(names, sources, digests)
-        outdated = set().union(*(_outdated(output, inputs, args.fresh) for output in outputs))
+
+    def __init__(self, args: argparse.Namespace, names: Sequence[str], outputs: Sequence[Output],
+                 sources: Sequence[Mapping[str, Path | list]], digests: Digests):
+        rank, world, *_ = ranks.place()
+        self.args, self.names, self.outputs, self.digests = args, names, outputs, digests
+        self.fresh = args.fresh and not ranks.was_restarted()
+        found = iter(digests.of(value for source in sources for value in source.values() if isinstance(value, Path)))
+        self.inputs = {name: {key: next(found) if isinstance(value, Path) else value for key, value in source.items()}
+                       for name, source in zip(names, sources, strict=True)}
+        outdated = set().union(*(_outdated(output, self.inputs, args.fresh) for output in outputs))
         mine = range(rank, len(names), world)
-        todo = [index for index in mine if fresh or names[index] in outdated]
+        self.todo = [index for index in mine if self.fresh or names[index] in outdated]      # indices in list order
         part = 'all' if world == 1 else f'process {rank} of {world}: its'
-        print(f'{part} {len(mine)} images, {len(mine) - len(todo)} of them finished ({outputs[0].folder})' if todo else
-              f'{part} {len(mine)} images are finished ({outputs[0].folder}); --fresh regenerates them', flush=True)
-        if not (todo or args.dry_run):
+        done = (f' images, {len(mine) - len(self.todo)} of them finished ({outputs[0].folder})' if self.todo else
+                f' images are finished ({outputs[0].folder}); --fresh regenerates them')
+        print(f'{part} {len(mine)}{done}', flush=True)
+        if not (self.todo or args.dry_run):
             digests.save()
 
-        def begin() -> None:
-            digests.save()      # not before: a refused run leaves nothing
-            if fresh:
-                _remove(outputs, [names[index] for index in todo])
-            for output in outputs if ranks.is_first() else ():
-                write_made_by(output.folder, args, device, output.origin)
+    def files(self, name: str) -> list[tuple[Path, str]]:
+        """An image's file in each folder, with its origin as text."""
+        return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
-        yield Work(outputs, inputs, todo, begin, stack.enter_context(Signals()))
+    def watch(self, images: Iterable[Mapping], device: torch.device, signals: Signals) -> Iterator[Mapping]:
+        """The images of `todo` until a signal comes, which raises Stopped. Corrupt ones are left out and named.
+
+        What was made from an image before it was corrupt is removed: it would be stale for later stages.
+        """
+        skipped, todo = [], [self.names[index] for index in self.todo]
+        self.digests.save()         # not before: a refused run leaves nothing
+        if self.fresh:
+            _remove(self.outputs, todo)
+        for output in self.outputs if ranks.is_first() else ():
+            write_made_by(output.folder, self.args, device, output.origin)
+        for name, image in zip(todo, images):
+            if 'skipped' in image:
+                skipped.append(image['skipped'])
+                _remove(self.outputs, [name])
+            else:
+                yield image
+            if signals.caught:
+                raise Stopped(f'stopped by {signals.caught}: what is finished stays; the same command resumes there')
+        if skipped and len(skipped) == len(self.names):
+            raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
+        if skipped:
+            print(f'left out {len(skipped)} of {len(self.names)} images: corrupt: {"; ".join(skipped)}', flush=True)
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
@@ -118,14 +117,6 @@ def refuse_unknown(paths: Iterable[Path]) -> None:
     if foreign := [path for path in paths if _is_foreign(read_state(path))]:
         raise ValueError(f'{foreign[0]}{and_more(foreign)} was not made by this stage and is not overwritten; move it '
                          'away, or choose another folder')
-
-
-def _digested(names: Sequence[str], sources: Sequence[Mapping], digests: Digests) -> dict[str, dict]:
-    """Inputs by image name, with a digest in place of each file."""
-    files = [value for source in sources for value in source.values() if isinstance(value, Path)]
-    found = iter(digests.of(files))
-    return {name: {key: next(found) if isinstance(value, Path) else value for key, value in source.items()}
-            for name, source in zip(names, sources, strict=True)}
 
 
 def _outdated(output: Output, inputs: Mapping[str, Mapping], fresh: bool) -> set[str]:

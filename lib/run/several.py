@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lib.files.jsonfile import read_json
 from lib.run.record import read_scores
-from lib.run.table import Table, score_tables, table_lines
+from lib.run.table import Table, score_tables
 
 WILD = re.compile(r'\[.+?\]|[*?]')
 RECORDED = {'settings?': {}, 'inputs?': {}}             # in env.json and made_by.json
@@ -26,7 +26,7 @@ class Comparison(NamedTuple):
 
     def text(self) -> str:
         """For the terminal."""
-        tables = [line for table in self.tables for line in (table.title, '', *table_lines(table), '')]
+        tables = [line for table in self.tables for line in (table.title, '', *table.lines(), '')]
         return '\n'.join([*self.groups, '', *tables, *self.settings])
 
 
@@ -85,19 +85,18 @@ def _tables(records: Mapping[str, list[dict]], members: Mapping[str, list[str]],
     """A table per protocol with a row per score, and a column per group and per difference."""
     values, notes = {}, {}
     for run, of_run in records.items():
-        for title, rows, lines in score_tables(of_run):
-            for row, column, value in ((row, *cell) for row, cells in rows.items() for cell in cells.items()):
-                values.setdefault(title, {}).setdefault(f'{column}: {row}', {})[run] = value
+        for title, rows, lines, _ in score_tables(of_run):
+            for row, cells in rows.items():
+                for column, value in cells.items():
+                    values.setdefault(title, {}).setdefault(f'{column}: {row}', {})[run] = value
             for line in lines:
                 notes.setdefault(title, {}).setdefault(line, []).append(run)
-    tables = []
-    for title, rows in values.items():
-        cells = {row: {label: _spread([found.get(run) for run in runs]) for label, runs in members.items()}
-                 | {name: _gain([(found.get(run), found.get(base)) for run, base in both])
-                    for name, both in pairs.items()} for row, found in rows.items()}
-        tables.append(Table(title, cells, [line if len(runs) == len(records) else f'{", ".join(runs)}: {line}'
-                                           for line, runs in notes[title].items()]))
-    return tables
+    return [Table(title,
+                  {row: {**{label: _spread([found.get(run) for run in runs]) for label, runs in members.items()},
+                         **{name: _gain([(found.get(run), found.get(base)) for run, base in both])
+                            for name, both in pairs.items()}} for row, found in rows.items()},
+                  [line if len(runs) == len(records) else f'{", ".join(runs)}: {line}'
+                   for line, runs in notes[title].items()]) for title, rows in values.items()]
 
 
 def _spread(values: Sequence[float | None], sign: str = '') -> str:
@@ -116,15 +115,15 @@ def _gain(pairs: Sequence[tuple[float | None, float | None]]) -> str:
 
 def _recorded(folder: Path, scores: Sequence[Mapping]) -> dict[str, str]:
     """What a run has recorded of its settings, inputs, code and machine, as text."""
-    facts, machine = {}, {key: {} for key in MACHINE}
+    facts, machine = {}, {}
     for path in [*folder.glob('*/env.json'), *sorted(folder.glob('**/made_by.json'))]:
         stage, content = path.parent.relative_to(folder), read_json(path, RECORDED)
         settings, inputs = content.get('settings', {}), content.get('inputs', {})
         facts |= {f'{stage} --{key.replace("_", "-")}': json.dumps(value)[:60] for key, value in settings.items()}
         facts |= {f'{stage} {key} (digest)': str(inputs[key])[:8] for key in INPUTS if key in inputs}
-        for key in MACHINE:
-            machine[key] |= {str(content[key]): None} if key in content else {}
-    facts |= {key: ' and '.join(values) for key, values in machine.items() if values}
+        for key in filter(content.__contains__, MACHINE):
+            machine.setdefault(key, {})[str(content[key])] = None
+    facts |= {key: ' and '.join(values) for key, values in machine.items()}
     return facts | {f'masks of {record["split"]} (digest)': str(record['inputs'].get('ground_truths'))[:8]
                     for record in scores if 'inputs' in record}
 
@@ -133,9 +132,9 @@ def _differences(facts: Mapping[str, Mapping[str, str]], members: Mapping[str, l
     """A line on each fact that is not the same in all runs that have it."""
     lines = []
     for name in dict.fromkeys(name for of_run in facts.values() for name in of_run):
-        if len({of_run[name] for of_run in facts.values() if name in of_run}) > 1:
-            values = {label: dict.fromkeys(facts[run][name] for run in runs if name in facts[run])
-                      for label, runs in members.items()}
+        values = {label: dict.fromkeys(facts[run][name] for run in runs if name in facts[run])
+                  for label, runs in members.items()}
+        if len({value for of_group in values.values() for value in of_group}) > 1:
             lines.append(f'  {name}: ' + '; '.join(f'{label} {", ".join(of_group) or "-"}'
                                                    for label, of_group in values.items()))
     return ['What differs between the runs:', *lines] if lines else ['No recorded setting differs.']

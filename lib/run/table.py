@@ -1,5 +1,5 @@
 """Scores of a run as tables, and as text."""
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tool.evalutils import PUBLISHED, THRESHOLDS
@@ -15,16 +15,21 @@ BEST = {'curve': f'best of 0.00 to {END:.2f}',
 
 
 class Table(NamedTuple):
-    """Scores under one protocol: {row: {column: percent or None}}, and lines to be read with them."""
+    """Scores under one protocol: {row: {column: percent or None}}, lines to be read with them, what they are of."""
 
     title: str
     rows: dict[str, dict[str, float | None]]
     notes: list[str]
+    records: Sequence[dict] = ()
 
     def grid(self) -> list[list]:
         """A row of titles, then the rows, each begun by its name."""
         columns = list(dict.fromkeys(column for row in self.rows.values() for column in row))
         return [['percent', *columns], *([name, *map(row.get, columns)] for name, row in self.rows.items())]
+
+    def lines(self) -> list[str]:
+        """The grid as aligned lines, then the notes."""
+        return [*aligned(self.grid()), *(['', *self.notes] if self.notes else [])]
 
 
 def evaluation_text(record: dict) -> str:
@@ -33,37 +38,30 @@ def evaluation_text(record: dict) -> str:
     classes = class_grid(record['classes'], {_at(result): result for result in record['results']})
     return '\n'.join([
         f'{STAGE_NAMES[record["what"]]} of {record["dataset"]} {record["split"]}, {record["images"]} images, '
-        f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', *_left_out(record), '',
-        *table_lines(Table('', means, _warnings(record))), '', *aligned(classes)])
+        f'protocol {record["protocol"]} ({PROTOCOL_RULE[record["protocol"]]})', '',
+        *Table('', means, _warnings(record)).lines(), '', *aligned(classes)])
 
 
 def summary_text(records: Sequence[dict], run: str) -> str:
     """The newest score of each kind in a run: a table per protocol, with a line per stage and columns per split."""
     if not records:
         raise ValueError(f'run {run} has no scores yet; make some with eval.py')
-    return '\n\n'.join('\n'.join([f'Run {run}, {table.title}', '', *table_lines(table)])
+    return '\n\n'.join('\n'.join([f'Run {run}, {table.title}', '', *table.lines()])
                        for table in score_tables(records))
 
 
-def newest(records: Iterable[dict]) -> dict[str, list[dict]]:
-    """The newest evaluations of each stage and split by protocol, in the order of the stages."""
-    last = {(record['protocol'], record['split'], record['what']): record for record in records}.values()
-    by_protocol = {record['protocol']: [] for record in records}
-    for record in sorted(last, key=lambda record: list(STAGE_NAMES).index(record['what'])):
-        by_protocol[record['protocol']].append(record)
-    return by_protocol
-
-
 def score_tables(records: Sequence[dict]) -> list[Table]:
-    """The newest scores of each kind in a run, a table per protocol."""
-    tables = []
-    for protocol, last in newest(records).items():
+    """The newest scores of each kind in a run, a table per protocol with a row per stage, in order."""
+    last, tables = {(record['protocol'], record['split'], record['what']): record for record in records}.values(), []
+    for protocol in dict.fromkeys(record['protocol'] for record in records):
+        newest = sorted((record for record in last if record['protocol'] == protocol),
+                        key=lambda record: list(STAGE_NAMES).index(record['what']))
         rows = {}
-        for record in last:
+        for record in newest:
             for result in record['results']:
                 means = {f'{record["split"]} {name}': value for name, value in _means(result).items()}
                 rows.setdefault(row_name(record, result), {}).update(means)
-        tables.append(Table(f'protocol {protocol} ({PROTOCOL_RULE[protocol]})', rows, _notes(last)))
+        tables.append(Table(f'protocol {protocol} ({PROTOCOL_RULE[protocol]})', rows, _notes(newest), newest))
     return tables
 
 
@@ -80,7 +78,7 @@ def _notes(records: Sequence[dict]) -> list[str]:
     for record in records:
         split = record['split']
         counts.setdefault(split, set()).add(record['images'])
-        lines |= dict.fromkeys(f'{split}: {line}' for line in (*_left_out(record), *_warnings(record)))
+        lines |= dict.fromkeys(f'{split}: {line}' for line in _warnings(record))
         for result in record['results']:
             if mark := _best(result):
                 best.setdefault(mark, []).append(f'{result["threshold"]:.2f} ({split})')
@@ -91,19 +89,18 @@ def _notes(records: Sequence[dict]) -> list[str]:
 
 
 def _warnings(record: dict) -> list[str]:
-    """Lines on classes that the ground truth lacks, and on a best threshold that may not be the best."""
+    """Lines on images without a score, classes that the ground truth lacks, a best threshold that may not be the best.
+    """
+    names = record.get('left_out', ())
+    shown = ', '.join(names[:NAMES_SHOWN]) + (f' and {len(names) - NAMES_SHOWN} more' if names[NAMES_SHOWN:] else '')
     absent, highest = len(record.get('absent', [])), max([0, *(result['miou'] or 0 for result in record['results'])])
     rule = ('each counts 0 in mIoU, and 100 in contour F unless it is predicted; strict leaves them out'
             if record['protocol'] == 'reference' else 'they are left out')
-    lines = [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
+    lines = [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
+    lines += [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
     return lines + [f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}'
                     for best in record['results'] if best.get('best') == 'curve'
                     and (best.get('threshold') == END or (best['miou'] or 0) < highest)]
-
-
-def table_lines(table: Table) -> list[str]:
-    """A table as aligned lines, with its notes."""
-    return [*aligned(table.grid()), *(['', *table.notes] if table.notes else [])]
 
 
 def class_grid(classes: Sequence[str], results: Mapping[str, Mapping]) -> list[list]:
@@ -118,13 +115,6 @@ def aligned(rows: Sequence[Sequence]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ['  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return [lines[0], '-' * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
-
-
-def _left_out(record: dict) -> list[str]:
-    """A line that names images without a score, if there are any."""
-    names = record.get('left_out', ())
-    shown = ', '.join(names[:NAMES_SHOWN]) + (f' and {len(names) - NAMES_SHOWN} more' if names[NAMES_SHOWN:] else '')
-    return [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
 
 
 def _best(result: Mapping) -> str | None:
