@@ -234,8 +234,9 @@ def test_own_data_runs_through_all_stages_and_is_scored_where_there_are_masks(dr
     found = [' '.join(words).replace(' --masked-only', '').replace(' --protocol strict', '')
              for words in drive('own', path)]
     scored = [f'--split {split}' for split in masks] + ['--table']
-    assert found == [f'{command} --dataset {path} --run birds'
-                     for command in chain('train_cam_voc.py', 'train', 'val', 'train')
+    train, *rest, table, report = chain('train_cam_voc.py', 'train', 'val', 'train')
+    every = [train, '-m lib.suspects', '-m lib.choose', *rest, '-m lib.recommend', table, report]
+    assert found == [f'{command} --dataset {path} --run birds' for command in every
                      if 'eval.py' not in command or command.endswith(tuple(scored))]
     assert all('--masked-only' in words and value(words, '--protocol') == 'strict'
                for words in drive('own', path) if '--what' in words)
@@ -320,7 +321,8 @@ def test_help_names_the_options_and_the_stages_and_runs_nothing(driver):
     done = shell(driver, '--help')
     text = ' '.join(done.stdout.split())
     assert done.returncode == 0 and text.startswith(f'usage: ./{driver}') and not done.stderr
-    for word in ('--run', '--stages', '--gpus', '--launcher', '--dry-run', STAGES, 'train_cam_voc.py --help'):
+    stages = ', '.join(pipeline.OWN_STAGES) if driver == 'run_own.sh' else STAGES
+    for word in ('--run', '--stages', '--gpus', '--launcher', '--dry-run', stages, 'train_cam_voc.py --help'):
         assert word in text, word
 
 
