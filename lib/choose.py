@@ -2,7 +2,7 @@
 
     python -m lib.choose --dataset data/my.json --run my
 
-A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.9 the labelled
+A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.85 the labelled
 pixels of some training images are pasted into images without the class, and the CAM network looks at them: the choice
 is the score at which labels show most of the class on the least area (the localisation of lib/evidence.py).
 
@@ -30,7 +30,7 @@ from lib.run.origin import Digests
 from lib.run.table import aligned
 from tool.camutils import cam_label
 
-SCORES = np.arange(0.1, 0.91, 0.1).round(2)
+SCORES = np.array([0.1, 0.25, 0.4, 0.55, 0.7, 0.85])
 FALLBACK = 0.25         # where the network knows no class
 
 
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     write_json(file, {'network': network, 'split': dataset.split, 'background_score': score, 'alpha': alpha_of(score),
                       'seed_alphas': seed_alphas(score), **curve})
     if found is not None:
-        rows = [[f'{at:.1f}', 100 * kept, 100 * area, local] for at, kept, area, local in zip(SCORES, *found)]
+        rows = [[f'{at:.2f}', 100 * kept, 100 * area, local] for at, kept, area, local in zip(SCORES, *found)]
         print('\n'.join(aligned([['background score', 'evidence, percent', 'area, percent', 'localisation'], *rows])))
     print(f'background score {score:.2f}, alpha {alpha_of(score):g}, seed alphas '
           f'{" ".join(f"{alpha:g}" for alpha in seed_alphas(score))}: {file}')

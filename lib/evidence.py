@@ -16,7 +16,7 @@ from lib.files.imageio import Corrupt
 from lib.inference import Inference
 from tool.imutils import resize_bicubic
 
-PAIRS, PAIRS_PER_CLASS = 60, 4          # at least so many pairs of an image and a class are looked at
+PAIRS, PAIRS_PER_CLASS = 40, 4          # at least so many pairs of an image and a class are looked at
 POWER = 1.5             # between that of parts lost (2) and of labels that spill (1); see docs/own_data.md
 
 

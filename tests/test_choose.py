@@ -136,7 +136,7 @@ def test_a_run_chooses_once_and_recommends(toy, run_folder, tmp_path, capsys):
     assert '--alpha is auto: choose with python -m lib.choose' in line
     choose.main([*common, *SCALES])
     record = json.loads((exp / 'toy' / FILE).read_text())
-    assert 0.1 <= record['background_score'] <= 0.9 and record['alpha'] == alpha_of(record['background_score'])
+    assert 0.1 <= record['background_score'] <= 0.85 and record['alpha'] == alpha_of(record['background_score'])
     capsys.readouterr()
     choose.main([*common, *SCALES])
     assert 'chosen before' in capsys.readouterr().out
