@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from types import ModuleType
+from warnings import catch_warnings
 
 import torch
 from torch import nn
@@ -141,10 +142,13 @@ def _resized(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
     """
     before = [(layer, {**vars(layer), '_parameters': dict(layer._parameters), '_buffers': dict(layer._buffers)})
               for layer in model.modules()]
-    model.set_input_size(size)
-    yield
-    for layer, attributes in before:
-        vars(layer).update(attributes)
+    try:
+        with catch_warnings(action='ignore'):       # about the memory layout of what timm interpolates
+            model.set_input_size(size)
+        yield
+    finally:
+        for layer, attributes in before:
+            vars(layer).update(attributes)
 
 
 def _hide_unused(network: nn.Module, outputs: Iterable[torch.Tensor]) -> None:
