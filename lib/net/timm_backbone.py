@@ -57,11 +57,12 @@ class TimmBackbone(nn.Module):
         kept = [index for index, value in enumerate(strides) if value <= self.stride]
         if len(kept) < len(TAPS) or strides[kept[-1]] != self.stride:
             raise ValueError(f'{PREFIX}{name} gives features at strides {", ".join(map(str, sorted(set(strides))))}, '
-                             f'which are not three maps down to {self.stride}; leave --output-stride out, give another, '
-                             'or another --backbone')
+                             f'which are not three maps down to {self.stride}; leave --output-stride out, or give '
+                             'another one or another --backbone')
         self.indices = [len(kept) * third // 3 - 1 for third in (1, 2, 3)] if plain else kept[-len(TAPS):]
         self.whole = len(kept) == len(stages)
         self.resizes = hasattr(self.model, 'set_input_size') and not getattr(self.model, 'dynamic_img_size', False)
+        self.interpolates = self.resizes or isinstance(getattr(self.model, 'pos_embed', None), torch.Tensor)
         maps = self._try_out(max(strides))
         self.taps = {tap: values.shape[1] for tap, values in maps.items()}
         _hide_unused(self, maps.values())
@@ -102,7 +103,8 @@ class TimmBackbone(nn.Module):
         """The taps for a small image; finds out to a multiple of what the network needs its size padded."""
         side, mode, found = 8 * self.stride + 1, self.model.training, ''
         self.eval()
-        for self.multiple in (1, self.stride, deepest):
+        for multiple in (1, self.stride, deepest):
+            self.multiple = multiple
             try:
                 taps = self(torch.zeros(1, 3, side, side))
                 sizes = {tuple(values.shape[-2:]) for values in taps.values()}
