@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 import train_cam_voc
-from lib.net.backbone import make_backbone, trained_backbone
+from lib.net.backbone import make_backbone
 from lib.net.timm_backbone import TimmBackbone
-from lib.net.weights import load_imagenet
+from lib.net.weights import load_imagenet, read_meta
 from tests.running import CAM_TRAINING, LOADED_HERE, place, tensors
 
 timm = pytest.importorskip('timm')
@@ -32,18 +32,16 @@ FAMILIES = [
     ('swin_tiny_patch4_window7_224', 16, 16, SWIN),
     ('swinv2_tiny_window8_256', None, 32, SWIN),
     ('test_maxvit', 16, 16, {}),
-    ('pvt_v2_b0', 16, 16, {}),
-    ('xcit_nano_12_p16_224', None, 16, {}),
+    ('pvt_v2_b0', 16, 16, {'depths': (1, 1, 1, 1)}),
+    ('xcit_nano_12_p16_224', None, 16, {'depth': 3}),
     ('test_mambaout', None, 32, {}),
-    ('efficientvit_b0', 16, 16, {}),
     ('hrnet_w18_small', 8, 8, {}),
     ('convnext_atto', None, 8, {'depths': (1, 1, 1, 1), 'dims': (16, 24, 32, 40)}),
     ('mobilenetv3_small_050', None, 32, {}),
     ('test_resnet', 16, 16, {}),
     ('test_nfnet', None, 8, {}),
     ('test_byobnet', None, 8, {}),
-    ('regnetx_002', None, 8, {}),
-    ('tf_efficientnet_lite2', None, 8, {})]
+    ('test_efficientnet', None, 8, {})]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +62,8 @@ def test_every_family_takes_weights_of_timm_and_a_training_step(toy, tmp_path, m
     backbone = make_backbone(f'timm:{name}', stride=stride).eval()
     load_imagenet(backbone, file)
     ours = backbone.state_dict()
-    assert ours.keys() == {f'model.{key}' for key in timm.create_model(name, num_classes=0).state_dict()}
+    left_out = {key.split('.')[0] for key in theirs if f'model.{key}' not in ours}
+    assert left_out <= {'head', 'head_dist', 'fc', 'classifier'}
     assert all(torch.equal(value, theirs[key.removeprefix('model.')]) for key, value in ours.items())
     with torch.no_grad():
         maps = backbone(torch.randn(1, 3, 2 * expected + 1, 3 * expected))
@@ -80,7 +79,7 @@ def test_every_family_takes_weights_of_timm_and_a_training_step(toy, tmp_path, m
     trained = tensors(tmp_path / 'toy/cam/model.pth')
     assert all(value.isfinite().all() for value in trained.values())
     assert [key for key in ours if not torch.equal(ours[key], trained[key])]
-    assert trained_backbone(tmp_path / 'toy/cam/model.pth', 1).stride == expected
+    assert read_meta(tmp_path / 'toy/cam/model.pth')['output_stride'] == expected
 
 
 @pytest.mark.parametrize('name, prefix, small', [
