@@ -28,7 +28,8 @@ def row(word: str) -> str:
     try:
         backbone = TimmBackbone(name, int(stride) if stride else None)
     except ValueError as error:
-        return f'| {flag} | refused: {error} | | |'
+        reason = str(error).rpartition(';')[0].removeprefix(f'timm:{name} ')
+        return f'| {flag} | refused: {reason.removeprefix("cannot be used as a backbone: ")} | | |'
     count = sum(value.numel() for value in backbone.parameters()) / 1e6
     return f'| {flag} | {backbone.stride} | {", ".join(map(str, backbone.taps.values()))} | {count:.1f} |'
 
