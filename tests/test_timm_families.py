@@ -6,9 +6,11 @@ import torch
 from torch.nn import functional as F
 
 import train_cam_voc
+from lib import export
 from lib.net.backbone import make_backbone
+from lib.net.deeplab import DeepLab
 from lib.net.timm_backbone import TimmBackbone
-from lib.net.weights import load_imagenet, read_meta
+from lib.net.weights import load_imagenet, read_meta, save_network
 from tests.running import CAM_TRAINING, LOADED_HERE, place, tensors
 
 timm = pytest.importorskip('timm')
@@ -136,3 +138,16 @@ def test_relative_positions_follow_the_image_and_stay_as_they_are_in_the_network
     assert list(before) == list(after) and all(value is after[key] or torch.equal(value, after[key])
                                                for key, value in before.items())
     assert backbone.model.blocks[0].attn.window_size == (14, 14)
+
+
+def test_a_segmentation_network_on_a_transformer_is_exported_but_not_to_onnx(tmp_path, capsys):
+    pytest.importorskip('onnx')
+    backbone, path = TimmBackbone('test_vit', 8), tmp_path / 'model.pth'
+    meta = {'network': 'deeplab', 'backbone': 'timm:test_vit', 'output_stride': 8, 'classes': ['a', 'b'],
+            'fov_channels': 8, 'dilation': 2}
+    save_network(path, DeepLab(backbone, 3, 8, 2), meta)
+    export.main([str(path), '--torchscript', str(tmp_path / 'a.pt')])
+    assert '100.00% of the pixels' in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r'--onnx: the backbone interpolates its position embeddings.*--torchscript$'):
+        export.main([str(path), '--onnx', str(tmp_path / 'a.onnx')])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['a.pt', 'model.pth']
