@@ -4,7 +4,7 @@
 
 First it classifies close-ups of single objects, drawn here; then it names the classes of whole training images, which
 also adapts the batch-norm statistics, frozen in the later stages, to such images. Writes exp/<run>/backbone/:
-model.pth for --weights, its convolutions in half precision, and the records of both parts in close_ups/ and whole/.
+model.pth for --weights, its weights in half precision, and the records of both parts in close_ups/ and whole/.
 """
 import argparse
 import math
@@ -124,7 +124,8 @@ def main(argv=None):
 
     # Data and network.
     torch.manual_seed(args.seed)
-    network = Classifier(make_backbone(args.backbone, args.width, dropouts=(0, 0)), spec.num_fg)
+    network = Classifier(make_backbone(args.backbone, args.width, args.output_stride, dropouts=(0, 0)), spec.num_fg)
+    args.output_stride = network.backbone.stride
     long_side = round(0.9 * args.crop_size), round(1.5 * args.crop_size)
     whole = CamTrainSet(spec, spec.train_split, network.backbone.norm, args.crop_size, long_side, seed=args.seed,
                         limit=args.limit)
@@ -150,9 +151,10 @@ def main(argv=None):
     if args.fresh and not ranks.was_restarted():
         devices.by_the_first(lambda: remove_training(model, folder / 'last.pth'))
     train_parts(args, network, whole, device, origin, folder)
-    meta = {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'origin': origin}
+    meta = {'network': 'backbone', 'backbone': args.backbone, 'width': args.width, 'output_stride': args.output_stride,
+            'origin': origin}
     for layer in network.backbone.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.half()                # half the file; statistics of batch norms stay in float32
     devices.by_the_first(lambda: save_network(model, network.backbone, meta))
 

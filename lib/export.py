@@ -74,6 +74,9 @@ class PhotoToProbs(nn.Module):
 def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, Any]) -> None:
     """Write ONNX, for images of any size, with the facts in its metadata."""
     import onnx
+    if getattr(module.network.backbone, 'interpolates', False):
+        raise ValueError('--onnx: the backbone interpolates its position embeddings, for which ONNX has no operation; '
+                         'use --torchscript')
     free = {'image': {1: 'height', 2: 'width'}, 'probs': {2: 'height', 3: 'width'}}
     # The exporter by tracing: the newer one takes minutes for the same file.
     torch.onnx.export(module, (image,), str(path), input_names=['image'], output_names=['probs'], dynamic_axes=free,

@@ -50,10 +50,14 @@ def add_epoch_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def pretrained_backbone(args: argparse.Namespace, bn_momentum: float = 0.1) -> Backbone:
-    """The backbone with its ImageNet weights; seeds torch, so that the weights of a head follow from --seed too."""
+    """The backbone with its ImageNet weights; args.output_stride becomes its own, if --output-stride was not given.
+
+    Seeds torch, so that the weights of a head follow from --seed too.
+    """
     torch.manual_seed(args.seed)
     dropouts = (0.3, 0.5) if args.dropout else (0, 0)
     backbone = make_backbone(args.backbone, args.width, args.output_stride, dropouts, bn_momentum)
+    args.output_stride = backbone.stride
     load_imagenet(backbone, args.weights)
     return backbone
 

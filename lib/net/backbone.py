@@ -61,14 +61,14 @@ def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, local_met
 RESNET38D, TIMM = 'resnet38d', 'timm:'
 
 
-def make_backbone(name: str, width: float = 1, stride: int = 8, dropouts: tuple[float, float] = (0.3, 0.5),
+def make_backbone(name: str, width: float = 1, stride: int | None = None, dropouts: tuple[float, float] = (0.3, 0.5),
                   bn_momentum: float = 0.1) -> Backbone:
     """A backbone with random weights.
 
     Args:
         name: 'resnet38d' or 'timm:NAME'.
         width: width multiplier of ResNet-38d; a timm network is as wide as its name says.
-        stride: pixels of the image per position of the features; ResNet-38d has 8, timm networks 8 or 16.
+        stride: pixels of the image per position of the features; None: what the network has.
         dropouts: of ResNet-38d's last two blocks; a timm network has no dropout of its own here.
         bn_momentum: weight of a new batch in the running statistics.
 
@@ -77,7 +77,7 @@ def make_backbone(name: str, width: float = 1, stride: int = 8, dropouts: tuple[
         ValueError: if the backbone is unknown or lacks this stride.
     """
     if name == RESNET38D:
-        if stride != ResNet38d.stride:
+        if stride not in (None, ResNet38d.stride):
             raise ValueError(f'--output-stride {stride}: {RESNET38D} has {ResNet38d.stride}; leave the flag out')
         return ResNet38d(width, dropouts, bn_momentum)
     if name.startswith(TIMM):       # imported by name: other backbones do without timm

@@ -1,10 +1,12 @@
-"""Any convolutional network of timm as a backbone: `timm:NAME` at output stride 8 or 16.
+"""Any network of timm as a backbone: `timm:NAME`, convolutional or a transformer.
 
 timm is an optional requirement (requirements-timm.txt): it is imported when such a backbone is asked for, not before.
 """
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from types import ModuleType
+from warnings import catch_warnings
 
 import torch
 from torch import nn
@@ -16,83 +18,139 @@ from tool.imutils import Norm
 
 PREFIX = 'timm:'
 TAPS = ('conv4', 'conv5', 'conv6')
+FAILURES = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
+            ValueError)       # what timm's networks raise on what they cannot do
 
 
 class TimmBackbone(nn.Module):
-    """A timm network without its classifier. conv6 is its last feature map, conv4 and conv5 the two stages before.
+    """A timm network without its classifier. conv6 is its last feature map, conv4 and conv5 are shallower ones.
 
-    EfficientNet-like networks end with the 1x1 head convolution, others with the last stage. Networks that timm cannot
-    dilate are cut where their own stride reaches `stride`. Networks ported from TensorFlow pad unevenly, which shifts
-    the maps of even sizes by up to stride - 1 pixels; here they pad evenly, which is the same at sizes of a multiple of
-    the stride plus 1.
+    A network of several stages gives the last three; EfficientNet-like ones end with the 1x1 head convolution. A plain
+    transformer gives the patches after each third of its blocks, the last ones normalised; its position embeddings are
+    interpolated to the image. Shallower maps that are finer are averaged.
 
     Args:
         name: of the network in timm.
-        stride: 8 or 16.
+        stride: pixels per position. Convolutional networks are dilated to it where timm can do it, other ones of
+            several stages are cut where their own stride reaches it, and the patches of a plain transformer overlap if
+            they are a multiple of it. None: 8 by dilation, otherwise the network's own.
         bn_momentum: weight of a new batch in the running statistics.
 
     Raises:
         ImportError: if timm is not installed.
-        ValueError: if timm has no such network, or the network gives no features at this stride.
+        ValueError: if timm has no such network, or the network gives no features at this stride or of any size.
     """
 
-    def __init__(self, name: str, stride: int = 8, bn_momentum: float = 0.1):
+    def __init__(self, name: str, stride: int | None = None, bn_momentum: float = 0.1):
         super().__init__()
-        self.timm_name, self.stride, self.size_step = name, stride, stride
+        self.timm_name = name
         self.model = with_fast_depthwise(_create(name, stride))
         for layer in norm_layers(self.model):
             layer.momentum = bn_momentum
         config = self.model.pretrained_cfg
         self.norm = Norm(tuple(config['mean']), tuple(config['std']))
         stages = [dict(stage) for stage in self.model.feature_info]
-        kept = [index for index, stage in enumerate(stages) if stage['reduction'] <= stride]
-        if len(kept) < len(TAPS) or stages[kept[-1]]['reduction'] != stride:
-            strides = ', '.join(str(value) for value in sorted({stage['reduction'] for stage in stages}))
-            raise ValueError(f'{PREFIX}{name} gives features at strides {strides}, not at {stride}; give '
-                             '--output-stride 8 or 16 as it suits, or another --backbone')
-        self.indices = kept[-len(TAPS):]
+        strides = [stage['reduction'] for stage in stages]
+        self.stride = self.size_step = stride or strides[-1]
+        if plain := len(set(strides)) == 1:
+            strides = _overlap_patches(self.model, strides, self.stride)
+        kept = [index for index, value in enumerate(strides) if value <= self.stride]
+        if len(kept) < len(TAPS) or strides[kept[-1]] != self.stride:
+            raise ValueError(f'{PREFIX}{name} gives features at strides {", ".join(map(str, sorted(set(strides))))}, '
+                             f'which are not three maps down to {self.stride}; leave --output-stride out, or give '
+                             'another one or another --backbone')
+        self.indices = [len(kept) * third // 3 - 1 for third in (1, 2, 3)] if plain else kept[-len(TAPS):]
         self.whole = len(kept) == len(stages)
-        self.pads = False
-        maps = self._try_out()
+        self.resizes = hasattr(self.model, 'set_input_size') and not getattr(self.model, 'dynamic_img_size', False)
+        self.interpolates = self.resizes or isinstance(getattr(self.model, 'pos_embed', None), torch.Tensor)
+        maps = self._try_out(max(strides))
         self.taps = {tap: values.shape[1] for tap, values in maps.items()}
         _hide_unused(self, maps.values())
         self.frozen_prefixes = tuple(f'model.{part}' for part in _early_modules(self.model, stages))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Normalised images [N, 3, H, W] to the taps, each [N, channels, ceil(H / stride), ceil(W / stride)]."""
-        if self.pads:
-            height, width = images.shape[-2:]
-            images = F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
+        height, width = images.shape[-2:]
+        if self.multiple > 1:
+            down, right = -height % self.multiple, -width % self.multiple
+            # Patches are padded evenly: in sizes of a multiple of the stride plus 1 their centres are then aligned.
+            top, left = (down // 2, right // 2) if self.multiple == self.stride else (0, 0)
+            images = F.pad(images, (left, right - left, top, down - top), mode='replicate')
         maps = self._maps(images)
         size = maps[-1].shape[-2:]
-        # At stride 16 the shallower taps are finer.
-        return {tap: values if values.shape[-2:] == size else F.adaptive_avg_pool2d(values, size)
-                for tap, values in zip(TAPS, maps)}
+        maps = [values if values.shape[-2:] == size else F.adaptive_avg_pool2d(values, size) for values in maps]
+        if self.multiple > self.stride:
+            maps = [values[..., :-(-height // self.stride), :-(-width // self.stride)] for values in maps]
+        return dict(zip(TAPS, maps))
 
     def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        if not self.whole:
-            return self.model.forward_intermediates(images, indices=self.indices, stop_early=True,
-                                                    intermediates_only=True)
-        last, maps = self.model.forward_intermediates(images, indices=self.indices)
+        """The maps as the network gives them, the shallowest first."""
+        with _resized(self.model, tuple(images.shape[-2:])) if self.resizes else nullcontext():
+            if not self.whole:
+                return self.model.forward_intermediates(images, indices=self.indices, stop_early=True,
+                                                        intermediates_only=True)
+            last, maps = self.model.forward_intermediates(images, indices=self.indices)
+        if last.dim() == 3:             # tokens, those of class and registers first; some have their norm behind a mean
+            rows, columns = maps[-1].shape[-2:]
+            last = getattr(self.model, 'fc_norm', nn.Identity())(last[:, last.shape[1] - rows * columns:])
+            last = last.transpose(1, 2).unflatten(2, (rows, columns))
+        elif getattr(self.model, 'output_fmt', 'NCHW') == 'NHWC':
+            last = last.permute(0, 3, 1, 2)
         return [*maps[:-1], last]
 
     @torch.enable_grad()
-    def _try_out(self) -> dict[str, torch.Tensor]:
-        """The taps for a small image; finds out whether the network drops what is left over of a size."""
-        side, mode = 8 * self.stride + 1, self.model.training
-        images = torch.zeros(1, 3, side, side)
-        try:
-            self.pads = self.eval()._maps(images)[-1].shape[-1] == side // self.stride
-            taps = self(images)
-            sizes = {tuple(values.shape[-2:]) for values in taps.values()}
-        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f'{PREFIX}{self.timm_name} cannot be used as a convolutional backbone: it failed on an '
-                             f'image of {side}x{side} ({type(error).__name__}); give another --backbone') from error
-        if sizes != {(9, 9)}:
-            raise ValueError(f'{PREFIX}{self.timm_name} gives maps of {sorted(sizes)} for an image of {side} pixels, '
-                             f'expected 9x9 at stride {self.stride}; give another --backbone')
-        self.train(mode)
-        return taps
+    def _try_out(self, deepest: int) -> dict[str, torch.Tensor]:
+        """The taps for a small image; finds out to a multiple of what the network needs its size padded."""
+        side, mode, found = 8 * self.stride + 1, self.model.training, ''
+        self.eval()
+        for multiple in (1, self.stride, deepest):
+            self.multiple = multiple
+            try:
+                taps = self(torch.zeros(1, 3, side, side))
+                sizes = {tuple(values.shape[-2:]) for values in taps.values()}
+                found = f'gives maps of {sorted(sizes)}, not 9x9,'
+            except FAILURES as error:
+                sizes, found = None, f'fails ({first_line(error)})'
+            if sizes == {(9, 9)}:
+                self.train(mode)
+                return taps
+        raise ValueError(f'{PREFIX}{self.timm_name} cannot be used as a backbone: it {found} on an image of '
+                         f'{side}x{side} pixels at stride {self.stride}; give another --backbone')
+
+
+def first_line(error: Exception) -> str:
+    """An error of timm in at most 120 characters."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())}'[:120]
+
+
+def _overlap_patches(model: nn.Module, strides: list[int], stride: int) -> list[int]:
+    """Let the patches of a plain transformer, embedded by one convolution, overlap to give features at this stride.
+
+    Takes and returns the strides of its blocks, which stay if it cannot be done.
+    """
+    convolution, patch = getattr(getattr(model, 'patch_embed', None), 'proj', None), strides[0]
+    if not isinstance(convolution, nn.Conv2d) or convolution.stride != (patch, patch) or patch % stride:
+        return strides
+    convolution.stride = model.patch_embed.patch_size = (stride, stride)
+    convolution.padding = ((patch - stride + 1) // 2,) * 2
+    return [stride] * len(strides)
+
+
+@contextmanager
+def _resized(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
+    """Set the image size of a network with relative position biases, and put all back at the end.
+
+    timm replaces the biases by resized copies, so they are not trained.
+    """
+    before = [(layer, {**vars(layer), '_parameters': dict(layer._parameters), '_buffers': dict(layer._buffers)})
+              for layer in model.modules()]
+    try:
+        with catch_warnings(action='ignore'):       # about the memory layout of what timm interpolates
+            model.set_input_size(size)
+        yield
+    finally:
+        for layer, attributes in before:
+            vars(layer).update(attributes)
 
 
 def _hide_unused(network: nn.Module, outputs: Iterable[torch.Tensor]) -> None:
@@ -124,7 +182,7 @@ def import_timm() -> ModuleType:
     return timm
 
 
-def _create(name: str, stride: int) -> nn.Module:
+def _create(name: str, stride: int | None) -> nn.Module:
     """The network with random weights, dilated to the stride where timm can do it."""
     timm = import_timm()
     if not timm.is_model(name):
@@ -132,12 +190,13 @@ def _create(name: str, stride: int) -> nn.Module:
         hint = f'did you mean {" or ".join(close)}?' if close else 'timm.list_models() names all'
         raise ValueError(f'timm has no network {name!r}; {hint}')
     error = None
-    for options in ({'output_stride': stride, 'pad_type': ''}, {'output_stride': stride}, {'pad_type': ''}, {}):
+    dilated = {'output_stride': stride or 8}
+    for options in ({**dilated, 'pad_type': ''}, dilated, {'pad_type': ''}, {'dynamic_img_size': True}, {}):
         try:
             return timm.create_model(name, num_classes=0, **options)
-        except (AssertionError, NotImplementedError, TypeError) as caught:
+        except FAILURES as caught:
             error = caught
-    raise ValueError(f'timm cannot make {name} ({error}); give another --backbone')
+    raise ValueError(f'timm cannot make {name} ({first_line(error)}); give another --backbone')
 
 
 def _early_modules(model: nn.Module, stages: Sequence[dict]) -> list[str]:
@@ -145,9 +204,8 @@ def _early_modules(model: nn.Module, stages: Sequence[dict]) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     early = [stage['module'] for stage in stages if stage['reduction'] <= 2]
     last = early[-1] if early else stages[0]['module']
-    if last not in names:
-        raise ValueError(f'{PREFIX}{model.pretrained_cfg["architecture"]} cannot be used as a convolutional backbone: '
-                         f'timm names a module {last!r} that it lacks; give another --backbone')
+    if last not in names:       # timm calls it otherwise: the first layer
+        return [next(name for name, layer in model.named_modules() if any(True for _ in layer.parameters(False)))]
     before = names[:names.index(last)] + ([last] if early else [])
     outer = [name for name in before if not last.startswith(f'{name}.')]
     return [name for name in outer if not any(name.startswith(f'{other}.') for other in outer)

