@@ -221,7 +221,7 @@ def main(argv=None):
 
     # What the scores are made from: perhaps they exist already.
     digests, names = Digests(args.folder / '.digests.json'), [pair.name for pair in pairs]
-    if args.background_score == AUTO:
+    if chosen := args.background_score == AUTO:
         args.background_score = chosen_score(args.folder, 0.25)
     predictions, truths = digests.of(pair.prediction for pair in pairs), digests.of(pair.ground_truth for pair in pairs)
     origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
@@ -237,6 +237,8 @@ def main(argv=None):
 
     # Score; what is printed is saved already.
     scores = evaluate(args, spec, pairs)
+    if chosen and args.what == 'cam':
+        scores['results'][0]['chosen'] = True
     scores['left_out'] = sorted([*corrupt, *scores['left_out']])
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
               **scores, **environment(), **origin, 'classes': list(spec.class_names)}

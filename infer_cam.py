@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--crf-seeds', action=argparse.BooleanOptionalAction, default=True,
                        help='run the CRF too and write seeds').affects = NOTHING
     group.add_argument('--seed-alphas', type=or_auto(number(0, 1000, above=True)), action=LowHigh,
-                       strict=True, default=(1.0, 24.0), metavar='LOW HIGH',
+                       strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
                        help='powers of the background score in the two seeds: more background, less '
                        'background; auto: chosen by python -m lib.choose').affects = ('seeds',)
     add_crf_flag(group, affects=('seeds',))
@@ -121,7 +121,7 @@ def main(argv=None):
     # What each file is made from.
     digests = Digests(args.folder / '.digests.json')
     fill_in(args, digests, needed=[*(['seed_alphas'] if args.crf_seeds else []),
-                                   *(['background_score'] if args.out_cam_pred else [])])
+                                   *(['background_score'] if args.out_cam_pred else [])], network=trained.path)
     outputs = make_outputs(args, spec, split, network=digests(trained.path))
     labels = [[spec.classes[index] for index in np.flatnonzero(row)] for row in dataset.labels]
     sources = [{'image': sample.image, 'image_labels': names} for sample, names in zip(dataset.samples, labels)]

@@ -1,7 +1,7 @@
 """How well lib/suspects.py finds wrong and missing image-level labels, on a set with masks.
 
     python -m benchmarks.suspects --dataset animals/dataset.json --features features.npz \
-        --backbone timm:tf_efficientnet_lite0 --weights efficientnet-lite0
+        --imagenet timm:tf_efficientnet_lite0 efficientnet-lite0
 
 Labels as they are: given ones of which no mask pixel shows the class count as wrong, and those not given of which some
 does as missing. Then, for three seeds, 5 % of the given labels are removed and as many added at random. Prints the

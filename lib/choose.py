@@ -2,7 +2,7 @@
 
     python -m lib.choose --dataset data/my.json --run my
 
-A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.85 the labelled
+A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.9 the labelled
 pixels of some training images are pasted into images without the class, and the CAM network looks at them: the choice
 is the score at which labels show most of the class on the least area (the localisation of lib/evidence.py).
 
@@ -18,19 +18,19 @@ import numpy as np
 from lib.cams import add_views, infer_cams
 from lib.data.datasets import InferSet
 from lib.data.registry import get_spec
-from lib.evidence import Measured, draw_pairs, measure, summary
+from lib.evidence import Measured, measure, read_pairs, summary
 from lib.files.jsonfile import read_json, write_json
 from lib.inference import Inference, TrainedNetwork, inference_parser
 from lib.net.seam import Seam
-from lib.process.cli import number, progress
+from lib.process.cli import number
 from lib.process.ending import run_script
 from lib.run.chosen import CHOSEN, FILE, alpha_of
 from lib.run.options import resolve
-from lib.run.origin import Digests
+from lib.run.origin import Digests, stage_origin
 from lib.run.table import aligned
 from tool.camutils import cam_label
 
-SCORES = np.array([0.1, 0.25, 0.4, 0.55, 0.7, 0.85])
+SCORES = np.arange(0.1, 0.91, 0.1).round(2)
 FALLBACK = 0.25         # where the network knows no class
 
 
@@ -45,14 +45,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float, ...]) -> Measured | None:
     """What the labels at each of SCORES show, see lib/evidence.summary()."""
-    backbone, cams, gains = inference.network.backbone, {}, defaultdict(list)
-    for pair in progress(draw_pairs(dataset), 'background score', 'pair'):
+    backbone, gains, seen = inference.network.backbone, defaultdict(list), None
+    for pair in read_pairs(dataset):
         name = dataset.names[pair.index]
-        if pair.index not in cams:
+        if pair.index != seen:
             sample = add_views({'image': pair.image, 'image_labels': dataset.labels[pair.index]}, scales, backbone.norm,
                                backbone.size_step)
-            cams[pair.index] = inference(name, partial(infer_cams, sample, device=inference.device))[1:3]
-        masks = np.stack([cam_label(*cams[pair.index], score) == pair.key + 1 for score in SCORES])
+            _, *cams, _, _ = inference(name, partial(infer_cams, sample, device=inference.device))
+            seen = pair.index
+        masks = np.stack([cam_label(*cams, score) == pair.key + 1 for score in SCORES])
         gains[pair.key].append(measure(inference, name, pair, masks))
     return summary(gains)
 
@@ -77,8 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     dataset = InferSet(spec, args.split or spec.train_split, args.limit)
     trained = TrainedNetwork(args, 'cam', 'seam')
-    file, network = args.folder / FILE, Digests(args.folder / '.digests.json')(trained.path)
-    if file.exists() and not args.fresh and read_json(file, CHOSEN)['network'] == network:
+    network = Digests(args.folder / '.digests.json')(trained.path)
+    file, origin = args.folder / FILE, {**stage_origin(args, spec, network=network), 'split': dataset.split}
+    if file.exists() and not args.fresh and read_json(file, CHOSEN)['origin'] == origin:
         print(f'{file} was chosen before; --fresh chooses again')
         return
     dataset.check()
@@ -93,10 +95,10 @@ def main(argv: list[str] | None = None) -> None:
     score = FALLBACK if found is None else best_score(found.localisation)
     curve = {} if found is None else {'scores': SCORES.tolist(),
                                       **{name: values.round(4).tolist() for name, values in found._asdict().items()}}
-    write_json(file, {'network': network, 'split': dataset.split, 'background_score': score, 'alpha': alpha_of(score),
+    write_json(file, {'origin': origin, 'background_score': score, 'alpha': alpha_of(score),
                       'seed_alphas': seed_alphas(score), **curve})
     if found is not None:
-        rows = [[f'{at:.2f}', 100 * kept, 100 * area, local] for at, kept, area, local in zip(SCORES, *found)]
+        rows = [[f'{at:.1f}', 100 * kept, 100 * area, local] for at, kept, area, local in zip(SCORES, *found)]
         print('\n'.join(aligned([['background score', 'evidence, percent', 'area, percent', 'localisation'], *rows])))
     print(f'background score {score:.2f}, alpha {alpha_of(score):g}, seed alphas '
           f'{" ".join(f"{alpha:g}" for alpha in seed_alphas(score))}: {file}')

@@ -4,7 +4,7 @@ The labelled pixels of an image are pasted into an image without the class. The 
 score of any position gains by that, relative to what the whole image gains: 0 if nothing of the class is left, 1 if all
 that the network knows it by is labelled. Good labels keep most of it on little area.
 """
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from lib.cams import add_views
 from lib.data.datasets import InferSet
 from lib.files.imageio import Corrupt
 from lib.inference import Inference
+from lib.process.cli import progress
 from tool.imutils import resize_bicubic
 
 PAIRS, PAIRS_PER_CLASS = 40, 4          # at least so many pairs of an image and a class are looked at
@@ -21,7 +22,7 @@ POWER = 1.5             # between that of parts lost (2) and of labels that spil
 
 
 class Pair(NamedTuple):
-    """An image of a data set, by its index, a class in it, and an image without this class, resized to it."""
+    """A class and an image that shows it, by their indices, and another image without it, resized to it; uint8."""
 
     index: int
     key: int
@@ -29,25 +30,34 @@ class Pair(NamedTuple):
     background: np.ndarray
 
 
-def draw_pairs(dataset: InferSet, seed: int = 0) -> list[Pair]:
-    """Pairs with all classes in turn, drawn at random. Corrupt images, and classes that all images show, have none."""
-    rng, labels, pairs = np.random.default_rng(seed), dataset.labels > 0, []
+def draw_pairs(labels: np.ndarray, seed: int = 0) -> list[tuple[int, int, int]]:
+    """Draw pairs with all classes in turn: indices of an image, of a class in it, and of an image without the class.
+
+    Sorted by image. `labels` are [images, K]. Classes that all images show, or none, have no pair.
+    """
+    rng, labels, pairs = np.random.default_rng(seed), labels > 0, []
     order = [rng.permutation(np.flatnonzero(column)).tolist() for column in labels.T]
     others = [rng.permutation(np.flatnonzero(~column)).tolist() for column in labels.T]
-    keys = [key for key in range(labels.shape[1]) if others[key]]
-    most = max(PAIRS, PAIRS_PER_CLASS * len(keys))
+    keys = [key for key in range(labels.shape[1]) if order[key] and others[key]]
     for turn in range(max(map(len, order), default=0)):
-        for key in keys:
-            if turn < len(order[key]) and len(pairs) < most:
-                try:
-                    image = dataset[order[key][turn]]['image']
-                    background = dataset[others[key][turn % len(others[key])]]['image']
-                except Corrupt:
-                    if dataset.spec.on_corrupt != 'skip':
-                        raise
-                    continue
-                pairs.append(Pair(order[key][turn], key, image, resize_bicubic(background, *image.shape[:2])))
-    return pairs
+        pairs += [(order[key][turn], key, others[key][turn % len(others[key])]) for key in keys
+                  if turn < len(order[key])]
+    if not pairs:
+        raise ValueError('each class is in all images or in none, so that labels cannot be judged; add images without '
+                         'it')
+    return sorted(pairs[:max(PAIRS, PAIRS_PER_CLASS * len(keys))])
+
+
+def read_pairs(dataset: InferSet) -> Iterator[Pair]:
+    """Yield pairs of draw_pairs(), read; those of corrupt images are left out if the data set says so."""
+    for index, key, other in progress(draw_pairs(dataset.labels), 'pasting', 'pair'):
+        try:
+            image, background = dataset[index]['image'], dataset[other]['image']
+        except Corrupt:
+            if dataset.spec.on_corrupt != 'skip':
+                raise
+            continue
+        yield Pair(index, key, image, resize_bicubic(background, *image.shape[:2]))
 
 
 class Gain(NamedTuple):

@@ -8,6 +8,7 @@ classes, or its labels flow over the images. Reads exp/<run>/cam/model.pth and t
 exp/<run>/recommended.json, which the table and the report show.
 """
 import argparse
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
@@ -18,20 +19,20 @@ import numpy as np
 from lib.data.datasets import InferSet
 from lib.data.labelio import read_maps
 from lib.data.registry import get_spec
-from lib.evidence import draw_pairs, measure, summary
+from lib.evidence import measure, read_pairs, summary
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import read_mask
 from lib.files.jsonfile import write_json
 from lib.inference import TrainedNetwork, inference_parser
 from lib.net.seam import Seam
-from lib.process.cli import AUTO, number, or_auto, progress
+from lib.process.cli import AUTO, number, or_auto
 from lib.process.ending import run_script
-from lib.run.chosen import RECOMMENDED, fill_in, recommended_text
+from lib.run.chosen import RECOMMENDED, fill_in, read_recommended, recommended_text
 from lib.run.options import resolve
 from lib.run.origin import Digests
 from tool.camutils import cam_label
 
-WORSE = 0.8             # a stage that localises less than this part of an earlier one is not recommended
+WORSE = 0.9             # a stage that localises less than this part of an earlier one is not recommended
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,12 +51,11 @@ def find_stages(args: argparse.Namespace, spec: DatasetSpec, split: str) -> dict
     return {stage: folder for stage, folder in folders.items() if folder.is_dir()}
 
 
-def read_label(stage: str, folder: Path, name: str, spec: DatasetSpec, score: float) -> np.ndarray | None:
-    """The label map uint8 [H, W] of an image; None if there is none."""
-    path = folder / f'{name}.{"npz" if stage == "cam" else "png"}'
-    if not path.is_file():
-        return None
-    return cam_label(*read_maps(path, spec.num_fg), score) if stage == 'cam' else read_mask(path, spec.num_classes)
+def read_label(path: Path, spec: DatasetSpec, score: float) -> np.ndarray:
+    """The label map uint8 [H, W] in a file of a stage."""
+    if path.suffix == '.npz':
+        return cam_label(*read_maps(path, spec.num_fg), score)
+    return read_mask(path, spec.num_classes)
 
 
 def recommended(localisation: Mapping[str, float]) -> str:
@@ -73,7 +73,11 @@ def main(argv: list[str] | None = None) -> None:
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     dataset = InferSet(spec, args.split or spec.train_split, args.limit)
     trained = TrainedNetwork(args, 'cam', 'seam')
-    fill_in(args, Digests(args.folder / '.digests.json'), needed=['background_score'])
+    digests = Digests(args.folder / '.digests.json')
+    fill_in(args, digests, needed=['background_score'], network=trained.path)
+    if not args.fresh and (record := read_recommended(args.folder)):
+        print(f'{recommended_text(record)}\n\nmeasured before; --fresh measures again')
+        return
     if 'cam' not in (stages := find_stages(args, spec, dataset.split)):
         raise FileNotFoundError(f'{args.folder} holds no CAMs of {dataset.split}; make them with infer_cam.py')
     inference = trained.load(spec.classes, partial(Seam, num_classes=spec.num_classes))
@@ -81,20 +85,24 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     # Measure.
-    gains = defaultdict(list)
-    for pair in progress(draw_pairs(dataset), 'recommend', 'pair'):
+    gains, used = defaultdict(list), [trained.path]
+    for pair in read_pairs(dataset):
         name = dataset.names[pair.index]
-        labels = [read_label(stage, folder, name, spec, args.background_score) for stage, folder in stages.items()]
-        if all(label is not None and label.shape == pair.image.shape[:2] for label in labels):
-            gains[pair.key].append(measure(inference, name, pair, np.stack(labels) == pair.key + 1))
+        paths = [folder / f'{name}{".npz" if stage == "cam" else ".png"}' for stage, folder in stages.items()]
+        if all(path.is_file() for path in paths):
+            labels = np.stack([read_label(path, spec, args.background_score) for path in paths])
+            gains[pair.key].append(measure(inference, name, pair, labels == pair.key + 1))
+            used += paths
     if (found := summary(gains)) is None:
+        (args.folder / RECOMMENDED).unlink(missing_ok=True)
         print('nothing can be recommended: the CAM network knows no class of the images that all stages have labels of')
         return
 
     chosen = recommended(dict(zip(stages, found.localisation.tolist())))
     record = {'recommended': chosen, 'split': dataset.split, 'background_score': args.background_score,
               'stages': {stage: dict(zip(found._fields, map(float, values)))
-                         for stage, values in zip(stages, zip(*found))}}
+                         for stage, values in zip(stages, zip(*found))},
+              'files': {os.path.relpath(path, args.folder): digest for path, digest in zip(used, digests.of(used))}}
     write_json(args.folder / RECOMMENDED, record)
     print(recommended_text(record))
 

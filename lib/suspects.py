@@ -1,7 +1,7 @@
 """List image-level labels that are likely wrong or missing, the most certain first. Labels stay as they are.
 
     python -m lib.suspects --dataset data/my.json --run my
-    python -m lib.suspects --dataset data/my.json --backbone timm:tf_efficientnet_lite0 --weights efficientnet-lite0
+    python -m lib.suspects --dataset data/my.json --imagenet timm:tf_efficientnet_lite0 efficientnet-lite0
 
 Each training image becomes a feature vector, by the ImageNet weights that the run's CAM training started from or by
 those given, not by the trained network, which has seen the labels. For each part of the images a linear classifier is
@@ -41,12 +41,11 @@ def make_parser() -> argparse.ArgumentParser:
     """Flags."""
     parser = base_parser(__doc__)
     parser.prog = 'python -m lib.suspects'
-    add_device_flags(parser, backbone='resnet38d')
-    parser.set_defaults(backbone=None)
+    add_device_flags(parser)
     group = parser.add_argument_group('labels')
     group.add_argument('--split', help='list of images; the default is the data set\'s training split')
-    group.add_argument('--weights', metavar='FILE', help='ImageNet weights, together with --backbone, both as in CAM '
-                       'training; the default is what the run\'s CAM training started from')
+    group.add_argument('--imagenet', nargs=2, metavar=('BACKBONE', 'WEIGHTS'), help='--backbone and --weights as in '
+                       'CAM training; the default is what the run\'s CAM training started from')
     group.add_argument('--folds', type=integer(2, 100), default=5, help='parts of the images, each scored by a '
                        'classifier fitted on the others')
     return parser
@@ -65,11 +64,10 @@ class Pooled(nn.Module):
 
 def imagenet_features(args: argparse.Namespace) -> Pooled | None:
     """The backbone that the flags name, or the one of the run before its CAM training; None if it had no weights."""
-    if bool(args.backbone) != bool(args.weights):
-        raise ValueError('--backbone and --weights go together; give both, or neither for those of the run')
-    remedy = 'name --backbone and --weights'
-    trained = vars(args) if args.backbone else read_json(args.folder / 'cam/args.json', TRAINED,
-                                                         f'train the CAM network first, or {remedy}')
+    if args.imagenet:
+        trained = dict(zip(('backbone', 'weights'), args.imagenet), width=args.width)
+    else:
+        trained = read_json(args.folder / 'cam/args.json', TRAINED, 'train the CAM network first, or give --imagenet')
     if trained['weights'] == 'none':
         return None
     try:        # a third of the time of 8, and as good for pooled features
@@ -103,7 +101,6 @@ def read_features(args: argparse.Namespace, dataset: InferSet, network: Inferenc
 def find_suspects(features: dict[str, np.ndarray], labels: np.ndarray, classes: Sequence[str],
                   folds: int) -> list[Suspect]:
     """The suspicious entries of a label table [N, K]; prints which classes cannot be judged.
-
     """
     names, few = list(features), np.minimum(labels.sum(0), (1 - labels).sum(0)) < folds
     probs = np.zeros(labels.shape, np.float32)
@@ -134,7 +131,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f'Labels of {len(dataset)} images ({spec.name} {dataset.split}) to {out}')
     if args.dry_run:
         return
-    features = read_features(args, dataset, network)
+    if not (features := read_features(args, dataset, network)):
+        raise ValueError(f'all {len(dataset)} images are corrupt, {dataset.paths[0]} the first; restore them')
     suspects = find_suspects(features, spec.image_labels([*features]), spec.classes, args.folds)
     write_suspects(out, suspects)
     counts = [sum(one.verdict == verdict for one in suspects) for verdict in (WRONG, MISSING)]

@@ -16,7 +16,7 @@ from lib import choose, recommend
 from lib.data.datasets import InferSet
 from lib.data.labelio import read_seeds
 from lib.data.registry import get_spec
-from lib.evidence import POWER, Gain, Pair, draw_pairs, measure, summary
+from lib.evidence import POWER, Gain, Pair, draw_pairs, measure, read_pairs, summary
 from lib.run.chosen import FILE, RECOMMENDED, alpha_of, fill_in
 from lib.run.origin import Digests
 from tests.running import LOADED_HERE, NETWORK, SCALES, error_line, place
@@ -73,7 +73,7 @@ def test_classes_count_alike_and_unknown_ones_are_left_out():
 
 def test_pairs_take_all_classes_in_turn_and_the_background_lacks_the_class(toy):
     dataset = InferSet(get_spec(str(toy)), 'train')
-    pairs = draw_pairs(dataset)
+    pairs = list(read_pairs(dataset))
     shown = [key for key in range(dataset.spec.num_fg) if 0 < dataset.labels[:, key].sum() < len(dataset)]
     assert {pair.key for pair in pairs} == set(shown)
     for pair in pairs:
@@ -82,8 +82,10 @@ def test_pairs_take_all_classes_in_turn_and_the_background_lacks_the_class(toy):
                 and dataset[index]['image'].shape == pair.background.shape
                 and (dataset[index]['image'] == pair.background).all()]
         assert not same
-    again = draw_pairs(dataset)
-    assert [(pair.index, pair.key) for pair in again] == [(pair.index, pair.key) for pair in pairs]
+    drawn = draw_pairs(dataset.labels)
+    assert [(index, key) for index, key, _ in drawn] == [(pair.index, pair.key) for pair in pairs]
+    with pytest.raises(ValueError, match='add images without it'):
+        draw_pairs(np.ones((5, 2)))
 
 
 @pytest.mark.parametrize('score', [0.1, 0.25, 0.5, 0.7])
@@ -109,7 +111,7 @@ def test_auto_is_filled_in_from_the_run_and_refused_for_another_network(tmp_path
     args = Namespace(folder=tmp_path, dataset='my.json', run='my', alpha='auto', seed_alphas='auto', other='auto')
     with pytest.raises(FileNotFoundError, match='--alpha is auto: choose with python -m lib.choose --dataset my.json'):
         fill_in(args, digests, ['alpha', 'seed_alphas'])
-    record = {'network': digests(tmp_path / 'cam/model.pth'), 'background_score': 0.5, 'alpha': 1.0,
+    record = {'origin': {'network': digests(tmp_path / 'cam/model.pth')}, 'background_score': 0.5, 'alpha': 1.0,
               'seed_alphas': [0.6, 4.8]}
     (tmp_path / FILE).write_text(json.dumps(record))
     fill_in(args, digests, ['alpha', 'seed_alphas'])
@@ -136,10 +138,14 @@ def test_a_run_chooses_once_and_recommends(toy, run_folder, tmp_path, capsys):
     assert '--alpha is auto: choose with python -m lib.choose' in line
     choose.main([*common, *SCALES])
     record = json.loads((exp / 'toy' / FILE).read_text())
-    assert 0.1 <= record['background_score'] <= 0.85 and record['alpha'] == alpha_of(record['background_score'])
+    assert 0.1 <= record['background_score'] <= 0.9 and record['alpha'] == alpha_of(record['background_score'])
     capsys.readouterr()
     choose.main([*common, *SCALES])
     assert 'chosen before' in capsys.readouterr().out
+    choose.main([*common, '--scales', '1'])
+    assert 'chosen before' not in capsys.readouterr().out, 'other CAMs'
+    choose.main([*common, *SCALES])
+    capsys.readouterr()
 
     # The stages take the values, and their files carry them.
     infer_aff.main([*common, '--alpha', 'auto', '--fresh', '--split', 'val'])
@@ -156,10 +162,17 @@ def test_a_run_chooses_once_and_recommends(toy, run_folder, tmp_path, capsys):
     capsys.readouterr()
     evaluation.main([*place(toy, exp), '--table'])
     assert 'Recommended: ' in capsys.readouterr().out
+    recommend.main(common)
+    assert 'measured before' in capsys.readouterr().out
+    files = json.loads((exp / 'toy' / RECOMMENDED).read_text())['files']
+    walks = [exp / 'toy' / name for name in files if 'walk' in name]
+    walks[0].write_bytes(walks[0].read_bytes() + b'changed')
+    evaluation.main([*place(toy, exp), '--table'])
+    assert 'Recommended: ' not in capsys.readouterr().out, 'labels have changed'
 
 
 @pytest.mark.parametrize('walk, seg, expected', [(2.4, 2.3, 'seg'), (2.9, 1.0, 'walk'), (1.0, 1.5, 'cam'),
-                                                 (1.0, 2.2, 'seg'), (0.0, 0.0, 'cam')])
+                                                 (1.0, 2.3, 'seg'), (0.0, 0.0, 'cam')])
 def test_the_last_stage_that_is_not_clearly_worse_is_recommended(walk, seg, expected):
     assert recommend.recommended({'cam': 2.5, 'walk': walk, 'seg': seg}) == expected
 

@@ -1,8 +1,5 @@
 """Which device a process takes, the dtype that its network computes in."""
 import contextlib
-import platform
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -148,27 +145,3 @@ def test_weights_of_a_wrapped_network_have_its_own_names(tmp_path):
     other = nn.Linear(2, 2)
     load_network(other, tmp_path / 'model.pth')
     assert torch.equal(other.weight, network.weight)
-
-
-COUNT_FAULTS = """
-import resource, torch
-from lib.run.device import pick_device
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(16_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-first = faults()
-pick_device('cpu')
-faults()
-print(first, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='other C libraries are left as they are')
-def test_on_a_cpu_freed_memory_is_used_again():
-    done = subprocess.run([sys.executable, '-c', COUNT_FAULTS], capture_output=True, text=True, check=True)
-    before, after = map(int, done.stdout.split())
-    assert after < before / 10

@@ -74,7 +74,7 @@ def test_threshold_is_the_newest_best_of_the_split_else_what_the_run_chose(tmp_p
     assert rows.best_threshold(scores, 'val', tmp_path) == 0.33
     assert rows.best_threshold(scores, 'train', tmp_path) == 0.4
     assert rows.best_threshold(scores, 'test', tmp_path) == rows.best_threshold([], 'val', tmp_path) == 0.25
-    write_json(tmp_path / 'cam/background.json', {'network': '', 'background_score': 0.6, 'alpha': 0.557,
+    write_json(tmp_path / 'cam/background.json', {'origin': {'network': ''}, 'background_score': 0.6, 'alpha': 0.557,
                                                   'seed_alphas': [0.41, 3.376]})
     assert rows.best_threshold(scores, 'val', tmp_path) == 0.33 and rows.best_threshold([], 'val', tmp_path) == 0.6
 

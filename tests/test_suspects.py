@@ -142,9 +142,8 @@ def test_corrupt_images_are_left_out(words, tmp_path, capsys):
 def test_without_a_run_backbone_and_weights_are_named(words, colours, tmp_path, capsys):
     other = (*place(colours, tmp_path / 'exp', 'new'), *NETWORK, *LOADED_HERE)
     line = error_line(suspects.main, other, capsys)
-    assert 'new/cam/args.json does not exist; train the CAM network first, or name --backbone and --weights' in line
-    assert 'go together' in error_line(suspects.main, (*other, '--backbone', 'resnet38d'), capsys)
-    given = (*other, '--backbone', 'resnet38d', '--weights')
+    assert 'new/cam/args.json does not exist; train the CAM network first, or give --imagenet' in line
+    given = (*other, '--imagenet', 'resnet38d')
     suspects.main([*given, 'none'])
     assert 'random features (--weights none) know nothing' in capsys.readouterr().out
     suspects.main([*given, str(tmp_path / 'weights.pth'), '--dry-run'])

@@ -49,7 +49,8 @@ class LowHigh(argparse.Action):
             setattr(namespace, self.dest, AUTO)
             return
         if len(values) != 2 or AUTO in values:
-            raise argparse.ArgumentError(self, 'expected two numbers, or auto')
+            given = ' '.join(map(str, values))
+            raise argparse.ArgumentError(self, f'{given} is not accepted; expected two numbers, or auto')
         low, high = values
         if low > high or self.strict and low == high:
             raise argparse.ArgumentError(self, f'{low:g} {high:g} is not accepted; expected the lower number first'

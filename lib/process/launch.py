@@ -15,6 +15,8 @@ from functools import partial
 
 from lib.process.ending import CAUGHT, EXIT_STATUS, Signals, Stopped, end_with_parent
 
+# Freed memory stays in a process (glibc): a sixth of the time of CAM inference on a CPU.
+KEEP_MEMORY = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '2000000000'}
 RESUMES = 'the same command resumes'
 
 
@@ -26,9 +28,13 @@ def run(command: Sequence[str], name: str) -> int:
         KeyboardInterrupt: after a second Ctrl-C, which kills it.
     """
     # A process group of its own, so that Ctrl-C reaches it once, through this process.
-    child = subprocess.Popen(command, process_group=0,
-                             preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()))
-    with Signals(pass_on=child.terminate) as signals:
+    children = []
+    with Signals(pass_on=lambda: [child.terminate() for child in children]) as signals:
+        child = subprocess.Popen(command, process_group=0, env={**KEEP_MEMORY, **os.environ},
+                                 preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()))
+        children.append(child)
+        if signals.caught:
+            child.terminate()
         try:
             status = child.wait()
         except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from queue import SimpleQueue
+from threading import Timer
 from typing import Any, BinaryIO
 
 import cv2
@@ -24,6 +25,7 @@ import cv2
 from lib.process.ending import AGAIN, CAUGHT, end_with_parent
 
 AHEAD = 4           # tasks per worker that are submitted at a time
+GRACE = 15          # seconds that running tasks have to finish after an error
 # Elsewhere than on Linux system libraries crash in forked processes.
 Process = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn').Process
 KILLED = ('a worker process was killed, probably because memory ran out; free memory or use fewer processes '
@@ -91,10 +93,15 @@ class Pool:
         return results
 
     def close(self) -> None:
-        """End the processes once the tasks that run are finished; the others are cancelled."""
+        """End the processes; tasks that run have GRACE seconds to finish, the others are cancelled."""
+        timer = Timer(GRACE, self.kill)
+        timer.daemon = True
+        with _signals_blocked():
+            timer.start()
         try:
             self.threads.shutdown(cancel_futures=True)
         finally:
+            timer.cancel()
             self.kill()
             atexit.unregister(self.kill)
 

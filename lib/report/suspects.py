@@ -41,7 +41,7 @@ def read_suspects(path: Path) -> list[Suspect]:
             head, *rows = csv.reader(file)
         suspects = [Suspect(image, name, int(given), float(score), verdict)
                     for image, name, given, score, verdict in rows]
-    except ValueError:
+    except (ValueError, csv.Error):
         head = None
     if head != HEAD:
         raise ValueError(f'{path} is not as python -m lib.suspects writes it; move or rename it')

@@ -12,7 +12,7 @@ from lib.run.table import STAGE_NAMES, aligned
 
 FILE = Path('cam/background.json')
 RECOMMENDED = 'recommended.json'
-CHOSEN = {'network': str, 'background_score': float, 'alpha': float, 'seed_alphas': [float]}
+CHOSEN = {'origin': {'network': str}, 'background_score': float, 'alpha': float, 'seed_alphas': [float]}
 
 
 def alpha_of(score: float) -> float:
@@ -24,14 +24,22 @@ def alpha_of(score: float) -> float:
 
 
 def chosen_score(folder: Path, otherwise: float) -> float:
-    """The background score that was chosen for the run in a folder, or another if none was."""
-    return read_json(folder / FILE, CHOSEN)['background_score'] if (folder / FILE).exists() else otherwise
+    """The background score that was chosen for the CAM network of a run's folder, or another if none was."""
+    file, network = folder / FILE, folder / 'cam' / 'model.pth'
+    if not file.exists():
+        return otherwise
+    chosen, digest = read_json(file, CHOSEN), Digests(folder / '.digests.json')(network)
+    return chosen['background_score'] if digest in ('', chosen['origin']['network']) else otherwise
 
 
 def read_recommended(folder: Path) -> dict | None:
-    """The recommendation in a run's folder; None if there is none."""
-    file = folder / RECOMMENDED
-    return read_json(file, {'recommended': str, 'split': str, 'stages': {str: {str: float}}}) if file.exists() else None
+    """The recommendation in a run's folder; None if there is none, or labels have been made anew since."""
+    file, digests = folder / RECOMMENDED, Digests(folder / '.digests.json')
+    if not file.exists():
+        return None
+    record = read_json(file, {'recommended': str, 'split': str, 'stages': {str: {str: float}}, 'files': {str: str}})
+    current = digests.of(folder / name for name in record['files'])
+    return record if current == [*record['files'].values()] else None
 
 
 def recommended_rows(record: dict) -> list[list]:
@@ -56,21 +64,26 @@ def advice(record: dict) -> str:
     return f'Recommended: {STAGE_NAMES[chosen]}{rest}.'
 
 
-def fill_in(args: argparse.Namespace, digests: Digests, needed: Sequence[str]) -> None:
-    """Replace the needed settings that are `auto` by what was chosen for the run's CAM network, in place.
+def fill_in(args: argparse.Namespace, digests: Digests, needed: Sequence[str], network: Path | None = None) -> None:
+    """Replace the needed settings that are `auto` by what was chosen for a CAM network, in place.
+
+    Args:
+        args, digests: of the script.
+        needed: names of settings.
+        network: the file that makes the CAMs; the default is that of the run.
 
     Raises:
         FileNotFoundError, ValueError: if nothing was chosen, or for another network; says how to choose.
     """
     if not (wanted := [name for name in needed if getattr(args, name) == AUTO]):
         return
-    flag = '--' + wanted[0].replace('_', '-')
-    remedy = (f'choose with python -m lib.choose --dataset {quote(args.dataset)} --run {quote(args.run)}, or give '
-              f'{flag} a value')
-    file, network = args.folder / FILE, args.folder / 'cam' / 'model.pth'
-    chosen = read_json(file, CHOSEN, f'{flag} is auto: {remedy}')
-    if network.exists() and digests(network) != chosen['network']:
-        raise ValueError(f'{file} was chosen for another network than {network}; {remedy}')
+    flag, network = '--' + wanted[0].replace('_', '-'), network or args.folder / 'cam' / 'model.pth'
+    other = '' if network == args.folder / 'cam' / 'model.pth' else f' --checkpoint {quote(str(network))}'
+    remedy = (f'choose with python -m lib.choose --dataset {quote(args.dataset)} --run {quote(args.run)}{other}, or '
+              f'give {flag} a value')
+    chosen = read_json(args.folder / FILE, CHOSEN, f'{flag} is auto: {remedy}')
+    if network.exists() and digests(network) != chosen['origin']['network']:
+        raise ValueError(f'{args.folder / FILE} was chosen for another network than {network}; {remedy}')
     for name in wanted:
         value = chosen[name]
         setattr(args, name, tuple(value) if isinstance(value, list) else value)

@@ -1,6 +1,5 @@
 """Where a network runs: device, mixed precision, and the processes that train it together."""
 import contextlib
-import ctypes
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f'--device {name} is unknown; use auto, cpu, cuda or cuda:N')
     device = torch.device(name)
     if device.type == 'cpu':
-        keep_memory()
         return device
     count, (_, world, local, srun) = torch.cuda.device_count(), ranks.place()
     if world == 1:
@@ -42,17 +40,6 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f'process {local} of this machine sees {count} GPUs; start as many processes as there are '
                          'GPUs, or use --device cpu')
     return torch.device('cuda', local)
-
-
-def keep_memory() -> None:
-    """Let the process keep the memory that it frees; otherwise large tensors are mapped and cleared anew in each step.
-
-    The numbers are glibc's M_MMAP_MAX and M_TRIM_THRESHOLD; other C libraries are left as they are.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 0)
-        libc.mallopt(-1, 2 ** 31 - 1)
 
 
 def resolve_amp(name: str, device: torch.device) -> str:

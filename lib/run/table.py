@@ -126,10 +126,13 @@ def _best(result: Mapping) -> str | None:
 def row_name(record: Mapping, result: Mapping, at: bool = False) -> str:
     """Name of a row: of the best threshold without the threshold, unless `at`."""
     best = _best(result)
-    return STAGE_NAMES[record['what']] + (_at(result) if at or not best else '') + (f', {best}' if best else '')
+    return STAGE_NAMES[record['what']] + (_at(result, at) if at or not best else '') + (f', {best}' if best else '')
 
 
-def _at(result: Mapping) -> str:
+def _at(result: Mapping, number: bool = True) -> str:
+    """At which threshold or strength a result is; without `number` a chosen score is named so, as it differs by run."""
     if 'alpha' in result:
         return f', alpha {result["alpha"]:g}'
+    if result.get('chosen') and not number:
+        return ' at the chosen score'
     return f' at {result["threshold"]:.2f}' if 'threshold' in result else ''
