@@ -54,8 +54,8 @@ def logistic_regression(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 def label_errors(probs: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
     """The entries that look like those of the other label, beginning with the most certain.
 
-    A label that is given is likely wrong if its probability is no higher than the mean over the images without it. One
-    that is not given is likely missing if its probability is no lower than the mean over the images that have it, and
+    A label that is given is likely wrong if its probability does not exceed the mean over the images without it. One
+    that is not given is likely missing if its probability is at least the mean over the images that have it, and
     at least 0.5. Both within SLACK, since the means of a class that is easy to tell are close to 0 and 1.
 
     Args:

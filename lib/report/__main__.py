@@ -31,7 +31,7 @@ from lib.report.examples import DEFAULT_THRESHOLD, best_threshold, image_groups
 from lib.report.plots import loss_plot, threshold_plot
 from lib.report.suspects import FILE as SUSPECTS
 from lib.report.suspects import suspect_images
-from lib.run.chosen import advice, read_recommended, recommended_rows
+from lib.run.chosen import advice, chosen_score, read_recommended, recommended_rows
 from lib.run.options import base_parser, resolve
 from lib.run.record import METRICS, read_scores
 from lib.run.several import are_several, compare
@@ -169,6 +169,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},
              'backbone': trained.environment.get('args', {}).get('backbone', 'resnet38d'),
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
+    fixed = args.background_score or chosen_score(args.folder, DEFAULT_THRESHOLD)
     checks = check_classes(spec, split, args.folder)
     checks = [check for check in checks if (check.precision, check.covered) != (None, None)]
     if recommended := read_recommended(args.folder):
@@ -178,7 +179,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
                   model=shlex.quote(str(model)) if model.exists() else '', facts=facts,
                   scores=score_sections(scores, split), recommended=recommended,
                   suspects=suspect_images(spec, args.folder / SUSPECTS),
-                  plots=draw_plots(stages, scores, args.background_score or DEFAULT_THRESHOLD),
+                  plots=draw_plots(stages, scores, fixed),
                   groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
                   colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})
 
