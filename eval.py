@@ -1,6 +1,6 @@
 """Score CAMs, pseudo-labels or segmentations against ground truth: mIoU and contour F.
 
-    python eval.py --what cam  --split train     mIoU over background thresholds, contour F at a fixed one and at the best
+    python eval.py --what cam  --split train     mIoU over background thresholds, contour F at a fixed one and the best
     python eval.py --what cam-crf --split val    the labels of the CRF seeds, of both strengths
     python eval.py --what walk --split val
     python eval.py --what seg  --split val --protocol strict
