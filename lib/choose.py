@@ -91,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     # Choose.
     found = measure_scores(dataset, inference, tuple(args.scales))
     if found is None:
-        print(f'warning: the CAM network knows no class: none scores higher where it is shown; {FALLBACK} is used')
+        print('warning: nothing to choose by: all images show each class, or none scores higher where it is shown; add '
+              f'images without it, or train longer; {FALLBACK} is used')
     score = FALLBACK if found is None else best_score(found.localisation)
     curve = {} if found is None else {'scores': SCORES.tolist(),
                                       **{name: values.round(4).tolist() for name, values in found._asdict().items()}}

@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
             used += paths
     if (found := summary(gains)) is None:
         (args.folder / RECOMMENDED).unlink(missing_ok=True)
-        print('nothing can be recommended: the CAM network knows no class of the images that all stages have labels of')
+        print('nothing can be recommended: all images show each class, or the CAM network knows no class of the images '
+              'that all stages have labels of')
         return
 
     chosen = recommended(dict(zip(stages, found.localisation.tolist())))

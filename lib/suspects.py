@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.cams import add_views
 from lib.data.datasets import InferSet
 from lib.data.loading import single_images
 from lib.data.registry import get_spec
@@ -30,7 +31,6 @@ from lib.report.suspects import FILE, MISSING, WRONG, Suspect, read_suspects, wr
 from lib.run import device as devices
 from lib.run.options import add_device_flags, base_parser, resolve
 from lib.trust import CHANCE, average_precision
-from tool.imutils import Norm, fitting_size, normalise, resize_bicubic
 from tool.labelerrors import label_errors, out_of_fold_probs
 
 TRAINED = {'backbone': str, 'weights': str, 'width': float}     # in args.json of CAM training
@@ -78,30 +78,23 @@ def imagenet_features(args: argparse.Namespace) -> Pooled | None:
     return Pooled(backbone)
 
 
-def as_input(sample: dict, norm: Norm, size_step: int | None) -> dict:
-    """An image's 'name' and 'input' float32 [1, 3, h, w]; norm and size_step are the backbone's."""
-    size = fitting_size(*sample['image'].shape[:2], size_step)
-    return {'name': sample['name'], 'input': normalise(resize_bicubic(sample['image'], *size), norm)[None]}
-
-
 @torch.inference_mode()
 def read_features(args: argparse.Namespace, dataset: InferSet, network: Inference) -> dict[str, np.ndarray]:
     """Features [D] by name of the image; with --on-corrupt skip, corrupt images are left out and named."""
     backbone, features = network.network.backbone, {}
-    prepare = partial(as_input, norm=backbone.norm, size_step=backbone.size_step)
+    prepare = partial(add_views, scales=(1,), norm=backbone.norm, size_step=backbone.size_step)
     for sample in progress(single_images(dataset, min(args.workers, 1), prepare, args.on_corrupt), 'features'):
         if 'skipped' in sample:
             print(f'left out, corrupt: {sample["skipped"]}')
             continue
-        images = torch.from_numpy(sample['input']).to(network.device)
+        images = torch.from_numpy(sample['views'][0])[None].to(network.device)
         features[sample['name']] = network(sample['name'], lambda run, images=images: run(images))[0].cpu().numpy()
     return features
 
 
 def find_suspects(features: dict[str, np.ndarray], labels: np.ndarray, classes: Sequence[str],
                   folds: int) -> list[Suspect]:
-    """The suspicious entries of a label table [N, K]; prints which classes cannot be judged.
-    """
+    """The suspicious entries of a label table [N, K]; prints which classes cannot be judged."""
     names, few = list(features), np.minimum(labels.sum(0), (1 - labels).sum(0)) < folds
     probs = np.zeros(labels.shape, np.float32)
     if not few.all():

@@ -84,8 +84,7 @@ def test_pairs_take_all_classes_in_turn_and_the_background_lacks_the_class(toy):
         assert not same
     drawn = draw_pairs(dataset.labels)
     assert [(index, key) for index, key, _ in drawn] == [(pair.index, pair.key) for pair in pairs]
-    with pytest.raises(ValueError, match='add images without it'):
-        draw_pairs(np.ones((5, 2)))
+    assert draw_pairs(np.ones((5, 2))) == [] == draw_pairs(np.zeros((5, 2)))
 
 
 @pytest.mark.parametrize('score', [0.1, 0.25, 0.5, 0.7])
@@ -186,3 +185,18 @@ def test_labels_that_flood_an_image_or_lose_the_object_localise_worse(red):
     found = summary({0: [measure(RedNetwork(), 'a', pair_of(red), np.stack([good, flooded, part]))]})
     stages = dict(zip(('cam', 'walk', 'seg'), found.localisation))
     assert recommend.recommended(stages) == 'cam'
+
+
+def test_a_set_whose_images_all_show_the_class_goes_on_with_a_warning(toy, run_folder, tmp_path, capsys):
+    exp, lists = tmp_path / 'exp', tmp_path / 'lists'
+    shutil.copytree(run_folder, exp / 'toy')
+    shutil.copytree(toy.parent / 'lists', lists)
+    spec = get_spec(str(toy))
+    names = [sample.name for split in ('train', 'val') for sample in spec.samples(split)]
+    (lists / 'labels.txt').write_text(''.join('\t'.join([name, *spec.classes]) + '\n' for name in names))
+    common = (*place(toy, exp), *LOADED_HERE, *NETWORK, '--lists', str(lists))
+    choose.main([*common, *SCALES])
+    assert 'warning: nothing to choose by' in capsys.readouterr().out
+    assert json.loads((exp / 'toy' / FILE).read_text())['background_score'] == choose.FALLBACK
+    recommend.main(common)
+    assert 'nothing can be recommended' in capsys.readouterr().out and not (exp / 'toy' / RECOMMENDED).exists()
