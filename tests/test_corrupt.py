@@ -18,7 +18,6 @@ import infer_seg
 import train_aff
 import train_cam_voc
 import train_seg
-from lib import panel
 from lib.data import corrupt
 from lib.data.affinity import AffTrainSet
 from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet
@@ -92,7 +91,7 @@ def stages(data, exp):
             (train_seg, (*TRAINING, *HEAD, *training)),
             *((infer_seg, (*common, *NETWORK, *HEAD, *SCALES, *words)) for _, words in infer),
             *((evaluation, (*common, '--what', what, *words)) for what in ('cam', 'walk', 'seg') for _, words in infer),
-            (report, common), (panel, (*common, '--out', str(exp / 'panel.png')))]
+            (report, common)]
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +123,7 @@ def test_scores_say_how_many_were_left_out(finished, spoilt, capsys):
 def test_without_the_flag_every_stage_names_the_file_and_the_flag(finished, spoilt, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / 'exp')
     for script, words in stages(spoilt, tmp_path / 'exp'):
-        if script in (report, panel):
+        if script is report:
             continue
         line = refusal(script, words, capsys)
         assert 'leave it out with --on-corrupt skip' in line, (script, line)

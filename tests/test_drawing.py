@@ -1,7 +1,6 @@
 import numpy as np
-import pytest
 
-from tool.drawing import blend, boxed, grey, heat, legend, magnified, side_by_side, stacked, titled
+from tool.drawing import blend, grey, heat, legend, magnified, side_by_side, stacked
 
 PALETTE = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
 
@@ -30,26 +29,6 @@ def test_grey_clips_and_magnified_repeats_pixels():
     assert magnified(np.zeros((2, 3), np.uint8), 8).shape == (16, 24)
 
 
-@pytest.mark.parametrize('height, width', [(10, 30), (30, 10), (200, 60), (1, 1), (500, 9)])
-def test_boxed_keeps_proportions_and_centres(height, width):
-    box = boxed(plain(height, width, 0), 40, 60)
-    assert box.shape == (40, 60, 3)
-    rows, columns = np.flatnonzero((box == 0).any((1, 2))), np.flatnonzero((box == 0).any((0, 2)))
-    assert abs((rows[0] + rows[-1]) - 39) <= 1 and abs((columns[0] + columns[-1]) - 59) <= 1
-    assert len(rows) == 40 or len(columns) == 60
-    assert abs(len(rows) * width - len(columns) * height) <= max(height, width)
-
-
-def test_title_stands_above_the_picture():
-    picture = titled(plain(5, 80), 'CAM')
-    assert picture.shape[1] == 80 and (picture[-5:] == 100).all()
-    assert (picture[:-5] < 128).any() and (picture[0] == 255).all()
-
-
-def test_title_wider_than_the_picture_is_cut_off_at_the_right():
-    assert titled(plain(5, 10), 'segmentation').shape[1] == 10
-
-
 def test_legend_wraps_to_the_width_and_shows_every_colour():
     colours = {f'class {number}': (number, 0, 250) for number in range(8)}
     narrow, wide = legend(colours, 150), legend(colours, 2000)
@@ -63,7 +42,7 @@ def test_legend_of_nothing_is_blank():
     assert (legend({}, 50) == 255).all()
 
 
-def test_panels_join_with_gaps():
+def test_images_join_with_gaps():
     assert side_by_side([plain(4, 5), plain(4, 6)], gap=2).shape == (4, 13, 3)
     sheet = stacked([plain(4, 5), plain(3, 9)], gap=2)
     assert sheet.shape == (9, 9, 3) and (sheet[:4, 5:] == 255).all() and (sheet[4:6] == 255).all()

@@ -9,7 +9,6 @@ from PIL import Image
 
 import voc12.prepare
 from benchmarks import compare
-from lib import panel
 from lib.data import toy
 from lib.data.registry import read_spec
 from lib.files.outpaths import image_mark, refuse_foreign, refuse_inputs, write_lists
@@ -47,7 +46,6 @@ def commands(home, run_folder, toy, tree, monkeypatch):  # noqa: F811
     words = {'lib.own': (own.main, home / 'photos', home / 'labels.json', '--out'),
              'lib.data.toy': (make_toy, '--out'),
              'lib.report': (report.main, *run, '--count', '3', '--out'),
-             'lib.panel': (panel.main, *run, '--count', '1', '--out'),
              'voc12.prepare': (voc12.prepare.main, '--data-root', tree, '--lists'),
              'benchmarks/compare.py': (compare.main, '--device', 'cpu', '--parts', 'walk', '--json')}
     return {name: lambda out, main=main, words=words: scripted(main, [*map(str, words), str(out)])
@@ -83,7 +81,6 @@ def contents(folder):
     ('lib.data.toy', 'out', 'out/lists/train.txt', 'a\nb\n'),
     ('lib.report', 'index.html', 'index.html', PAGE),
     ('lib.report', 'labels.json', 'labels.json', None),
-    ('lib.panel', 'photos/a.png', 'photos/a.png', None),
     ('voc12.prepare', 'out', 'out/train_aug.txt', 'mine\n'),
     ('voc12.prepare', 'out', 'out/labels.txt', 'mine\tcat\n'),
     ('voc12.prepare', 'VOC2012/ImageSets/Segmentation', 'VOC2012/ImageSets/Segmentation/train.txt', None),
@@ -108,8 +105,7 @@ def test_a_file_that_the_command_did_not_write_stays_and_is_named(commands, home
 
 @pytest.mark.parametrize('command, out', [
     ('lib.own', 'out/my.json'), ('lib.own', 'photos/my.json'), ('lib.data.toy', 'out'),
-    ('lib.report', 'out/page.html'), ('lib.panel', 'out/panel.png'), ('lib.panel', 'out/panel.jpg'),
-    ('voc12.prepare', 'out'), ('benchmarks/compare.py', 'out.json')])
+    ('lib.report', 'out/page.html'), ('voc12.prepare', 'out'), ('benchmarks/compare.py', 'out.json')])
 def test_a_second_call_replaces_its_own_output_and_nothing_else(commands, home, command, out):
     before = contents(home)
     assert commands[command](home / out) == 0
@@ -141,9 +137,9 @@ def test_an_output_that_is_an_input_is_refused_in_any_spelling(tmp_path, spellin
 def test_an_image_says_who_made_it(tmp_path, ending):
     image = Image.new('RGB', (4, 4))
     image.save(tmp_path / f'plain{ending}')
-    image.save(tmp_path / f'ours{ending}', **image_mark('lib.panel'))
-    refuse_foreign(tmp_path / f'ours{ending}', 'lib.panel')
-    for name, maker in (('ours', 'lib.report'), ('plain', 'lib.panel')):
+    image.save(tmp_path / f'ours{ending}', **image_mark('infer_seg'))
+    refuse_foreign(tmp_path / f'ours{ending}', 'infer_seg')
+    for name, maker in (('ours', 'lib.report'), ('plain', 'infer_seg')):
         with pytest.raises(ValueError, match=f'{name}.* was not written by python -m {maker}'):
             refuse_foreign(tmp_path / f'{name}{ending}', maker)
 

@@ -78,7 +78,7 @@ def test_every_number_of_every_command_is_in_range_or_refused_in_one_line(module
 
 
 def test_the_commands_are_all_there():
-    assert {'infer_cam', 'eval', 'lib.report', 'lib.panel', 'lib.own', 'lib.data.toy', 'coco.prepare',
+    assert {'infer_cam', 'eval', 'lib.report', 'lib.own', 'lib.data.toy', 'coco.prepare',
             'coco.config', 'voc12.config', 'examples.add_on'} <= set(MODULES)
 
 

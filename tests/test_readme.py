@@ -27,7 +27,7 @@ from tool.probutils import fsl_loss, isl_loss
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'docs').glob('*.md'))
 PAGES = ['README.md', *DOCS]
-SCRIPTS = ('train_cam_voc', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval', 'lib.panel',
+SCRIPTS = ('train_cam_voc', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infer_seg', 'eval',
            'lib.report.__main__', 'lib.own.__main__', 'lib.export', 'lib.suspects', 'lib.data.toy',
            'benchmarks.compare')
 DRIVERS = {'./run_voc.sh': 'voc12', './run_coco.sh': 'coco', './run_demo.sh': 'demo', './run_own.sh': 'own'}

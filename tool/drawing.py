@@ -1,9 +1,9 @@
-"""Visualisations: label maps and heat maps over images, panels of several images, legends."""
+"""Visualisations: label maps and heat maps over images, images side by side, legends."""
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 INK = (40, 40, 40)
 TEXT_SIZE = 14
@@ -40,23 +40,6 @@ def grey(values: np.ndarray) -> np.ndarray:
 def magnified(image: np.ndarray, factor: int) -> np.ndarray:
     """Every pixel of [H, W, ...] as a square of factor x factor pixels."""
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def boxed(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image uint8 [H, W, 3] resized to fit, aspect ratio kept, centred in a white box [height, width, 3]."""
-    return np.array(ImageOps.pad(Image.fromarray(image), (width, height), Image.Resampling.BILINEAR, 'white'))
-
-
-def titled(image: np.ndarray, title: str) -> np.ndarray:
-    """An image uint8 [H, W, 3] below its title, which may have several lines; the width stays."""
-    font = ImageFont.load_default(TEXT_SIZE)
-    lines = title.split('\n')
-    strip = Image.new('RGB', (image.shape[1], (TEXT_SIZE + 4) * len(lines)), 'white')
-    pen = ImageDraw.Draw(strip)
-    for number, line in enumerate(lines):
-        left = (strip.width - pen.textlength(line, font)) / 2
-        pen.text((max(0, left), (TEXT_SIZE + 4) * number), line, INK, font)
-    return np.concatenate([np.asarray(strip), image])
 
 
 def legend(colours: Mapping[str, Sequence[int]], width: int) -> np.ndarray:

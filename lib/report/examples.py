@@ -1,4 +1,4 @@
-"""What a run made of single images, drawn side by side for the panel and the report; which images a report shows."""
+"""What a run made of single images, laid over them; which images a report shows."""
 import base64
 import io
 from collections.abc import Mapping, Sequence

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import panel
 from lib.data.labelio import write_maps, write_seeds
+from lib.data.registry import read_spec
 from lib.data.toy import write_set
 from lib.files.dataspec import Sample
-from lib.files.imageio import write_label_png
+from lib.files.imageio import read_image, write_label_png
 from lib.files.jsonfile import write_json
 from lib.report import examples as rows
 
@@ -21,10 +21,12 @@ def toy(tmp_path_factory):
     return out
 
 
-def draw(toy, exp, capsys, *words):
-    """Columns that were shown, and the file."""
-    panel.main(['--dataset', str(toy / 'dataset.json'), '--exp', str(exp), '--out', str(exp / 'out/panel.png'), *words])
-    return capsys.readouterr().out.strip().rpartition(': ')[2].split(', '), exp / 'out/panel.png'
+def columns_of(toy, exp, name):
+    """Titles of what a run holds for an image."""
+    spec = read_spec(toy)
+    sample = next(sample for sample in spec.samples('val') if sample.name == name)
+    outputs = rows.read_outputs(sample, spec, 'val', exp / 'toy', [0.25])
+    return [*rows.draw_row(sample, read_image(sample.image), outputs)]
 
 
 def image_size(toy, name):
@@ -38,27 +40,15 @@ def write_cam(toy, exp, name, split='val'):
     return maps
 
 
-def test_every_output_that_is_there_gets_a_column(toy, tmp_path, capsys):
+def test_every_output_that_is_there_gets_a_column(toy, tmp_path):
     name = 'val_00001'
     maps = write_cam(toy, tmp_path, name)
-    assert draw(toy, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM at 0.25', 'ground truth']
+    assert columns_of(toy, tmp_path, name) == ['image', 'CAM', 'CAM at 0.25', 'ground truth']
     scores = np.concatenate([1 - maps.max(0, keepdims=True), maps])
     write_seeds(tmp_path / f'toy/labels/val/seeds/{name}.npz', [0, 3], {1.0: scores, 24.0: scores})
     for folder in ('labels/val/walk', 'results/val'):
         write_label_png(tmp_path / f'toy/{folder}/{name}.png', maps.argmax(0))
-    assert draw(toy, tmp_path, capsys)[0] == [column.format(0.25) for column in rows.COLUMNS]
-    shown, path = draw(toy, tmp_path, capsys, '--thin-out', '--count', '2')
-    assert shown == ['image', 'CAM at 0.25', 'random walk', 'segmentation', 'ground truth']
-    assert np.asarray(Image.open(path)).ndim == 3
-
-
-def test_count_and_cell_decide_the_size(toy, tmp_path, capsys):
-    for index in range(5):
-        write_cam(toy, tmp_path, f'val_{index:05d}')
-    sizes = [Image.open(draw(toy, tmp_path, capsys, '--count', str(count), '--cell', str(cell))[1]).size
-             for count, cell in ((1, 64), (4, 64), (1, 128))]
-    assert sizes[0][0] == sizes[1][0] == 4 * 64 + 3 * 4 and sizes[1][1] > sizes[0][1] + 3 * 40
-    assert sizes[2][0] == 4 * 128 + 3 * 4
+    assert columns_of(toy, tmp_path, name) == [column.format(0.25) for column in rows.COLUMNS]
 
 
 def test_images_are_evenly_spaced_over_the_list():
@@ -87,22 +77,17 @@ def test_seeds_show_what_both_strengths_are_sure_of(tmp_path):
     assert rows.seeds_label(tmp_path / 'a.npz', 9).tolist() == [[4, 255, 0, 0]]
 
 
-def test_output_of_another_size_is_named(toy, tmp_path, capsys):
+def test_output_of_another_size_is_named(toy, tmp_path):
     write_label_png(tmp_path / 'toy/results/val/val_00002.png', np.zeros((5, 7), np.uint8))
     with pytest.raises(ValueError, match='segmentation of val_00002 is 5x7'):
-        draw(toy, tmp_path, capsys)
+        columns_of(toy, tmp_path, 'val_00002')
 
 
-def test_run_without_outputs_is_refused(toy, tmp_path, capsys):
-    with pytest.raises(ValueError, match='nothing for toy val; name the run'):
-        draw(toy, tmp_path, capsys, '--run', 'other')
-
-
-def test_data_set_without_masks_has_no_ground_truth_column(toy, tmp_path, capsys):
+def test_data_set_without_masks_has_no_ground_truth_column(toy, tmp_path):
     bare = tmp_path / 'bare'
     shutil.copytree(toy, bare)
     description = json.loads((bare / 'dataset.json').read_text())
     del description['masks']
     (bare / 'dataset.json').write_text(json.dumps(description))
     write_cam(bare, tmp_path, 'val_00000')
-    assert draw(bare, tmp_path, capsys)[0] == ['image', 'CAM', 'CAM at 0.25']
+    assert columns_of(bare, tmp_path, 'val_00000') == ['image', 'CAM', 'CAM at 0.25']
