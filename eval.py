@@ -25,7 +25,7 @@ from shlex import quote
 import numpy as np
 from tqdm import tqdm
 
-from lib.data.corrupt import unless_corrupt
+from lib.data.corrupt import read_ground_truth
 from lib.data.labelio import read_seeds
 from lib.data.npyio import label_source, read_any_maps
 from lib.data.pairs import LabelPair, label_pairs
@@ -82,7 +82,7 @@ def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, what: str, wanted
     scores, left_out = [Scores(spec.num_classes, protocol) for _, protocol in wanted], []
     curve = Curve(spec.num_classes, wanted[0][1])
     for pair in pairs:
-        truth = unless_corrupt(spec.on_corrupt, read_mask, pair.ground_truth, spec.num_classes, spec.max_side)
+        truth = read_ground_truth(spec, pair.ground_truth)
         if truth is None:
             left_out.append(pair.name)
             continue
@@ -167,8 +167,8 @@ def _point(result: Mapping) -> float | None:
     return result.get('threshold', result.get('alpha'))
 
 
-def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], list[str], Path]:
-    """Predictions and masks of a split, names of corrupt images without predictions, the folder of the predictions.
+def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], Path]:
+    """Predictions and masks of a split, and the folder of the predictions.
 
     Raises:
         FileNotFoundError, ValueError: if one is missing or was made for other classes; says how to make it.
@@ -184,9 +184,9 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
         folder, suffix = args.labels or own, '.npz' if what == 'cam-crf' else '.png'
     remedy = (f'make them with python {script} --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {made_from}{" --export-npy" if args.unpickle else ""}')
-    pairs, corrupt = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
+    pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
     check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)
-    return pairs, corrupt, folder
+    return pairs, folder
 
 
 def print_table(args: argparse.Namespace, spec: DatasetSpec) -> None:
@@ -214,7 +214,7 @@ def main(argv=None):
     if are_several(args.runs):
         raise ValueError(f'--run {" ".join(args.runs)}: several runs are compared with --table; score them one by one')
     split = args.split or spec.val_split
-    pairs, corrupt, folder = find_pairs(args, spec, split)
+    pairs, folder = find_pairs(args, spec, split)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
@@ -239,7 +239,7 @@ def main(argv=None):
     scores = evaluate(args, spec, pairs)
     if chosen and args.what == 'cam':
         scores['results'][0]['chosen'] = True
-    scores['left_out'] = sorted([*corrupt, *scores['left_out']])
+    scores['left_out'] = sorted([*spec.left_out(split), *scores['left_out']])
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
               **scores, **environment(), **origin, 'classes': list(spec.class_names)}
     add_score(file, record)

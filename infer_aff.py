@@ -72,10 +72,8 @@ def check_cams(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, c
     remedy = (f'make them with python infer_cam.py --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {split}{" --export-npy" if args.unpickle else ""}')
     files = [(sample, cams[sample.name]) for sample in dataset.samples]
-    left_out = check_made(spec, files, f'{folder} lacks CAMs of {split}', remedy)
-    kept = [sample for sample in dataset.samples if sample.name not in left_out]
-    images = digests.of(sample.image for sample in kept)
-    check_labels([cams[sample.name] for sample in kept], spec, images, remedy)
+    check_made(spec, files, f'{folder} lacks CAMs of {split}', remedy)
+    check_labels([path for _, path in files], spec, digests.of(dataset.paths), remedy)
 
 
 @torch.inference_mode()

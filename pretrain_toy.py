@@ -111,8 +111,7 @@ def train_parts(args: argparse.Namespace, network: Classifier, whole: CamTrainSe
         steps = len(data) // batch_size * epochs
         optimizer = torch.optim.AdamW([{'params': list(network.parameters()), 'base_lr': args.lr}])
         run = Run(settings, folder / name, network, optimizer, steps, device, origin)
-        batches = training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size),
-                                   args.on_corrupt)
+        batches = training_batches(data, batch_size, steps, args.seed, args.workers, ranks.shares(batch_size))
         train(run, step=make_step(forward, target, loss), batches=batches, lr_factor=partial(one_cycle, total=steps))
 
 

@@ -113,7 +113,7 @@ def main(argv=None):
     step = make_step(args, stage.forward(network))
     no_labels = (f'the seeds in {dataset.seeds_dir} are sure of no two pixels in the first batches: nothing to learn '
                  'from; give infer_cam.py other --seed-alphas')
-    samples = dataset.first(4) if args.picture_every else []
+    samples = [dataset[0, index] for index in range(min(4, len(dataset)))] if args.picture_every else []
     pictures = 'affinity', samples, partial(draw_row, args, network, device)
     stage.train(network, 'aff', step, origin, pictures=pictures, counts=partial(count_pairs, args),
                 no_labels=no_labels)

@@ -106,7 +106,7 @@ def main(argv=None):
     dataset.check()
     steps = args.max_steps
     steps_of(len(dataset), args.batch_size, 1, None, spec.train_split)
-    samples = [(read['image'], read_ground_truth(spec, sample))
+    samples = [(read['image'], read_ground_truth(spec, sample.mask))
                for sample, read in validation_samples(args, spec, with_labels=False)]
     stage = Stage('seg', args, spec, device, dataset, steps)
     stage.check_labels()

@@ -12,7 +12,6 @@ import torch
 
 from lib.cams import add_views
 from lib.data.datasets import InferSet
-from lib.files.imageio import Corrupt
 from lib.inference import Inference
 from lib.process.cli import progress
 from tool.imutils import resize_bicubic
@@ -46,14 +45,9 @@ def draw_pairs(labels: np.ndarray, seed: int = 0) -> list[tuple[int, int, int]]:
 
 
 def read_pairs(dataset: InferSet) -> Iterator[Pair]:
-    """Yield pairs of draw_pairs(), read; those of corrupt images are left out if the data set says so."""
+    """Yield pairs of draw_pairs(), read."""
     for index, key, other in progress(draw_pairs(dataset.labels), 'pasting', 'pair'):
-        try:
-            image, background = dataset[index]['image'], dataset[other]['image']
-        except Corrupt:
-            if dataset.spec.on_corrupt != 'skip':
-                raise
-            continue
+        image, background = dataset[index]['image'], dataset[other]['image']
         yield Pair(index, key, image, resize_bicubic(background, *image.shape[:2]))
 
 

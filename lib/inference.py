@@ -125,7 +125,7 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         if args.dry_run:
             return
         task = make_task(inference.network.backbone)
-        images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare, args.on_corrupt)
+        images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare)
         images = progress(images, outputs[0].folder.name, total=len(work.todo))
         with Signals() as signals:
             computed = ((work.files(sample['name']), *inference(sample['name'], partial(task.compute, sample)))

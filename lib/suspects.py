@@ -80,13 +80,10 @@ def imagenet_features(args: argparse.Namespace) -> Pooled | None:
 
 @torch.inference_mode()
 def read_features(args: argparse.Namespace, dataset: InferSet, network: Inference) -> dict[str, np.ndarray]:
-    """Features [D] by name of the image; with --on-corrupt skip, corrupt images are left out and named."""
+    """Features [D] by name of the image."""
     backbone, features = network.network.backbone, {}
     prepare = partial(add_views, scales=(1,), norm=backbone.norm, size_step=backbone.size_step)
-    for sample in progress(single_images(dataset, min(args.workers, 1), prepare, args.on_corrupt), 'features'):
-        if 'skipped' in sample:
-            print(f'left out, corrupt: {sample["skipped"]}')
-            continue
+    for sample in progress(single_images(dataset, min(args.workers, 1), prepare), 'features'):
         images = torch.from_numpy(sample['views'][0])[None].to(network.device)
         features[sample['name']] = network(sample['name'], lambda run, images=images: run(images))[0].cpu().numpy()
     return features
@@ -124,8 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f'Labels of {len(dataset)} images ({spec.name} {dataset.split}) to {out}')
     if args.dry_run:
         return
-    if not (features := read_features(args, dataset, network)):
-        raise ValueError(f'all {len(dataset)} images are corrupt, {dataset.paths[0]} the first; restore them')
+    features = read_features(args, dataset, network)
     suspects = find_suspects(features, spec.image_labels([*features]), spec.classes, args.folds)
     write_suspects(out, suspects)
     counts = [sum(one.verdict == verdict for one in suspects) for verdict in (WRONG, MISSING)]

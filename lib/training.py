@@ -84,7 +84,7 @@ class Stage:
 
     def check_labels(self) -> None:
         """Make sure that the label files are of this data set's classes and of the images as they are now."""
-        images = self.digests.of(self.dataset.label_images())
+        images = self.digests.of(sample.image for sample, _ in self.dataset.labelled())
         check_labels(self.dataset.label_files(), self.spec, images, self.dataset.remedy())
 
     def origin(self, image_labels: np.ndarray | None = None, **label_files: Sequence[Path]) -> dict:
@@ -118,8 +118,7 @@ class Stage:
         draw = partial(draw_pictures, network, *pictures) if args.picture_every else None
         run = Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
                   no_labels=no_labels, pictures=draw)
-        batches = training_batches(self.dataset, args.batch_size, self.steps, args.seed, args.workers, self.part,
-                                   args.on_corrupt)
+        batches = training_batches(self.dataset, args.batch_size, self.steps, args.seed, args.workers, self.part)
         lr_factor = partial(poly_factor, total=lr_steps or self.steps, power=args.poly_power)
         train(run, step=step, batches=batches, lr_factor=lr_factor)
 
@@ -129,7 +128,8 @@ def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels:
     if not args.picture_every:
         return []
     try:
-        return InferSet(spec, spec.val_split, with_labels=with_labels).first(4)
+        dataset = InferSet(spec, spec.val_split, 4, with_labels)
+        return [*zip(dataset.samples, (dataset[index] for index in range(len(dataset))))]
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f'{error}; --picture-every 0 needs no {spec.val_split} images') from error
 

@@ -1,8 +1,5 @@
 """Samples over any DatasetSpec, for CAM training, segmentation training and inference (affinity.py: AffinityNet).
 
-Where the data set says so (on_corrupt), a corrupt image is not an error, and neither is the absence of what would have
-been made from it.
-
 Training sets are indexed with (epoch, index): every random number of a sample comes from a generator seeded with
 (seed, epoch, index), so neither the number of worker processes nor an interruption changes anything.
 """
@@ -15,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lib.data import augment
-from lib.data.corrupt import check_images, check_made, first_readable, unless_corrupt
+from lib.data.corrupt import check_images, check_made
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from tool.imutils import IMAGENET_NORM, Norm, normalise
@@ -29,8 +26,6 @@ class TrainSet(Dataset):
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm, crop: int, seed: int, limit: int | None):
         self.spec, self.split, self.norm, self.crop, self.seed = spec, split, norm, crop, seed
         self.samples = spec.samples(split)[:limit]
-        self.corrupt = set()                # names of corrupt images, filled by check()
-        self.unlabelled = set()             # names of those among them that have no label files
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -39,16 +34,11 @@ class TrainSet(Dataset):
         epoch, index = key
         return {'name': self.samples[index].name, **self.draw(index, np.random.default_rng((self.seed, epoch, index)))}
 
-    def first(self, count: int) -> list[dict]:
-        """The first samples of epoch 0; where corrupt ones are left out, the next ones replace them."""
-        return first_readable((lambda index=index: self[0, index] for index in range(len(self))), count,
-                              self.spec.on_corrupt)
-
     def check(self) -> None:
         """Check that all images and label files exist."""
-        self.corrupt = check_images(self.spec, self.split, self.samples)
-        if files := self._labelled():
-            self.unlabelled = check_made(self.spec, files, f'{self.split} lacks {self.LABELS}', self.remedy())
+        check_images(self.spec, self.split, self.samples)
+        if files := self.labelled():
+            check_made(self.spec, files, f'{self.split} lacks {self.LABELS}', self.remedy())
 
     def labels_of(self, sample: Sample) -> list[Path]:
         """The label files of a sample."""
@@ -56,15 +46,11 @@ class TrainSet(Dataset):
 
     def label_files(self) -> list[Path]:
         """The label files, in list order."""
-        return [path for _, path in self._labelled()]
+        return [path for _, path in self.labelled()]
 
-    def label_images(self) -> list[Path]:
-        """The images of label_files(), one for each."""
-        return [sample.image for sample, _ in self._labelled()]
-
-    def _labelled(self) -> list[tuple[Sample, Path]]:
-        return [(sample, path) for sample in self.samples if sample.name not in self.unlabelled
-                for path in self.labels_of(sample)]
+    def labelled(self) -> list[tuple[Sample, Path]]:
+        """The samples with their label files."""
+        return [(sample, path) for sample in self.samples for path in self.labels_of(sample)]
 
     def _crop_image(self, image: np.ndarray, crop: augment.Crop, pad: float | np.ndarray = 0) -> torch.Tensor:
         """Normalise and crop an image. Padding with 0 is the mean colour; an array [3, 1, 1] is another."""
@@ -115,10 +101,8 @@ class SegTrainSet(TrainSet):
     def check(self) -> None:
         """Check that all images and label PNGs exist and have the same size (headers only)."""
         super().check()
-        for sample, path in self._labelled():
-            size = unless_corrupt(self.spec.on_corrupt, read_size, path)
-            if size and sample.name not in self.corrupt:
-                self._check_size(sample, read_size(sample.image, **self.spec.reading), path, size)
+        for sample, path in self.labelled():
+            self._check_size(sample, read_size(sample.image, **self.spec.reading), path, read_size(path))
 
     def labels_of(self, sample: Sample) -> list[Path]:
         """The label PNG of a sample."""
@@ -147,11 +131,6 @@ class InferSet(Dataset):
     def check(self) -> None:
         """Check that all images exist and have an intact beginning and end."""
         check_images(self.spec, self.split, self.samples)
-
-    def first(self, count: int) -> list[tuple[Sample, dict]]:
-        """The first images, read; where corrupt ones are left out, the next ones replace them."""
-        return first_readable((lambda index=index: (self.samples[index], self[index]) for index in range(len(self))),
-                              count, self.spec.on_corrupt)
 
 
 def batch_keys(num_samples: int, batch: int, epochs: int, seed: int, start_step: int = 0,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from lib.files import imageio
 from lib.files.dataspec import check_files, shortened
-from lib.files.imageio import IMAGE_SUFFIXES, Corrupt, check_intact, read_image, read_size, without_remedy
+from lib.files.imageio import IMAGE_SUFFIXES, Corrupt, check_intact, corrupt_images, read_image, read_size
 from lib.process.ranks import print_rank0
 
 
@@ -44,11 +45,15 @@ class FileSet(Dataset):
     """{'image': uint8 [H, W, 3] upright, 'name', 'path', 'size': (height, width) of the file} of single images.
 
     Images whose long side exceeds max_side are reduced to it. `names` are those of the results: of the files without
-    their endings; if some are equal, with their folders below the one that holds them all.
+    their endings; if some are equal, with their folders below the one that holds them all. With on_corrupt = 'skip'
+    images that cannot be decoded are left out; ValueError if all are.
     """
 
     def __init__(self, files: Sequence[Path], max_side: int | None = None, on_corrupt: str = 'error'):
-        self.paths, self.max_side, self.on_corrupt = list(files), max_side, on_corrupt
+        self.corrupt = corrupt_images(tuple(files)) if on_corrupt == 'skip' else ()
+        self.paths, self.max_side = [path for path in files if path not in self.corrupt], max_side
+        if not self.paths:
+            raise ValueError(f'all {len(files)} images are corrupt, {files[0]} the first; restore them')
         self.names = [path.stem for path in self.paths]
         if len(set(self.names)) < len(self.names):
             base = os.path.commonpath([path.resolve().parent for path in self.paths])
@@ -63,9 +68,12 @@ class FileSet(Dataset):
                 'size': read_size(path, True)}
 
     def check(self) -> None:
-        """Check that all images exist and can be read (one is enough where on_corrupt is 'skip') under different names;
-        FileNotFoundError or ValueError names the files.
+        """Check that all images exist and can be read under different names; FileNotFoundError or ValueError names the
+        files. Prints what is left out.
         """
+        if self.corrupt:
+            print_rank0(f'left out {len(self.corrupt)} files: corrupt: '
+                        f'{shortened(sorted(map(str, self.corrupt)), 10)}')
         check_files(self.paths, 'some images do not exist', 'check the names after --images')
         name, times = Counter(self.names).most_common(1)[0]
         if times > 1:
@@ -76,8 +84,8 @@ class FileSet(Dataset):
             try:
                 check_intact(path)
             except Corrupt as error:
-                corrupt.append(without_remedy(error))
-        if corrupt and (self.on_corrupt == 'error' or len(corrupt) == len(self.paths)):
+                corrupt.append(imageio.without_remedy(error))
+        if corrupt:
             raise ValueError(f'{len(corrupt)} of {len(self.paths)} files cannot be read as images: '
                              f'{shortened(corrupt, 10)}; remove them, name the others, or '
                              'leave them out with --on-corrupt skip')

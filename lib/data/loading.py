@@ -8,23 +8,20 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from lib.data.datasets import batch_keys
-from lib.files.imageio import Corrupt, without_remedy
 from lib.process.workers import map_in_workers
 
 
 def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,
-                     part: tuple[int, int] = (0, 1), on_corrupt: str = 'error') -> Callable[[int], Iterator[dict]]:
+                     part: tuple[int, int] = (0, 1)) -> Callable[[int], Iterator[dict]]:
     """Function from a first step to the batches from that step on, the same for any number of workers.
 
-    `part` = (index, parts) picks the index-th of so many equal parts of every batch: the part of one process. With
-    on_corrupt = 'skip' a corrupt image is replaced by the next one, and 'skipped' in the batch says why.
+    `part` = (index, parts) picks the index-th of so many equal parts of every batch: the part of one process.
     """
-    work = partial(_batch, dataset, skip=on_corrupt == 'skip')
     epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
 
     def batches(start_step: int) -> Iterator[dict]:
         keys = batch_keys(len(dataset), batch_size, epochs, seed, start_step, part=part)
-        return map(_as_tensors, map_in_workers(work, keys, workers, ahead=2))
+        return map(_as_tensors, map_in_workers(partial(_batch, dataset), keys, workers, ahead=2))
 
     return batches
 
@@ -44,13 +41,9 @@ class Loading:
         return map_in_workers(self.function, range(self.count), self.workers)
 
 
-def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None,
-                  on_corrupt: str = 'error') -> Loading:
-    """The samples of an inference set one by one, in order, as NumPy arrays; the workers apply `prepare`.
-
-    With on_corrupt = 'skip' a corrupt image becomes {'skipped': what is wrong with it}.
-    """
-    return Loading(partial(_prepared, dataset, prepare, on_corrupt == 'skip'), len(dataset), workers)
+def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None) -> Loading:
+    """The samples of an inference set one by one, in order, as NumPy arrays; the workers apply `prepare`."""
+    return Loading(partial(_prepared, dataset, prepare), len(dataset), workers)
 
 
 def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str,
@@ -66,19 +59,13 @@ def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | Non
     return min(steps, max_steps or steps)
 
 
-def _prepared(dataset: Dataset, prepare: Callable[[dict], dict] | None, skip: bool, index: int) -> dict:
-    try:
-        sample = dataset[index]
-    except Corrupt as error:
-        if not skip:
-            raise
-        return {'skipped': without_remedy(error)}
-    return prepare(sample) if prepare else sample
+def _prepared(dataset: Dataset, prepare: Callable[[dict], dict] | None, index: int) -> dict:
+    return prepare(dataset[index]) if prepare else dataset[index]
 
 
-def _batch(dataset: Dataset, keys: Sequence[tuple[int, int]], skip: bool) -> dict:
+def _batch(dataset: Dataset, keys: Sequence[tuple[int, int]]) -> dict:
     """A batch with arrays in place of tensors, which travel between processes faster."""
-    batch = default_collate([_next_readable(dataset, *key) if skip else dataset[key] for key in keys])
+    batch = default_collate([dataset[key] for key in keys])
     return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
 
@@ -88,14 +75,3 @@ def _as_tensors(batch: dict) -> dict:
     if torch.cuda.is_available():
         tensors = {key: value.pin_memory() for key, value in tensors.items()}
     return batch | tensors
-
-
-def _next_readable(dataset: Dataset, epoch: int, index: int) -> dict:
-    """A sample, or the next one if it is corrupt; 'skipped' says why, '' if it is not."""
-    problem = ''
-    for candidate in (*range(index, len(dataset)), *range(index)):
-        try:
-            return {**dataset[epoch, candidate], 'skipped': problem}
-        except Corrupt as error:
-            problem = problem or without_remedy(error)
-    raise Corrupt(f'all images of the split are corrupt; restore them (the first: {problem})')

@@ -16,9 +16,8 @@ class LabelPair(NamedTuple):
 
 def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png',
                 limit: int | None = None, remedy: str = 'check the folder',
-                masked_only: bool = False) -> tuple[list[LabelPair], list[str]]:
-    """Files to compare, in list order, <labels_dir>/<name><suffix> and the ground truth of the list, and the names of
-    corrupt images that are left out, as they have no prediction.
+                masked_only: bool = False) -> list[LabelPair]:
+    """Files to compare, in list order: <labels_dir>/<name><suffix> and the ground truth of the list.
 
     With masked_only, images without ground truth are left out. Raises FileNotFoundError if a mask or a prediction is
     missing, naming the first and how many.
@@ -29,6 +28,5 @@ def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '
     else:
         spec.check(split, need_masks=True)
     files = [(sample, Path(labels_dir) / f'{sample.name}{suffix}') for sample in samples]
-    left_out = check_made(spec, files, f'{split} lacks predictions', remedy)
-    pairs = [LabelPair(sample.name, path, sample.mask) for sample, path in files if sample.name not in left_out]
-    return pairs, [sample.name for sample in samples if sample.name in left_out]
+    check_made(spec, files, f'{split} lacks predictions', remedy)
+    return [LabelPair(sample.name, path, sample.mask) for sample, path in files]

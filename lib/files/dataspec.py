@@ -10,11 +10,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+
+from lib.files.imageio import corrupt_images
 
 MOST_CLASSES = 254      # mask values 1 to 254
 
@@ -39,7 +41,7 @@ class DatasetSpec:
         prepare, flag: the command that writes the lists, and the value of --dataset; both appear in messages.
         upright: rotate images as their EXIF tag says.
         max_side: larger images and masks are reduced to this long side in pixels when read.
-        on_corrupt: 'error', or 'skip' to leave out images and masks that cannot be decoded.
+        on_corrupt: 'error', or 'skip' to leave images that cannot be decoded out of every split, and masks of scores.
     """
 
     name: str
@@ -95,7 +97,7 @@ class DatasetSpec:
         return self.train_split if split == self.score_split else split
 
     def samples(self, split: str) -> list[Sample]:
-        """The samples of a split in list order; no image is opened.
+        """The samples of a split in list order; no image is opened, unless corrupt ones are left out.
 
         Raises FileNotFoundError if the list is missing, ValueError if it is empty, repeats an image or is malformed.
         """
@@ -107,7 +109,20 @@ class DatasetSpec:
         name, times = Counter(sample.name for sample in samples).most_common(1)[0]
         if times > 1:
             raise ValueError(f'{path} names {name} {times} times; list every image once')
+        if self.on_corrupt == 'skip':
+            corrupt = corrupt_images(tuple(sample.image for sample in samples))
+            if len(corrupt) == len(samples):
+                raise ValueError(f'all {len(samples)} images of {split} are corrupt, {samples[0].image} the first; '
+                                 'restore them')
+            samples = [sample for sample in samples if sample.image not in corrupt]
         return samples
+
+    def left_out(self, split: str) -> list[str]:
+        """Names of the corrupt images that samples() leaves out."""
+        if self.on_corrupt != 'skip':
+            return []
+        kept = {sample.name for sample in self.samples(split)}
+        return [sample.name for sample in replace(self, on_corrupt='error').samples(split) if sample.name not in kept]
 
     def image_labels(self, names: Sequence[str]) -> np.ndarray:
         """Image-level labels uint8 [len(names), K], 1 where the class is in the image.

@@ -7,11 +7,14 @@ import functools
 import struct
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from lib.files.fileio import replacing
 from lib.files.origin import png_text
@@ -26,6 +29,7 @@ TIFF_LARGEST = 281          # tag: the largest value that a sample can have
 # What samples of more than 8 bits can be, by their largest value: 8, 12 or 16 bits; floats from 0 to 1 besides.
 DEPTHS = (255, 4095, 65535)
 GREY_STEPS = {'L;2': 85, 'L;4': 17}     # PIL stretches grey of 2 and 4 bits to 8
+THREADS = 4
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
@@ -95,6 +99,23 @@ def check_intact(path: Path) -> Path:
         if not mark or mark not in file.read():
             read_image(path)
     return path
+
+
+@functools.cache
+def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
+    """Those of some image files that cannot be decoded, small: a JPEG takes 2 ms. Missing ones are not among them."""
+    def is_corrupt(path: Path) -> bool:
+        try:
+            read_image(path, max_side=16)
+        except Corrupt:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = [*tqdm(pool.map(is_corrupt, paths), 'decoding images', len(paths), delay=10, leave=False)]
+    return frozenset(compress(paths, found))
 
 
 def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:

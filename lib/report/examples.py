@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib.data.corrupt import keep_readable, read_ground_truth
+from lib.data.corrupt import read_ground_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.files.dataspec import DatasetSpec, Sample
-from lib.files.imageio import IGNORED, read_mask, voc_palette
+from lib.files.imageio import IGNORED, read_image, read_mask, voc_palette
 from lib.run.chosen import chosen_score
 from tool.camutils import cam_label, labels_of
 from tool.drawing import blend, heat
@@ -61,7 +61,7 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
              'segmentation': folder / 'results' / split / f'{sample.name}.png'}
     outputs |= {column: read_mask(path, spec.num_classes) for column, path in masks.items() if path.is_file()}
-    ground_truth = read_ground_truth(spec, sample)
+    ground_truth = read_ground_truth(spec, sample.mask)
     return outputs if ground_truth is None else outputs | {'ground truth': ground_truth}
 
 
@@ -92,7 +92,8 @@ def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, 
     def drawn(split: str, chosen: Mapping[Sample, str], thresholds: Sequence[float] = (threshold,),
               columns: str = '') -> list[dict]:
         examples = []
-        for sample, image in keep_readable(spec, chosen):
+        for sample in chosen:
+            image = read_image(sample.image, **spec.reading)
             row = draw_row(sample, image, read_outputs(sample, spec, split, folder, thresholds), columns)
             labels = spec.image_labels([sample.name])[0]
             examples.append({'why': chosen[sample], 'name': sample.name,
@@ -114,7 +115,7 @@ def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> dict[Samp
     samples, scored = evenly_spaced(spec.samples(split), SCORED), []
     for sample in samples:
         path = folder / 'results' / split / f'{sample.name}.png'
-        if path.is_file() and (ground_truth := read_ground_truth(spec, sample)) is not None:
+        if path.is_file() and (ground_truth := read_ground_truth(spec, sample.mask)) is not None:
             iou = image_iou(ground_truth, read_mask(path, spec.num_classes), spec.num_classes)
             scored.append((iou, sample.name, sample))
     if len(scored) < count:

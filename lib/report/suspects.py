@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.data.corrupt import unless_corrupt
 from lib.files.dataspec import DatasetSpec
 from lib.files.fileio import replacing
 from lib.files.imageio import read_image
@@ -54,6 +53,5 @@ def suspect_images(spec: DatasetSpec, path: Path) -> list[dict]:
     known = [one for one in read_suspects(path) if one.image in samples and one.name in spec.classes]
     labels = spec.image_labels([one.image for one in known])
     shown = [one for one, row in zip(known, labels) if row[spec.classes.index(one.name)] == one.given][:SHOWN]
-    images = [unless_corrupt('skip', read_image, samples[one.image].image, **spec.reading) for one in shown]
-    return [{'caption': f'{one.name} {one.verdict} ({one.score:.2f}): {one.image}', 'image': jpeg(image)}
-            for one, image in zip(shown, images) if image is not None]
+    return [{'caption': f'{one.name} {one.verdict} ({one.score:.2f}): {one.image}',
+             'image': jpeg(read_image(samples[one.image].image, **spec.reading))} for one in shown]

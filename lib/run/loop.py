@@ -100,7 +100,6 @@ class Run:
         self.last, self.model = self.folder / 'last.pth', self.folder / 'model.pth'
         self.terms = Terms(self.device)
         self.scaler = torch.amp.GradScaler(enabled=self.args.amp == 'fp16')
-        self.skipped = 0                    # how often a corrupt image was met
         self.unlabelled = 0                 # batches without labels; None after one with labels
         self.saved = time.monotonic()       # of the last checkpoint, or the start
 
@@ -122,9 +121,6 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.terms.add(index + 1, total, names)
-        for problem in filter(None, batch.get('skipped', [])):
-            print(f'warning: skipped at step {index + 1}: {problem}', flush=True)
-            self.skipped += 1
 
     def checked(self, counts: torch.Tensor) -> torch.Tensor:
         """The counts of a batch; ValueError if all of the first batches were without labels."""
@@ -246,4 +242,4 @@ def _take_steps(run: Run, done: int, step: Callable, batches: Iterable[Mapping],
                 raise Stopped(f'{text}; the same command resumes')
     if record:
         previous(run.last).unlink(missing_ok=True)
-        record.close(f'finished {run.steps} steps; corrupt images skipped: {run.skipped}')
+        record.close(f'finished {run.steps} steps')

@@ -40,8 +40,8 @@ def base_parser(doc: str, several_runs: bool = False) -> Parser:
     add('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
         help='worker processes that read images, run the CRF and the like; 0 does everything in the main process')
     add('--on-corrupt', choices=('error', 'skip'), default='error',
-        help='on an image or mask that cannot be decoded: stop, or skip it in every stage and report it; a missing '
-        'file is always an error')
+        help='on an image or ground-truth mask that cannot be decoded: stop, or skip it in every stage and report it; '
+        'a missing file is always an error')
     add('--damaged', dest='on_corrupt', type={'stop': 'error', 'skip': 'skip'}.get, metavar='stop|skip',
         choices=('error', 'skip'), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add('--dry-run', action='store_true', help='check all inputs, print the settings, and stop')

@@ -88,28 +88,17 @@ class Work:
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def watch(self, images: Iterable[Mapping], device: torch.device, signals: Signals) -> Iterator[Mapping]:
-        """The images of `todo` until a signal comes, which raises Stopped. Corrupt ones are left out and named.
-
-        What was made from an image before it was corrupt is removed: it would be stale for later stages.
-        """
-        skipped, todo = [], [self.names[index] for index in self.todo]
+        """The images of `todo` until a signal comes, which raises Stopped."""
         self.digests.save()         # not before: a refused run leaves nothing
-        if self.fresh:
-            _remove(self.outputs, todo)
+        if self.fresh:              # files of other origin were refused before
+            for path in [output.path(self.names[index]) for output in self.outputs for index in self.todo]:
+                path.unlink(missing_ok=True)
         for output in self.outputs if ranks.is_first() else ():
             write_made_by(output.folder, self.args, device, output.origin)
-        for name, image in zip(todo, images):
-            if 'skipped' in image:
-                skipped.append(image['skipped'])
-                _remove(self.outputs, [name])
-            else:
-                yield image
+        for image in images:
+            yield image
             if signals.caught:
                 raise Stopped(f'stopped by {signals.caught}: what is finished stays; the same command resumes there')
-        if skipped and len(skipped) == len(self.names):
-            raise ValueError(f'all {len(skipped)} images are corrupt, {skipped[0]} the first; restore them')
-        if skipped:
-            print(f'left out {len(skipped)} of {len(self.names)} images: corrupt: {"; ".join(skipped)}', flush=True)
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
@@ -145,10 +134,3 @@ def _outdated(output: Output, inputs: Mapping[str, Mapping], fresh: bool) -> set
 def _is_foreign(state: State) -> bool:
     """Whether a file was not made by a stage."""
     return not (state.empty or state.origin and {'settings', OWN} <= state.origin.keys())
-
-
-def _remove(outputs: Sequence[Output], names: Iterable[str]) -> None:
-    """Remove the files of some images; files of other origin were refused before."""
-    for name in names:
-        for output in outputs:
-            output.path(name).unlink(missing_ok=True)
