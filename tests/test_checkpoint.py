@@ -1,11 +1,9 @@
 """Files of a training: checkpoints survive kills and corruption, and nothing but what a training left is removed."""
-import os
-
 import pytest
 import torch
 
 from lib.files.torchfile import write_torch
-from lib.run.checkpoint import is_trained, load_checkpoint, remove_training, save_checkpoint
+from lib.run.checkpoint import is_trained, load_checkpoint, remove_training
 
 ORIGIN = {'settings': {'lr': 0.1}, 'classes': ['a', 'b'], 'inputs': {'images': '1'}}
 OTHER = {**ORIGIN, 'settings': {'lr': 0.2}}
@@ -16,7 +14,7 @@ class Killed(BaseException):
 
 
 def save(path, step, values=0.0):
-    save_checkpoint(path, {'step': step, 'origin': ORIGIN, 'network': {'a': torch.full((1000,), values)}})
+    write_torch(path, {'step': step, 'origin': ORIGIN, 'network': {'a': torch.full((1000,), values)}})
 
 
 def names(folder):
@@ -60,40 +58,20 @@ def spoil_a_bit(path):
 
 
 @pytest.mark.parametrize('spoil', [spoil_cut, spoil_a_bit])
-def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before_with_a_warning(last, capsys, spoil):
-    save(last, 1)
+def test_a_corrupt_last_checkpoint_is_named_and_kept(last, spoil):
     save(last, 2)
-    assert load_checkpoint(last, ORIGIN)['step'] == 2 and not capsys.readouterr().out
+    assert load_checkpoint(last, ORIGIN)['step'] == 2
     spoil(last)
-    assert load_checkpoint(last, ORIGIN)['step'] == 1
-    assert 'last.pth is corrupt, renamed to corrupt.pth; resuming from' in capsys.readouterr().out
-    spoil(last.with_name('previous.pth'))
-    with pytest.raises(ValueError, match=r'previous\.pth is corrupt or not a PyTorch file; move it away'):
+    with pytest.raises(ValueError, match=r'last\.pth is corrupt or not a PyTorch file; move it away'):
         load_checkpoint(last, ORIGIN)
+    assert names(last.parent) == ['last.pth']
 
 
-def test_a_corrupt_checkpoint_never_replaces_the_sound_one_before(last):
+def test_a_save_killed_before_its_rename_loses_nothing(last, monkeypatch):
     save(last, 1)
-    save(last, 2)
-    spoil_cut(last)
-    assert load_checkpoint(last, ORIGIN)['step'] == 1
-    save(last, 2)
-    spoil_cut(last)
-    assert load_checkpoint(last, ORIGIN)['step'] == 1
-    assert names(last.parent) == ['corrupt.pth', 'previous.pth']
-
-
-@pytest.mark.parametrize('killed_before', [1, 2])
-def test_a_save_killed_between_its_renames_loses_nothing(last, monkeypatch, killed_before):
-    save(last, 1)
-    real, calls = os.replace, []
 
     def replace(old, new):
-        if str(old).endswith(('next.pth', 'last.pth')):
-            calls.append(old)
-            if len(calls) == killed_before:
-                raise Killed
-        real(old, new)
+        raise Killed
 
     monkeypatch.setattr('os.replace', replace)
     with pytest.raises(Killed):
@@ -161,7 +139,7 @@ FOREIGN = {'text': lambda path: path.write_text('mine'), 'cut': spoil_cut,
 
 
 @pytest.mark.parametrize('kind', FOREIGN)
-@pytest.mark.parametrize('name', ['model.pth', 'last.pth', 'previous.pth'])
+@pytest.mark.parametrize('name', ['model.pth', 'last.pth'])
 def test_files_of_others_are_refused_and_never_removed(tmp_path, name, kind):
     model, last = train(tmp_path)
     FOREIGN[kind](tmp_path / name)
@@ -174,7 +152,7 @@ def test_files_of_others_are_refused_and_never_removed(tmp_path, name, kind):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize('removed', [0, 1, 2])
+@pytest.mark.parametrize('removed', [0, 1])
 def test_a_removal_killed_midway_is_never_taken_for_finished(tmp_path, monkeypatch, removed):
     model, last = train(tmp_path)
     real, calls = type(last).unlink, []

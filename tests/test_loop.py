@@ -220,7 +220,7 @@ def test_a_fresh_run_stopped_midway_leaves_no_former_network_and_resumes_its_own
     Task(tmp_path, **changes).run()
     with pytest.raises(Killed):
         Task(tmp_path, fresh=True).run(stop=2)
-    assert not contents(tmp_path).keys() & {'model.pth', 'last.pth', 'previous.pth'}
+    assert not contents(tmp_path).keys() & {'model.pth', 'last.pth'}
     with pytest.raises(Killed):
         Task(tmp_path).run(stop=6)
     assert not (tmp_path / 'model.pth').exists()
@@ -292,7 +292,6 @@ def test_checkpoints_are_made_by_the_clock(whole, tmp_path):
         Task(tmp_path, save_every=0, save_minutes=0).run(stop=7)
     again = Task(tmp_path, save_every=0).run()
     assert again.seen[0] == 7 and again.metrics() == whole.metrics()
-    assert not (tmp_path / 'previous.pth').exists()
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):

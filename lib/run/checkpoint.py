@@ -1,55 +1,24 @@
-"""Files of a training run: its last two checkpoints and the trained network."""
-import os
+"""Files of a training run: its last checkpoint and the trained network."""
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib.files.torchfile import read_torch, write_torch
-from lib.process import ranks
+from lib.files.torchfile import read_torch
 from lib.run.origin import NEW_OR_BOTH, difference
 
 REMEDY = 'move it away'
 AGAIN = NEW_OR_BOTH.format('it')
 
 
-def previous(path: Path) -> Path:
-    """Path of the checkpoint before the last one."""
-    return path.with_name('previous.pth')
-
-
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Write a checkpoint; the last one becomes the previous one as soon as the new one is complete."""
-    draft = path.with_name('next.pth')
-    write_torch(draft, state)
-    if path.exists():
-        os.replace(path, previous(path))
-    os.replace(draft, path)
-
-
 def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
     """The last checkpoint of a run, or None if there is none yet.
 
-    If the last one is corrupt, the previous one is used, and the corrupt one is renamed so that the next save does not
-    put it in place of the good one.
-
     Raises:
-        ValueError: if no existing one can be read, or its origin is not that of this run.
+        ValueError: if it is corrupt, or its origin is not that of this run.
     """
-    problem = None
-    for file in filter(Path.exists, (path, previous(path))):
-        try:
-            state = _read(file)
-        except ValueError as error:
-            problem = problem or error
-            continue
-        if changed := difference(state['origin'], origin):
-            raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}); {AGAIN}')
-        if problem and ranks.is_first():
-            print(f'warning: {path} is corrupt, renamed to corrupt.pth; resuming from {file}', flush=True)
-            os.replace(path, path.with_name('corrupt.pth'))
-        return state
-    if problem:
-        raise problem
-    return None
+    state = _read(path) if path.exists() else None
+    if state and (changed := difference(state['origin'], origin)):
+        raise ValueError(f'{path} belongs to a run with other settings or inputs ({changed}); {AGAIN}')
+    return state
 
 
 def is_trained(path: Path, origin: Mapping) -> bool:
@@ -72,18 +41,19 @@ def trained_origin(path: Path) -> dict:
 
 
 def remove_training(model: Path, last: Path) -> None:
-    """Remove what an earlier training left: the network, the previous checkpoint, the last one.
+    """Remove what an earlier training left: the network, then the last checkpoint.
 
     In this order a run killed meanwhile is never taken for finished: it resumes from the last one or starts over.
 
     Raises:
         ValueError: if one was not written by this code; then nothing is removed.
     """
-    paths = [path for path in (model, previous(last), last) if path.exists()]
-    for path in paths:
-        trained_origin(path) if path == model else _read(path, tensors=False)
-    for path in paths:
-        path.unlink()
+    if model.exists():
+        trained_origin(model)
+    if last.exists():
+        _read(last, tensors=False)
+    model.unlink(missing_ok=True)
+    last.unlink(missing_ok=True)
 
 
 def _read(path: Path, tensors: bool = True) -> dict:

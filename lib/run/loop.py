@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from lib.files.torchfile import write_torch
 from lib.process import ranks
 from lib.process.cli import bar_style
 from lib.process.ending import Signals, Stopped
 from lib.process.ranks import batch_part
-from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, previous, remove_training, save_checkpoint
+from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, remove_training
 from lib.run.device import any_of, by_the_first, mean_of_all, texts_of_all
 from lib.run.lock import Lock
 from lib.run.record import Record
@@ -164,7 +165,7 @@ class Run:
         parts = {name: getattr(self, name).state_dict() for name in PARTS}
         state = {'step': done, 'origin': self.origin, **parts, 'terms': self.terms.state()}
         if ranks.is_first():
-            save_checkpoint(self.last, state)
+            write_torch(self.last, state)
         self.saved = time.monotonic()
 
     def restore(self) -> int:
@@ -241,5 +242,4 @@ def _take_steps(run: Run, done: int, step: Callable, batches: Iterable[Mapping],
                     record.close(text)
                 raise Stopped(f'{text}; the same command resumes')
     if record:
-        previous(run.last).unlink(missing_ok=True)
         record.close(f'finished {run.steps} steps')
