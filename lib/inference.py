@@ -17,7 +17,6 @@ from lib.data.loading import single_images
 from lib.net.backbone import Backbone, check_network, trained_backbone
 from lib.net.weights import load_network
 from lib.process.cli import progress
-from lib.process.ending import Signals
 from lib.process.workers import map_in_workers
 from lib.run import device as devices
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
@@ -127,11 +126,11 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         task = make_task(inference.network.backbone)
         images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare)
         images = progress(images, outputs[0].folder.name, total=len(work.todo))
-        with Signals() as signals:
-            computed = ((work.files(sample['name']), *inference(sample['name'], partial(task.compute, sample)))
-                        for sample in work.watch(images, device, signals))
-            for _ in map_in_workers(partial(_write, task.write), computed, args.workers):
-                pass
+        work.begin(device)
+        computed = ((work.files(sample['name']), *inference(sample['name'], partial(task.compute, sample)))
+                    for sample in images)
+        for _ in map_in_workers(partial(_write, task.write), computed, args.workers):
+            pass
 
 
 def _write(write: Callable, values: tuple) -> None:

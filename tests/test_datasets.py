@@ -143,8 +143,7 @@ def test_inference_sample_is_the_image_itself(spec):
 
 
 def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
-    pairs, left_out = label_pairs(spec, 'val', spec.root / 'walk')
-    assert not left_out
+    pairs = label_pairs(spec, 'val', spec.root / 'walk')
     assert [pair.name for pair in pairs] == [sample.name for sample in spec.samples('val')]
     for pair in pairs:
         np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (pair.prediction, pair.ground_truth)))
@@ -154,7 +153,7 @@ def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
 
 def test_limit_takes_the_first_images(spec):
     assert [len(make(spec, limit=4)) for make in (cam_set, aff_set, seg_set)] == [4, 4, 4]
-    assert len(label_pairs(spec, 'val', spec.root / 'walk', limit=1)[0]) == 1
+    assert len(label_pairs(spec, 'val', spec.root / 'walk', limit=1)) == 1
 
 
 def test_single_files_are_read_and_may_not_share_a_name(spec, tmp_path):

@@ -18,7 +18,7 @@ import torch
 import infer_cam
 import train_aff
 from lib.process import launch
-from lib.process.ending import Signals, Stopped, run_script
+from lib.process.ending import Stopped, run_script
 from tests.fault import contents, members
 from tests.running import NETWORK, SCALES, TRAINING, place
 
@@ -122,21 +122,6 @@ def test_a_driver_passes_a_signal_on_and_waits_for_its_command(tmp_path, monkeyp
     assert isinstance(twice, KeyboardInterrupt) and not capsys.readouterr().err
     assert signalled(monkeypatch, tmp_path, 'kill -KILL $$') == 137
     assert 'error: a stage was killed by SIGKILL (SIGKILL is often lack of memory)' in capsys.readouterr().err
-
-
-def test_a_noted_signal_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr('lib.process.ending.PATIENCE', 0.2)
-    with pytest.raises(Stopped, match='stopped by SIGTERM'), Signals():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(20)
-
-
-def test_what_swallows_the_first_stop_is_stopped_again(monkeypatch):
-    monkeypatch.setattr('lib.process.ending.PATIENCE', 0.4)
-    with pytest.raises(Stopped, match='stopped by SIGTERM'), Signals(at_once=True):
-        with pytest.raises(Stopped):
-            os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(20)
 
 
 def stages(run_folder, toy, exp, workers):

@@ -14,7 +14,7 @@ import infer_seg
 import train_aff
 import train_cam_voc
 from lib.files.origin import read_origin
-from lib.process.ending import Stopped
+from lib.process.ending import Signals, Stopped
 from lib.run import device as devices
 from lib.run import outputs
 from lib.run.lock import Lock
@@ -353,8 +353,8 @@ def test_a_signal_ends_inference_after_the_running_image_and_it_goes_on_there(ag
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(infer_seg, 'write_result', write_and_stop)
-    with no_signal_gets_out(), pytest.raises(Stopped, match='stopped by SIGTERM: what is finished stays; the same '
-                                                            'command resumes'):
+    with (no_signal_gets_out(), pytest.raises(Stopped, match='stopped by SIGTERM; the same command resumes'),
+          Signals(at_once=True)):
         run(stages['seg'])
     assert len(files(folder / 'results/val')) == 2
     run(stages['seg'])

@@ -134,7 +134,7 @@ def test_corrupt_images_are_left_out(words, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:60])
     assert 'none-2.png is not a readable image' in error_line(suspects.main, words, capsys)
     suspects.main([*words, '--on-corrupt', 'skip'])
-    assert 'left out, corrupt: ' in capsys.readouterr().out
+    assert 'left out 1 images of train: corrupt: x/none-2' in capsys.readouterr().out
     found = entries(tmp_path)
     assert ('x/green-3', 'green', 0) in found and 'x/none-2' not in {image for image, *_ in found}
 

@@ -13,7 +13,6 @@ from typing import NoReturn
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 EXIT_STATUS = 75        # "temporary failure" of sysexits.h: the same command resumes
-PATIENCE = 16           # seconds that a noted signal waits
 RANK0_FIRST = 2         # seconds in which rank 0 can report an error before the others do
 PR_SET_PDEATHSIG = 1
 AGAIN = 'then run the same command again: it resumes'
@@ -29,33 +28,30 @@ NO_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot alloca
 LOST = re.compile(r'Connection (closed|reset) by peer|gloo/transport|NCCL|Broken pipe')
 
 
-class Stopped(Exception):
-    """A signal ended the run before it was finished; its message says where the same command resumes."""
+class Stopped(BaseException):
+    """A signal ended the run before it was finished; its message says where the same command resumes.
+
+    No Exception: what catches those, as readers of files do, must not take it for one of theirs.
+    """
 
 
 class Signals:
-    """While the context lasts, signals that ask a program to end raise Stopped, or are noted in `caught`.
+    """While the context lasts, the first signal that asks a program to end is noted in `caught`.
 
-    A noted signal raises Stopped too once PATIENCE seconds have passed. A second SIGINT (Ctrl-C) always ends the
-    program at once. A SIGHUP that is ignored (nohup) stays ignored.
-
-    Args:
-        at_once: raise Stopped, whatever the main thread does; otherwise note the signal.
-        pass_on: called at the first signal, which is noted for as long as it takes.
+    With at_once it also raises Stopped, whatever the main thread does. A second SIGINT (Ctrl-C) always ends the program
+    at once. A SIGHUP that is ignored (nohup) stays ignored.
     """
 
-    def __init__(self, at_once: bool = False, pass_on: Callable[[], None] | None = None):
-        self.at_once, self.pass_on, self.caught, self.former = at_once, pass_on, None, {}
+    def __init__(self, at_once: bool = False):
+        self.at_once, self.caught, self.former = at_once, None, {}
 
     def __enter__(self) -> 'Signals':
         if threading.current_thread() is threading.main_thread():
-            self.former = {number: signal.signal(number, self._note) for number in (*CAUGHT, signal.SIGALRM)
+            self.former = {number: signal.signal(number, self._note) for number in CAUGHT
                            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
         return self
 
     def __exit__(self, *_) -> None:
-        if self.former:
-            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.former.items():
             signal.signal(number, handler)
 
@@ -65,16 +61,12 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame) -> None:
-        if self.caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        first, self.caught = self.caught is None, self.caught or signal.Signals(number).name
-        if self.pass_on:
-            if first:
-                self.pass_on()
+        if self.caught:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
             return
-        if first:       # the alarm repeats, as the code that runs may swallow what is raised here
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE / 2 if self.at_once else PATIENCE, PATIENCE / 4)
-        if first and self.at_once or number == signal.SIGALRM:
+        self.caught = signal.Signals(number).name
+        if self.at_once:
             raise Stopped(f'stopped by {self.caught}; the same command resumes')
 
 

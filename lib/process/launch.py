@@ -28,15 +28,15 @@ def run(command: Sequence[str], name: str) -> int:
         KeyboardInterrupt: after a second Ctrl-C, which kills it.
     """
     # A process group of its own, so that Ctrl-C reaches it once, through this process.
-    children = []
-    with Signals(pass_on=lambda: [child.terminate() for child in children]) as signals:
+    with Signals(at_once=True) as signals:
         child = subprocess.Popen(command, process_group=0, env={**KEEP_MEMORY, **os.environ},
                                  preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()))
-        children.append(child)
-        if signals.caught:
-            child.terminate()
         try:
-            status = child.wait()
+            try:
+                status = child.wait()
+            except Stopped:
+                child.terminate()
+                status = child.wait()
         except KeyboardInterrupt:
             child.kill()
             raise

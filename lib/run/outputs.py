@@ -15,7 +15,6 @@ from lib.files.dataspec import and_more
 from lib.files.fileio import remove_leftovers
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
-from lib.process.ending import Signals, Stopped
 from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, Digests, difference
 from lib.run.record import write_made_by
@@ -87,18 +86,14 @@ class Work:
         """An image's file in each folder, with its origin as text."""
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
-    def watch(self, images: Iterable[Mapping], device: torch.device, signals: Signals) -> Iterator[Mapping]:
-        """The images of `todo` until a signal comes, which raises Stopped."""
+    def begin(self, device: torch.device) -> None:
+        """Note what makes the files from here on; with --fresh remove the former ones, which are no others' by now."""
         self.digests.save()         # not before: a refused run leaves nothing
-        if self.fresh:              # files of other origin were refused before
+        if self.fresh:
             for path in [output.path(self.names[index]) for output in self.outputs for index in self.todo]:
                 path.unlink(missing_ok=True)
         for output in self.outputs if ranks.is_first() else ():
             write_made_by(output.folder, self.args, device, output.origin)
-        for image in images:
-            yield image
-            if signals.caught:
-                raise Stopped(f'stopped by {signals.caught}: what is finished stays; the same command resumes there')
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
