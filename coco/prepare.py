@@ -22,7 +22,6 @@ import numpy as np
 from coco.dataset import COCO_CLASSES, LISTS, OFFICIAL, ROOT
 from coco.instances import read_annotations, read_entries, read_sizes
 from coco.masks import RULES, paint_mask
-from lib.files.fileio import remove_leftovers
 from lib.files.imageio import read_mask, write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import check_lists, write_lists
@@ -101,7 +100,6 @@ def _category_ids(path: Path) -> tuple[int, ...]:
 
 def _claim(folder: Path, rule: str, files: Sequence[Path]) -> None:
     """Note what the masks in a folder are made from; refuse a folder of other masks."""
-    remove_leftovers(folder)
     path = folder / 'made_by.json'
     note = {'masks': rule, 'instances': {file.name: file.stat().st_size for file in files}}
     if not any(folder.glob('[!.]*.png')):

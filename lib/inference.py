@@ -4,6 +4,7 @@ The network runs under autocast, and in float32 where that goes wrong.
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ from lib.net.weights import load_network
 from lib.process.cli import progress
 from lib.process.workers import map_in_workers
 from lib.run import device as devices
+from lib.run.lock import Lock
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
 from lib.run.origin import Digests
-from lib.run.outputs import Output, Work, locked
+from lib.run.outputs import Output, Work
 from tool.crfutils import BACKENDS, check_backend
 
 # Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
@@ -115,7 +117,9 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         load: loads the trained network; not called where nothing is left to do.
         make_task: what to do for each image, given the backbone of the network.
     """
-    with locked(args, dataset.names, outputs):
+    with ExitStack() as stack:
+        for output in outputs if not args.dry_run else ():       # a dry run writes nothing, locks included
+            stack.enter_context(Lock(output.folder))
         work = Work(args, dataset.names, outputs, sources, digests)
         if not work.todo:
             return

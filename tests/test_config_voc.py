@@ -14,7 +14,6 @@ from PIL import Image
 from scipy.io import savemat
 
 from lib.data.registry import get_spec
-from lib.files.fileio import host_code
 from lib.files.imageio import read_mask, voc_palette
 from lib.setup.datasetup import Notes
 from tests.running import error_lines
@@ -227,12 +226,3 @@ def test_a_setup_json_of_another_shape_is_named(tmp_path, content):
     (tmp_path / 'setup.json').write_text(content)
     with pytest.raises(ValueError, match=r'setup\.json(:| is not valid JSON).*; delete it'):
         Notes(tmp_path)
-
-
-def test_what_a_killed_set_up_was_writing_is_removed(tmp_path):
-    done = subprocess.Popen(['true'])
-    done.wait()
-    left = tmp_path / f'.setup.json.{host_code()}-{done.pid}.tmp'
-    left.touch()
-    Notes(tmp_path).add('step', [])
-    assert [path.name for path in tmp_path.iterdir()] == ['setup.json']

@@ -10,7 +10,7 @@ import torch
 import infer_seg
 import train_aff
 from lib.data.labelio import read_maps, write_maps
-from lib.files.fileio import CannotWrite, host_code, remove_leftovers, replacing
+from lib.files.fileio import CannotWrite, replacing
 from lib.files.torchfile import read_torch, write_torch
 from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, error_lines, place
 
@@ -91,17 +91,15 @@ def test_errors_of_the_block_itself_stay_as_they_are(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_temporary_files_are_never_taken_for_others_and_those_of_killed_processes_go(tmp_path):
+def test_temporary_files_are_never_taken_for_others_and_that_of_a_killed_process_is_used_again(tmp_path):
+    code = ('import os, sys; from pathlib import Path; from lib.files.fileio import replacing\n'
+            'with replacing(Path(sys.argv[1])) as temporary: temporary.write_text("half"); os.kill(os.getpid(), 9)')
+    assert subprocess.run([sys.executable, '-c', code, tmp_path / 'a.png']).returncode == -9
+    assert [path.suffix for path in tmp_path.iterdir()] == ['.tmp']
     with replacing(tmp_path / 'a.png') as temporary:
         temporary.write_text('new')
         assert temporary.exists() and not list(tmp_path.glob('*.png'))
-    ended = subprocess.Popen(['true'])
-    ended.wait()
-    mine, theirs = (f'{host_code()}-{number}' for number in (os.getpid(), ended.pid))
-    for name in (f'.b.png.{mine}.tmp', f'.b.png.{theirs}.tmp', f'.b.{theirs}.png', f'.c.{theirs}.pth', '.hidden.png'):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {'a.png', '.hidden.png', f'.b.png.{mine}.tmp'}
+    assert [path.name for path in tmp_path.iterdir()] == ['a.png'] and (tmp_path / 'a.png').read_text() == 'new'
 
 
 def test_writers_of_one_file_never_mix(tmp_path):

@@ -2,14 +2,12 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
-from lib.files.fileio import CannotWrite, host_code
+from lib.files.fileio import CannotWrite
 from lib.run.lock import Lock
 from tests.running import APART, another_run
 
@@ -117,14 +115,3 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(CannotWrite, match=r'file/stage/.lock-0 cannot be locked \(.*\); choose another folder'):
         Lock(tmp_path / 'file/stage').__enter__()
-
-
-def test_the_temporary_files_of_killed_processes_are_removed_and_those_of_others_kept(tmp_path):
-    dead = subprocess.Popen([sys.executable, '-c', ''])
-    dead.wait()
-    stay = [f'.last.{host_code()}-{os.getpid()}.pth', f'.last.00000000-{dead.pid}.pth', '.other', 'last.pth']
-    for name in (*stay, f'.last.{host_code()}-{dead.pid}.pth'):
-        (tmp_path / name).write_text('')
-    with Lock(tmp_path):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(stay)

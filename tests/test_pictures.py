@@ -39,7 +39,8 @@ def aff_case(spec, folder):
         write_seeds(folder / f'{sample.name}.npz', [2], {1.0: scores, 24.0: scores})
     dataset = AffTrainSet(spec, 'train', crop=args.crop_size, seeds_dir=folder)
     draw_row = partial(train_aff.draw_row, args, network, DEVICE)
-    return network, partial(draw_pictures, network, 'affinity', [dataset[0, index] for index in range(len(dataset))], draw_row)
+    samples = [dataset[0, index] for index in range(len(dataset))]
+    return network, partial(draw_pictures, network, 'affinity', samples, draw_row)
 
 
 def seg_case(spec, folder):

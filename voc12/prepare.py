@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from lib.files.fileio import remove_leftovers, replacing
+from lib.files.fileio import replacing
 from lib.files.imageio import write_label_png
 from lib.files.outpaths import write_lists
 from lib.files.xmlfile import read_voc_objects
@@ -59,7 +59,6 @@ def convert_sbd(root: Path, workers: int = 0) -> None:
     if not matrices:
         return
     folder.mkdir(exist_ok=True)
-    remove_leftovers(folder)
     for path in (root / 'SegmentationClass').glob('[!.]*.png'):
         if not (folder / path.name).exists():
             with replacing(folder / path.name) as temporary:

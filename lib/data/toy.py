@@ -13,7 +13,7 @@ from shlex import quote
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, draw
-from lib.files.fileio import remove_leftovers, replacing, write_text
+from lib.files.fileio import replacing, write_text
 from lib.files.imageio import write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign
@@ -60,8 +60,6 @@ def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: 
             labels += '\t'.join([name, *classes]) + '\n'
         write_text(out / f'lists/{split}.txt', '\n'.join(image_names(split, parameters)) + '\n')
     write_text(out / 'lists/labels.txt', labels)
-    for folder in ('images', 'masks', 'lists'):
-        remove_leftovers(out / folder)
     write_json(description, {
         'name': 'toy', 'classes': CLASSES, 'images': 'images/{}.jpg', 'masks': ['masks/{}.png'], 'lists': 'lists',
         'train_split': 'train', 'val_split': 'val', 'score_split': 'train', 'preset': 'toy',

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.data.registry import LARGEST_SIDE, read_spec
-from lib.files.fileio import remove_leftovers, write_text
+from lib.files.fileio import write_text
 from lib.files.imageio import read_size
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign, refuse_inputs
@@ -127,7 +127,6 @@ def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes
         entries['masks'] = [(mask_folder / '{}.png').relative_to(root).as_posix()]
     replace_lists(args.out, home / entries['lists'], texts)
     write_json(args.out, {**entries, 'lists_sha256': {name: digest(text) for name, text in texts.items()}})
-    remove_leftovers(home)
     read_spec(args.out)
 
 
@@ -139,7 +138,6 @@ def replace_lists(out: Path, folder: Path, texts: Mapping[str, str]) -> None:
         if path.exists() and digest(path.read_text(encoding='utf-8')) not in known:
             raise ValueError(f'{path} was edited, or not written by this command; move it away, or choose another '
                              '--out')
-    remove_leftovers(folder)
     for name in former.keys() - texts.keys():
         (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():

@@ -1,12 +1,11 @@
 """One run at a time in a folder, on one machine or on several that share a file system."""
-import contextlib
-import fcntl
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from lib.files.fileio import CannotWrite, remove_leftovers
+from lib.files.fileio import CannotWrite, lock_file
 from lib.process import ranks
 
 
@@ -15,7 +14,7 @@ class Lock:
 
     Each process of a run locks a file of its own, <name>-<rank>: the processes of one run do not exclude each other,
     and another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
-    killed process; `patience` is the time in seconds to wait for that. Temporary files of killed processes are removed.
+    killed process; `patience` is the time in seconds to wait for that.
     """
 
     def __init__(self, folder: Path, name: str = '.lock', patience: float = 2):
@@ -35,27 +34,22 @@ class Lock:
             raise CannotWrite(f'{self.path} cannot be locked ({error.strerror}); choose another folder (--exp or '
                               '--out)') from error
         os.register_at_fork(after_in_child=self.file.close)     # a worker must not hold the lock of a killed run
-        remove_leftovers(folder)
         return self
 
     def __exit__(self, *_) -> None:
         self.path.unlink(missing_ok=True)
         self.file.close()
-        with contextlib.suppress(OSError):      # a refused run leaves no empty folders
+        with suppress(OSError):      # a refused run leaves no empty folders
             for path in self.made:
                 path.rmdir()
 
     def _try(self) -> str:
         """Try to lock the file; '' on success, else who holds it."""
-        self.file = open(self.path, 'a+')
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path)):
-                self.file.truncate(0)
-                print(f'process {os.getpid()} on {socket.gethostname()}', end='', file=self.file, flush=True)
-                return ''
-        except (BlockingIOError, FileNotFoundError):    # locked, or just deleted by the run that held it
-            pass
-        with self.file:
-            self.file.seek(0)
-            return self.file.read() or 'another run'
+        if file := lock_file(self.path, wait=False):
+            self.file = file
+            self.file.truncate(0)
+            print(f'process {os.getpid()} on {socket.gethostname()}', end='', file=self.file, flush=True)
+            return ''
+        with suppress(FileNotFoundError):       # released just now
+            return self.path.read_text() or 'another run'
+        return 'another run'

@@ -4,18 +4,15 @@ Each file carries its origin (lib/run/origin.py). Of three processes each takes 
 nothing of the others: the next run makes what a lost one left.
 """
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from lib.files.dataspec import and_more
-from lib.files.fileio import remove_leftovers
 from lib.files.origin import State, origin_text, read_state
 from lib.process import ranks
-from lib.run.lock import Lock
 from lib.run.origin import NEW_OR_BOTH, OWN, Digests, difference
 from lib.run.record import write_made_by
 
@@ -30,21 +27,6 @@ class Output(NamedTuple):
     def path(self, name: str) -> Path:
         """The file of an image."""
         return self.folder / f'{name}{self.suffix}'
-
-
-@contextmanager
-def locked(args: argparse.Namespace, names: Iterable[str], outputs: Sequence[Output]) -> Iterator[None]:
-    """While the context lasts the folders are locked. With --dry-run nothing is written, locks included.
-
-    Raises:
-        ValueError: if another run is using a folder.
-    """
-    with ExitStack() as stack:
-        for output in outputs if not args.dry_run else ():
-            stack.enter_context(Lock(output.folder))
-            for folder in {output.path(name).parent for name in names} - {output.folder}:   # of images in subfolders
-                remove_leftovers(folder)
-        yield
 
 
 class Work:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.files.dataspec import DatasetSpec, Sample, list_sha256
-from lib.files.fileio import remove_leftovers
 from lib.files.imageio import read_image, read_mask, read_size
 from lib.files.jsonfile import read_json, write_json
 from lib.process.cli import Parser, integer, progress
@@ -39,7 +38,6 @@ class Notes:
 
     def __init__(self, root: Path):
         self.root, self.path = root, root / 'setup.json'
-        remove_leftovers(root)
         self.steps = read_json(self.path, {str: {str: int}}, 'delete it, then run the same command again') \
             if self.path.exists() else {}
 

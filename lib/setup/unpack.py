@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from lib.files.fileio import remove_leftovers, replacing
+from lib.files.fileio import replacing
 from lib.process.cli import progress
 
 CORRUPT = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
@@ -31,9 +31,7 @@ def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list
         for name, size, opened in progress(_regular_files(archive), archive.name, 'file'):
             if match := re.fullmatch(pattern, name):
                 path = root / match.expand(target)
-                if path.parent not in folders:
-                    remove_leftovers(path.parent)
-                    folders.add(path.parent)
+                folders.add(path.parent)
                 if not (path.is_file() and path.stat().st_size == size):
                     with replacing(path) as temporary, opened() as source, open(temporary, 'wb') as file:
                         shutil.copyfileobj(source, file)
