@@ -83,7 +83,7 @@ def read_features(args: argparse.Namespace, dataset: InferSet, network: Inferenc
     """Features [D] by name of the image."""
     backbone, features = network.network.backbone, {}
     prepare = partial(add_views, scales=(1,), norm=backbone.norm, size_step=backbone.size_step)
-    for sample in progress(single_images(dataset, min(args.workers, 1), prepare), 'features'):
+    for sample in progress(single_images(dataset, min(args.workers, 1), prepare), 'features', total=len(dataset)):
         images = torch.from_numpy(sample['views'][0])[None].to(network.device)
         features[sample['name']] = network(sample['name'], lambda run, images=images: run(images))[0].cpu().numpy()
     return features

@@ -58,7 +58,8 @@ def test_drawing_again_does_nothing_or_asks_for_fresh(folder, capsys):
     assert not write_set(folder, seed=3, train=24, val=6)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == stamps
     line = error_line(main, ['--out', folder, '--seed', '4', '--train', '24', '--val', '6'], capsys)
-    assert 'holds a toy set of seed 3, 24 + 6 images, version 1; replace it with --fresh' in line
+    assert 'holds another toy set (python -m lib.data.toy ' in line
+    assert '--seed 3 --train 24 --val 6); replace it with --fresh' in line
 
 
 def test_fresh_leaves_nothing_of_the_earlier_set(tmp_path):
@@ -67,7 +68,7 @@ def test_fresh_leaves_nothing_of_the_earlier_set(tmp_path):
     main(['--out', str(tmp_path), '--seed', '1', '--train', '2', '--val', '1', '--fresh'])
     assert len(list((tmp_path / 'images').iterdir())) == 3
     assert (tmp_path / 'mine.txt').exists()
-    assert json.loads((tmp_path / 'made_by.json').read_text())['seed'] == 1
+    assert ' --seed 1 ' in json.loads((tmp_path / 'dataset.json').read_text())['prepare']
 
 
 def test_close_ups_show_one_class_each():

@@ -1,6 +1,5 @@
 """Batches for training and single images for inference, read ahead by worker processes."""
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -26,24 +25,10 @@ def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: 
     return batches
 
 
-@dataclass
-class Loading:
-    """The results of a function for 0, 1, ..., count - 1, computed ahead by worker processes."""
-
-    function: Callable
-    count: int
-    workers: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator:
-        return map_in_workers(self.function, range(self.count), self.workers)
-
-
-def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None) -> Loading:
+def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None
+                  ) -> Iterator[dict]:
     """The samples of an inference set one by one, in order, as NumPy arrays; the workers apply `prepare`."""
-    return Loading(partial(_prepared, dataset, prepare), len(dataset), workers)
+    return map_in_workers(partial(_prepared, dataset, prepare), range(len(dataset)), workers)
 
 
 def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str,

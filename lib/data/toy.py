@@ -2,11 +2,11 @@
 
     python -m lib.data.toy --out data/toy --seed 0
 
-Writes images/, masks/ (VOC palette), lists/, dataset.json (read by lib/data/registry.py like any user's own set) and
-made_by.json. What the images show is in toy_draw.py, what the classes look like in toy_shapes.py.
+Writes images/, masks/ (VOC palette), lists/ and dataset.json (read by lib/data/registry.py like any user's own set).
+What the images show is in toy_draw.py, what the classes look like in toy_shapes.py.
 """
 import argparse
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from shlex import quote
 
@@ -20,64 +20,59 @@ from lib.files.outpaths import refuse_foreign
 from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
 
-VERSION = 1                             # of the drawing code: raise it whenever an image changes
 MAKER = 'lib.data.toy'
-PARAMETERS = {'made_by': str, 'version': int, 'seed': int, 'train': int, 'val': int}       # what made_by.json holds
 
 
 def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: bool = False) -> bool:
     """Draw the set into `out`; False if it is already complete.
 
-    made_by.json is written first, so that an interrupted call knows its own files, and dataset.json last, so that an
+    dataset.json is written first, so that an interrupted call knows its own files, and the lists last, so that an
     unfinished set cannot be used. Files of other names are left alone. Raises ValueError if `out` holds a set with
     other parameters and `fresh` is not given, or files of somebody else.
     """
-    out = Path(out)
-    parameters = {'made_by': MAKER, 'version': VERSION, 'seed': seed, 'train': train, 'val': val}
-    record, description = out / 'made_by.json', out / 'dataset.json'
-    refuse_foreign(record, MAKER)
+    out, description = Path(out), Path(out) / 'dataset.json'
     refuse_foreign(description, MAKER)
-    earlier = read_json(record, PARAMETERS, 'move it away') if record.exists() else None
-    files = set_files(out, parameters)
-    if earlier == parameters and not fresh and all(path.is_file() for path in (*files, description)):
+    former = read_json(description, {'prepare': str}, 'move it away')['prepare'] if description.exists() else ''
+    earlier = [int(value) for value in re.findall(r'--(?:seed|train|val) (\d+)', former)]
+    files, same = set_files(out, train, val), earlier == [seed, train, val]
+    if same and not fresh and all(path.is_file() for path in files):
         return False
-    if earlier not in (None, parameters) and not fresh:
-        raise ValueError(f'{out} holds a toy set of seed {earlier["seed"]}, {earlier["train"]} + {earlier["val"]} '
-                         f'images, version {earlier["version"]}; replace it with --fresh, or choose another --out')
-    if not earlier and (foreign := [path for path in files if path.exists()]):
+    if former and not same and not fresh:
+        raise ValueError(f'{out} holds another toy set ({former}); replace it with --fresh, or choose another --out')
+    if not former and (foreign := [path for path in files if path.exists()]):
         raise ValueError(f'{foreign[0]} exists and was not written by python -m {MAKER}; choose another --out, or move '
                          'the file away')
-    for path in (description, *(set_files(out, earlier) if earlier else ())):
+    for path in set_files(out, *earlier[1:]) if earlier else ():
         path.unlink(missing_ok=True)
-    write_json(record, parameters)
-    labels = ''
-    for split in ('train', 'val'):
-        for index, name in enumerate(image_names(split, parameters)):
-            image, mask, classes = draw(seed, split, index)
-            with replacing(out / f'images/{name}.jpg') as temporary:
-                Image.fromarray(image).save(temporary, format='JPEG', quality=92)
-            write_label_png(out / f'masks/{name}.png', mask)
-            labels += '\t'.join([name, *classes]) + '\n'
-        write_text(out / f'lists/{split}.txt', '\n'.join(image_names(split, parameters)) + '\n')
-    write_text(out / 'lists/labels.txt', labels)
     write_json(description, {
         'name': 'toy', 'classes': CLASSES, 'images': 'images/{}.jpg', 'masks': ['masks/{}.png'], 'lists': 'lists',
         'train_split': 'train', 'val_split': 'val', 'score_split': 'train', 'preset': 'toy',
         'prepare': f'python -m {MAKER} --out {quote(str(out))} --seed {seed} --train {train} --val {val}',
         'made_by': MAKER})
+    lists = {'labels': ''}
+    for split, count in (('train', train), ('val', val)):
+        for index, name in enumerate(image_names(split, count)):
+            image, mask, classes = draw(seed, split, index)
+            with replacing(out / f'images/{name}.jpg') as temporary:
+                Image.fromarray(image).save(temporary, format='JPEG', quality=92)
+            write_label_png(out / f'masks/{name}.png', mask)
+            lists['labels'] += '\t'.join([name, *classes]) + '\n'
+        lists[split] = '\n'.join(image_names(split, count)) + '\n'
+    for name, text in lists.items():
+        write_text(out / f'lists/{name}.txt', text)
     return True
 
 
-def image_names(split: str, parameters: Mapping) -> list[str]:
+def image_names(split: str, count: int) -> list[str]:
     """Names of the images of a split."""
-    return [f'{split}_{index:05d}' for index in range(parameters[split])]
+    return [f'{split}_{index:05d}' for index in range(count)]
 
 
-def set_files(out: Path, parameters: Mapping) -> list[Path]:
-    """The files of a set in its folder, apart from made_by.json and dataset.json."""
-    names = image_names('train', parameters) + image_names('val', parameters)
-    return [*(out / f'images/{name}.jpg' for name in names), *(out / f'masks/{name}.png' for name in names),
-            *(out / f'lists/{name}.txt' for name in ('train', 'val', 'labels'))]
+def set_files(out: Path, train: int, val: int) -> list[Path]:
+    """The files of a set in its folder, apart from dataset.json; the lists first."""
+    names = image_names('train', train) + image_names('val', val)
+    return [*(out / f'lists/{name}.txt' for name in ('train', 'val', 'labels')),
+            *(out / f'images/{name}.jpg' for name in names), *(out / f'masks/{name}.png' for name in names)]
 
 
 def make_parser() -> argparse.ArgumentParser:

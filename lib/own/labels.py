@@ -2,7 +2,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from difflib import get_close_matches
 from pathlib import Path
 
 from lib.files.dataspec import check_classes, shortened
@@ -92,7 +92,7 @@ def find_classes(rows: Sequence[Row], given: Sequence[str] | None, keep: bool, s
         raise ValueError(f'--classes: {wrong[0]!r} must not be listed' + ' twice' * (wrong[0] != 'background'))
     first = {label: row.location for row in reversed(rows) for label in row.labels}
     for label in [label for label in counts if label not in classes][:MOST_LINES]:
-        near = [name for name in classes if likeness(label, name)]
+        near = get_close_matches(label, classes, 1)
         log.problem(first[label], f'unknown class {label!r}; --classes names {", ".join(classes)}'
                     + (f'; did you mean {near[0]!r}?' if near else ''))
     for name in classes:
@@ -103,31 +103,19 @@ def find_classes(rows: Sequence[Row], given: Sequence[str] | None, keep: bool, s
 
 def ask_about_alike(counts: Mapping[str, int], source: str, log: Log) -> None:
     """Report labels that are probably one class: a question that only the user can answer."""
-    for often, rare in combinations(sorted(counts, key=lambda label: (-counts[label], label)), 2):
-        kind = likeness(often, rare)
-        # Short words one letter apart are mostly different words (cat, car): a typo would be rare.
-        if kind and (kind != 'one letter' or min(len(often), len(rare)) > 4 or counts[rare] < FEW):
-            log.problem(source, f'{rare!r} ({counts[rare]} images) and {often!r} ({counts[often]}) differ in {kind}: '
+    alike = {}
+    for label in sorted(counts, key=lambda label: (-counts[label], label)):
+        alike.setdefault(plain(label), []).append(label)
+    for often, *others in alike.values():
+        for rare in others:
+            log.problem(source, f'{rare!r} ({counts[rare]} images) and {often!r} ({counts[often]}) look alike: '
                         f'--merge "{rare}={often}" if they are one class, --keep-labels if they are not')
 
 
-def likeness(first: str, second: str) -> str:
-    """How little two labels differ, in words; '' if by more."""
-    first, second = (re.sub(r'[\s_-]+', ' ', label.casefold()) for label in (first, second))
-    if first == second:
-        return 'upper case or hyphens'
-    if _singular(first) == _singular(second):
-        return 'singular and plural'
-    longer, shorter = sorted((first, second), key=len, reverse=True)
-    start = next((i for i, (a, b) in enumerate(zip(longer, shorter)) if a != b), len(shorter))
-    edited = longer[start + 1:] in (shorter[start:], shorter[start + 1:])
-    letters = longer[start:start + 1] + (shorter[start:start + 1] if len(longer) == len(shorter) else '')
-    word = re.search(r'[^\W\d_]*$', longer[:start])[0] + re.match(r'[^\W\d_]*', longer[start:])[0]
-    return 'one letter' if edited and letters.isalpha() and len(word) > 2 else ''      # not: type a, type b
-
-
-def _singular(label: str) -> str:
-    return re.sub(r'(?<=s|x|z)es$|(?<=ch|sh)es$|s$', '', re.sub(r'ies$', 'y', label))
+def plain(label: str) -> str:
+    """A label in lower case, singular and without hyphens."""
+    label = re.sub(r'ies$', 'y', re.sub(r'[\s_-]+', ' ', label.casefold()))
+    return re.sub(r'(?<=s|x|z)es$|(?<=ch|sh)es$|s$', '', label)
 
 
 def warn_about_classes(rows: Sequence[Row], classes: Sequence[str], log: Log) -> None:
