@@ -17,7 +17,7 @@ from lib.process import launch
 from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
 from lib.routing import Command, Flag, Tool, give, read_flags, show_settings
-from lib.run.expected import BACKBONE, check_backbone, comparison_text
+from lib.run.expected import BACKBONE, comparison_text
 from lib.run.options import base_parser, plain_flag
 
 ROOT = Path(__file__).resolve().parent
@@ -212,8 +212,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.given += filter(command.has, defaults(job))
     give(job.flags, commands, caller)
     settings = [command.resolve(job.spec, job.gpus or 1) for command in commands]
-    if any(str(BACKBONE) in command.flag_words for command in commands):
-        check_backbone()
     if job.dry_run:
         show_settings(commands, settings)
 

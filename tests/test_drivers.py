@@ -12,7 +12,6 @@ import pipeline
 from lib.data.toy import write_set
 from lib.process import launch
 from lib.process.ending import run_script
-from lib.run import expected
 
 ROOT = Path(__file__).parent.parent
 STAGES = 'train_cam, infer_cam, train_aff, infer_aff, train_seg, infer_seg, table, report'
@@ -106,16 +105,6 @@ def test_the_backbone_of_the_demo_is_remade_on_a_set_of_its_own_if_asked(drive):
     sets, training = drive('demo', '--stages', 'backbone', '--seed', '987654', '--exp', '/far')
     assert value(sets, '--out') == 'data/toy-backbone' and value(sets, '--seed') != '987654'
     assert ' '.join(training) == 'pretrain_toy.py --dataset data/toy-backbone/dataset.json --run toy-987654 --exp /far'
-
-
-def test_a_backbone_that_has_changed_is_refused_before_anything_runs(refused, monkeypatch, tmp_path):
-    changed = tmp_path / 'toy_backbone.pth'
-    changed.write_bytes(expected.BACKBONE.read_bytes()[:-1])
-    for module in (pipeline, expected):
-        monkeypatch.setattr(module, 'BACKBONE', changed)
-    assert f'{changed} is missing or has changed' in refused('demo')
-    monkeypatch.setattr(launch, 'run', lambda *_: 0)
-    assert not pipeline.main(['demo', '--weights', 'none', '--stages', 'draw,train_cam'])
 
 
 @pytest.mark.parametrize('flag', [['--limit', '5'], ['--workers', '0'], ['--fresh'], ['--device', 'cpu'], ['--lr', '1'],

@@ -1,7 +1,6 @@
 """Where a command may write: never over one of its inputs, and never over a file that it did not make.
 
-A file says which command made it: JSON in its entry "made_by", HTML in <meta name="generator">, PNG and JPEG in a text
-field.
+A file says which command made it: JSON in its entry "made_by", HTML in <meta name="generator">.
 """
 import os
 import re
@@ -9,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lib.files.fileio import write_text
-from lib.files.origin import png_text
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -36,11 +34,6 @@ def refuse_foreign(path: Path, maker: str, flag: str = '--out', former: str | No
     if content is None or content and not re.search(mark, content):
         raise ValueError(f'{path} exists and was not written by python -m {maker}; choose another {flag}, or move the '
                          'file away')
-
-
-def image_mark(maker: str) -> dict:
-    """Arguments of PIL's save() that make a PNG or JPEG say which command made it."""
-    return {'pnginfo': png_text('made_by', maker), 'comment': f'made_by {maker}'}
 
 
 def check_lists(folder: Path, texts: Mapping[str, str], maker: str) -> None:

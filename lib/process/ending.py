@@ -102,7 +102,11 @@ def run_script(main: Callable) -> NoReturn:
         if line and int(os.environ.get('LOCAL_RANK') or 0):     # if rank 0 ends with it, torchrun ends this process
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(RANK0_FIRST)
-        _print_last(line)
+        try:
+            print(line, end='\n' * bool(line), file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        except OSError:     # nobody reads it, as after `| head`
+            os._exit(status or 0)
         if torchrun:        # a thread of the process group can crash the interpreter at its end
             os._exit(status or 0)
         sys.exit(status)
@@ -143,15 +147,3 @@ def _explained(error: BaseException) -> tuple[int, str]:
     elif not isinstance(error, ValueError | OSError | ImportError):
         return 1, ''
     return 2, f'error: {text}'
-
-
-def _print_last(line: str) -> None:
-    """Print the line on stderr; what cannot be printed any more, as after `| head`, is dropped silently."""
-    for stream, text in ((sys.stdout, ''), (sys.stderr, f'{line}\n' if line else '')):
-        try:
-            stream.write(text)
-            stream.flush()
-        except OSError:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())
-            os.close(null)
