@@ -13,11 +13,10 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
 from queue import SimpleQueue
-from threading import Timer
 from typing import Any, BinaryIO
 
 import cv2
@@ -55,7 +54,7 @@ def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int
         while submitted:
             yield from submitted.popleft().result()
     finally:
-        pool.close()
+        pool.close(submitted)
 
 
 class Pool:
@@ -92,16 +91,12 @@ class Pool:
             raise error from RuntimeError(f'in a worker process:\n{trace}')
         return results
 
-    def close(self) -> None:
-        """End the processes; tasks that run have GRACE seconds to finish, the others are cancelled."""
-        timer = Timer(GRACE, self.kill)
-        timer.daemon = True
-        with _signals_blocked():
-            timer.start()
+    def close(self, submitted: Iterable[Future] = ()) -> None:
+        """End the processes; those of the tasks submitted that run have GRACE seconds, the others are cancelled."""
         try:
-            self.threads.shutdown(cancel_futures=True)
+            self.threads.shutdown(wait=False, cancel_futures=True)
+            wait([task for task in submitted if not task.cancelled()], GRACE)
         finally:
-            timer.cancel()
             self.kill()
             atexit.unregister(self.kill)
 

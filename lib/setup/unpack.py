@@ -6,10 +6,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from lib.files.fileio import replacing
 from lib.process.cli import progress
@@ -26,31 +23,22 @@ def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list
 
     Returns the folders of the files below root; raises ValueError if the archive is corrupt, or nothing in it matches.
     """
-    folders = set()
+    folders, zipped = set(), archive.suffix == '.zip'
     try:
-        for name, size, opened in progress(_regular_files(archive), archive.name, 'file'):
-            if match := re.fullmatch(pattern, name):
-                path = root / match.expand(target)
-                folders.add(path.parent)
-                if not (path.is_file() and path.stat().st_size == size):
-                    with replacing(path) as temporary, opened() as source, open(temporary, 'wb') as file:
-                        shutil.copyfileobj(source, file)
+        with zipfile.ZipFile(archive) if zipped else tarfile.open(archive, 'r|*') as file:
+            for info in progress(file.infolist() if zipped else file, archive.name, 'file'):
+                name, size = (info.filename, info.file_size) if zipped else (info.name, info.size)
+                match = re.fullmatch(pattern, name) if zipped or info.isreg() else None     # no links, no devices
+                if match:
+                    path = root / match.expand(target)
+                    folders.add(path.parent)
+                    if not (path.is_file() and path.stat().st_size == size):
+                        with (replacing(path) as temporary, open(temporary, 'wb') as unpacked,
+                              file.open(info) if zipped else file.extractfile(info) as source):
+                            shutil.copyfileobj(source, unpacked)
     except CORRUPT as error:
         raise ValueError(f'{archive} is corrupt ({type(error).__name__}: {error}); move it away, then run the same '
                          'command again') from error
     if not folders:
         raise ValueError(f'{archive} has none of the files expected in it; is it the right archive?')
     return sorted(str(folder.relative_to(root)) for folder in folders)
-
-
-def _regular_files(archive: Path) -> Iterator[tuple[str, int, Callable[[], BinaryIO]]]:
-    """Name, size and opener of each regular file, to be read one after the other; links and devices are left out."""
-    if archive.suffix == '.zip':
-        with zipfile.ZipFile(archive) as file:
-            for info in file.infolist():
-                yield info.filename, info.file_size, partial(file.open, info)
-    else:
-        with tarfile.open(archive, 'r|*') as file:
-            for info in file:
-                if info.isreg():
-                    yield info.name, info.size, partial(file.extractfile, info)
