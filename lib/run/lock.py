@@ -12,13 +12,13 @@ from lib.process import ranks
 class Lock:
     """Holds the lock of a folder while the context lasts; ValueError if another run, which is named, holds it.
 
-    Each process of a run locks a file of its own, <name>-<rank>: the processes of one run do not exclude each other,
+    Each process of a run locks a file of its own, .lock-<rank>: the processes of one run do not exclude each other,
     and another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
     killed process; `patience` is the time in seconds to wait for that.
     """
 
-    def __init__(self, folder: Path, name: str = '.lock', patience: float = 2):
-        self.path, self.patience = Path(folder) / f'{name}-{ranks.place().rank}', patience
+    def __init__(self, folder: Path, patience: float = 2):
+        self.path, self.patience = Path(folder) / f'.lock-{ranks.place().rank}', patience
         self.made = [path for path in self.path.parents if not path.exists()]
 
     def __enter__(self) -> 'Lock':

@@ -15,7 +15,6 @@ import numpy as np
 from lib.files.fileio import replacing
 from lib.files.jsonfile import read_json, read_json_lines, write_json
 from lib.process import ranks
-from lib.run.lock import Lock
 from lib.run.options import plain_args
 
 ARITHMETIC = {'none': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}     # by value of --amp, resolved
@@ -121,10 +120,10 @@ def write_made_by(folder: Path, args: argparse.Namespace, device, origin: Mappin
         write_json(path, {**environment(device, args.amp), 'args': plain_args(args), **origin})
 
 
-def add_score(path: Path, record: dict, patience: float = 60) -> None:
-    """Append an evaluation to a run's scores.json; waits up to `patience` seconds for others that do so."""
-    with Lock(path.parent, '.scores-lock', patience):
-        write_json(path, [*read_scores(path), record])
+def add_score(path: Path, record: dict) -> None:
+    """Append an evaluation to a run's scores.json; others that do so wait while it is replaced."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps([*read_scores(path), record], indent=1, ensure_ascii=False) + '\n', 'utf-8')
 
 
 def read_scores(path: Path) -> list[dict]:
