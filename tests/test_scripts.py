@@ -128,13 +128,13 @@ def test_exact_masks_score_a_hundred_under_both_protocols(toy, tmp_path, capsys)
 
 def interrupted(monkeypatch, step):
     """Make training stop, as if interrupted, right after the checkpoint of a step."""
-    save = loop.save_checkpoint
+    save = loop.write_torch
 
     def save_and_stop(path, state):
         save(path, state)
         if state['step'] == step:
             raise KeyboardInterrupt
-    monkeypatch.setattr(loop, 'save_checkpoint', save_and_stop)
+    monkeypatch.setattr(loop, 'write_torch', save_and_stop)
 
 
 @pytest.mark.parametrize('stage', ['cam', 'aff', 'seg'])
