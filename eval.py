@@ -239,7 +239,7 @@ def main(argv=None):
     scores = evaluate(args, spec, pairs)
     if chosen and args.what == 'cam':
         scores['results'][0]['chosen'] = True
-    scores['left_out'] = sorted([*spec.left_out(split), *scores['left_out']])
+    scores['left_out'] = sorted([*spec.left_out(split, args.limit), *scores['left_out']])
     record = {'dataset': spec.name, 'split': split, 'what': args.what, 'protocol': args.protocol, 'labels': str(folder),
               **scores, **environment(), **origin, 'classes': list(spec.class_names)}
     add_score(file, record)

@@ -121,6 +121,8 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         for output in outputs if not args.dry_run else ():       # a dry run writes nothing, locks included
             stack.enter_context(Lock(output.folder))
         work = Work(args, dataset.names, outputs, sources, digests)
+        if not args.dry_run:
+            work.remove(dataset.left_out)       # corrupt images: what was made of them before is stale
         if not work.todo:
             return
         dataset.check()

@@ -19,12 +19,12 @@ def read_ground_truth(spec: DatasetSpec, mask: Path | None) -> np.ndarray | None
         return None
 
 
-def check_images(spec: DatasetSpec, split: str, samples: Sequence[Sample]) -> None:
-    """Check that all images exist and have an intact beginning and end; names those of the split that are left out.
+def check_images(split: str, samples: Sequence[Sample], left_out: Sequence[str]) -> None:
+    """Check that all images exist and have an intact beginning and end; prints the names of those that are left out.
 
     Raises FileNotFoundError or Corrupt.
     """
-    if left_out := spec.left_out(split):
+    if left_out:
         print_rank0(f'left out {len(left_out)} images of {split}: corrupt: {shortened(left_out, 10)}')
     check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
                 'check --data-root, or correct the list')

@@ -25,7 +25,7 @@ class TrainSet(Dataset):
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm, crop: int, seed: int, limit: int | None):
         self.spec, self.split, self.norm, self.crop, self.seed = spec, split, norm, crop, seed
-        self.samples = spec.samples(split)[:limit]
+        self.samples, self.left_out = spec.samples(split, limit), spec.left_out(split, limit)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -36,7 +36,7 @@ class TrainSet(Dataset):
 
     def check(self) -> None:
         """Check that all images and label files exist."""
-        check_images(self.spec, self.split, self.samples)
+        check_images(self.split, self.samples, self.left_out)
         if files := self.labelled():
             check_made(self.spec, files, f'{self.split} lacks {self.LABELS}', self.remedy())
 
@@ -117,7 +117,8 @@ class InferSet(Dataset):
     """{'image': uint8 [H, W, 3], 'image_labels': float32 [K], 'name'} in list order; with_labels=False: no labels."""
 
     def __init__(self, spec: DatasetSpec, split: str, limit: int | None = None, with_labels: bool = True):
-        self.spec, self.split, self.samples = spec, split, spec.samples(split)[:limit]
+        self.spec, self.split = spec, split
+        self.samples, self.left_out = spec.samples(split, limit), spec.left_out(split, limit)
         self.names, self.paths = [sample.name for sample in self.samples], [sample.image for sample in self.samples]
         self.labels = spec.image_labels(self.names).astype(np.float32) if with_labels else None
 
@@ -130,7 +131,7 @@ class InferSet(Dataset):
 
     def check(self) -> None:
         """Check that all images exist and have an intact beginning and end."""
-        check_images(self.spec, self.split, self.samples)
+        check_images(self.split, self.samples, self.left_out)
 
 
 def batch_keys(num_samples: int, batch: int, epochs: int, seed: int, start_step: int = 0,

@@ -50,14 +50,16 @@ class FileSet(Dataset):
     """
 
     def __init__(self, files: Sequence[Path], max_side: int | None = None, on_corrupt: str = 'error'):
-        self.corrupt = corrupt_images(tuple(files)) if on_corrupt == 'skip' else ()
-        self.paths, self.max_side = [path for path in files if path not in self.corrupt], max_side
-        if not self.paths:
+        names = [path.stem for path in files]
+        if len(set(names)) < len(names):
+            base = os.path.commonpath([path.resolve().parent for path in files])
+            names = [path.resolve().relative_to(base).with_suffix('').as_posix() for path in files]
+        corrupt, self.max_side = corrupt_images(tuple(files)) if on_corrupt == 'skip' else (), max_side
+        if len(corrupt) == len(files):
             raise ValueError(f'all {len(files)} images are corrupt, {files[0]} the first; restore them')
-        self.names = [path.stem for path in self.paths]
-        if len(set(self.names)) < len(self.names):
-            base = os.path.commonpath([path.resolve().parent for path in self.paths])
-            self.names = [path.resolve().relative_to(base).with_suffix('').as_posix() for path in self.paths]
+        self.left_out = [name for path, name in zip(files, names) if path in corrupt]
+        self.paths, self.names = map(list, zip(*((path, name) for path, name in zip(files, names)
+                                                 if path not in corrupt)))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -71,9 +73,8 @@ class FileSet(Dataset):
         """Check that all images exist and can be read under different names; FileNotFoundError or ValueError names the
         files. Prints what is left out.
         """
-        if self.corrupt:
-            print_rank0(f'left out {len(self.corrupt)} files: corrupt: '
-                        f'{shortened(sorted(map(str, self.corrupt)), 10)}')
+        if self.left_out:
+            print_rank0(f'left out {len(self.left_out)} files: corrupt: {shortened(self.left_out, 10)}')
         check_files(self.paths, 'some images do not exist', 'check the names after --images')
         name, times = Counter(self.names).most_common(1)[0]
         if times > 1:

@@ -22,7 +22,7 @@ def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '
     With masked_only, images without ground truth are left out. Raises FileNotFoundError if a mask or a prediction is
     missing, naming the first and how many.
     """
-    samples = spec.samples(split)[:limit]
+    samples = spec.samples(split, limit)
     if masked_only and any(sample.mask for sample in samples):
         samples = [sample for sample in samples if sample.mask]
     else:

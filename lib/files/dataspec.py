@@ -96,8 +96,8 @@ class DatasetSpec:
         """The split whose label files cover `split`: those of the training split include score_split."""
         return self.train_split if split == self.score_split else split
 
-    def samples(self, split: str) -> list[Sample]:
-        """The samples of a split in list order; no image is opened, unless corrupt ones are left out.
+    def samples(self, split: str, limit: int | None = None) -> list[Sample]:
+        """The first samples of a split in list order, or all; no image is opened, unless corrupt ones are left out.
 
         Raises FileNotFoundError if the list is missing, ValueError if it is empty, repeats an image or is malformed.
         """
@@ -109,6 +109,7 @@ class DatasetSpec:
         name, times = Counter(sample.name for sample in samples).most_common(1)[0]
         if times > 1:
             raise ValueError(f'{path} names {name} {times} times; list every image once')
+        samples = samples[:limit]
         if self.on_corrupt == 'skip':
             corrupt = corrupt_images(tuple(sample.image for sample in samples))
             if len(corrupt) == len(samples):
@@ -117,12 +118,11 @@ class DatasetSpec:
             samples = [sample for sample in samples if sample.image not in corrupt]
         return samples
 
-    def left_out(self, split: str) -> list[str]:
+    def left_out(self, split: str, limit: int | None = None) -> list[str]:
         """Names of the corrupt images that samples() leaves out."""
-        if self.on_corrupt != 'skip':
-            return []
-        kept = {sample.name for sample in self.samples(split)}
-        return [sample.name for sample in replace(self, on_corrupt='error').samples(split) if sample.name not in kept]
+        kept = {sample.name for sample in self.samples(split, limit)}
+        listed = replace(self, on_corrupt='error').samples(split, limit)
+        return [sample.name for sample in listed if sample.name not in kept]
 
     def image_labels(self, names: Sequence[str]) -> np.ndarray:
         """Image-level labels uint8 [len(names), K], 1 where the class is in the image.

@@ -69,13 +69,18 @@ class Work:
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def begin(self, device: torch.device) -> None:
-        """Note what makes the files from here on; with --fresh remove the former ones, which are no others' by now."""
+        """Note what makes the files from here on; with --fresh remove the former ones."""
         self.digests.save()         # not before: a refused run leaves nothing
         if self.fresh:
-            for path in [output.path(self.names[index]) for output in self.outputs for index in self.todo]:
-                path.unlink(missing_ok=True)
+            self.remove(self.names[index] for index in self.todo)
         for output in self.outputs if ranks.is_first() else ():
             write_made_by(output.folder, self.args, device, output.origin)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove the files that a stage made of some images."""
+        for path in [output.path(name) for name in names for output in self.outputs]:
+            if not _is_foreign(read_state(path)):
+                path.unlink(missing_ok=True)
 
 
 def refuse_unknown(paths: Iterable[Path]) -> None:
