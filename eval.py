@@ -25,12 +25,11 @@ from shlex import quote
 import numpy as np
 from tqdm import tqdm
 
-from lib.data.corrupt import read_ground_truth
+from lib.data.checks import label_pairs, read_ground_truth
 from lib.data.labelio import read_seeds
 from lib.data.npyio import label_source, read_any_maps
-from lib.data.pairs import LabelPair, label_pairs
 from lib.data.registry import get_spec
-from lib.files.dataspec import DatasetSpec
+from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import Corrupt, read_mask
 from lib.process.cli import AUTO, bar_style, number, or_auto
 from lib.process.ending import run_script
@@ -73,32 +72,32 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def score_chunk(pairs: Sequence[LabelPair], spec: DatasetSpec, what: str, wanted: Sequence[tuple[float | None, str]]
-                ) -> tuple[list[Scores | Curve], list[str]]:
+def score_chunk(pairs: Sequence[tuple[Sample, Path]], spec: DatasetSpec, what: str,
+                wanted: Sequence[tuple[float | None, str]]) -> tuple[list[Scores | Curve], list[str]]:
     """Scores of some images for each (point, protocol), then their curve; names of corrupt masks.
 
     A point is the background threshold of CAMs, which alone have a curve, the strength of CRF seeds, or None.
     """
     scores, left_out = [Scores(spec.num_classes, protocol) for _, protocol in wanted], []
     curve = Curve(spec.num_classes, wanted[0][1])
-    for pair in pairs:
-        truth = read_ground_truth(spec, pair.ground_truth)
+    for sample, path in pairs:
+        truth = read_ground_truth(spec, sample.mask)
         if truth is None:
-            left_out.append(pair.name)
+            left_out.append(sample.name)
             continue
         try:
             if what == 'cam':
-                cams = read_any_maps(pair.prediction, truth.shape, spec.num_fg)
+                cams = read_any_maps(path, truth.shape, spec.num_fg)
                 labels = [cam_label(*cams, threshold) for threshold, _ in wanted]
                 curve.add(truth, *cams)
             elif what == 'cam-crf':
-                labels = [seed_label(pair.prediction, alpha, spec.num_fg) for alpha, _ in wanted]
+                labels = [seed_label(path, alpha, spec.num_fg) for alpha, _ in wanted]
             else:
-                labels = [read_mask(pair.prediction, spec.num_classes)] * len(wanted)
+                labels = [read_mask(path, spec.num_classes)] * len(wanted)
             for sums, label in zip(scores, labels):
                 sums.add(truth, label)
         except ValueError as error:
-            raise ValueError(f'{pair.name}: {error}') from error
+            raise ValueError(f'{sample.name}: {error}') from error
     return [*scores, curve], left_out
 
 
@@ -110,7 +109,7 @@ def seed_label(path: Path, alpha: float, num_fg: int) -> np.ndarray:
     return labels_of(keys)[seeds[alpha].argmax(0)]
 
 
-def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespace,
+def score(pairs: Sequence[tuple[Sample, Path]], spec: DatasetSpec, args: argparse.Namespace,
           wanted: Sequence[tuple[float | None, str]]) -> tuple[list[Scores | Curve], list[str]]:
     """score_chunk of all images, distributed over worker processes."""
     function = partial(score_chunk, spec=spec, what=args.what, wanted=wanted)
@@ -124,11 +123,11 @@ def score(pairs: Sequence[LabelPair], spec: DatasetSpec, args: argparse.Namespac
                 sums.merge(some)
             left_out += some_left_out
     if not scores[0].images:
-        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0].ground_truth} the first; restore them')
+        raise Corrupt(f'all {len(pairs)} masks are corrupt, {pairs[0][0].mask} the first; restore them')
     return scores, left_out
 
 
-def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelPair]) -> dict:
+def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[tuple[Sample, Path]]) -> dict:
     """All figures of one evaluation.
 
     Returns:
@@ -137,7 +136,7 @@ def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[LabelP
         'absent', each holds 'strict' means too. 'curve': of CAMs. 'images': how many were scored. 'left_out': names of
         those with corrupt masks.
     """
-    seeds = read_seeds(pairs[0].prediction, spec.num_fg)[1] if args.what == 'cam-crf' else {}
+    seeds = read_seeds(pairs[0][1], spec.num_fg)[1] if args.what == 'cam-crf' else {}
     results, curve = [{'alpha': alpha} for alpha in sorted(seeds)] or [{}], {}
     if args.what == 'cam':
         results = [{'threshold': args.background_score}]
@@ -167,7 +166,7 @@ def _point(result: Mapping) -> float | None:
     return result.get('threshold', result.get('alpha'))
 
 
-def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[LabelPair], Path]:
+def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[tuple[Sample, Path]], Path]:
     """Predictions and masks of a split, and the folder of the predictions.
 
     Raises:
@@ -185,7 +184,7 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
     remedy = (f'make them with python {script} --dataset {quote(args.dataset)} --run {quote(args.run)} '
               f'--split {made_from}{" --export-npy" if args.unpickle else ""}')
     pairs = label_pairs(spec, split, folder, suffix, args.limit, remedy, args.masked_only)
-    check_labels([pair.prediction for pair in pairs], spec, remedy=remedy)
+    check_labels([path for _, path in pairs], spec, remedy=remedy)
     return pairs, folder
 
 
@@ -220,10 +219,10 @@ def main(argv=None):
         return
 
     # What the scores are made from: perhaps they exist already.
-    digests, names = Digests(args.folder / '.digests.json'), [pair.name for pair in pairs]
+    digests, names = Digests(args.folder / '.digests.json'), [sample.name for sample, _ in pairs]
     if chosen := args.background_score == AUTO:
         args.background_score = chosen_score(args.folder, 0.25)
-    predictions, truths = digests.of(pair.prediction for pair in pairs), digests.of(pair.ground_truth for pair in pairs)
+    predictions, truths = digests.of(path for _, path in pairs), digests.of(sample.mask for sample, _ in pairs)
     origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
                                                      'ground_truths': text_digest([*zip(names, truths)])}}
     origin['settings']['split'] = split

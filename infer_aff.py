@@ -15,7 +15,7 @@ from shlex import quote
 import numpy as np
 import torch
 
-from lib.data.corrupt import check_made
+from lib.data.checks import check_made
 from lib.data.datasets import InferSet
 from lib.data.npyio import label_source, read_any_maps
 from lib.data.registry import get_spec

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from lib.data.corrupt import read_ground_truth
+from lib.data.checks import read_ground_truth
 from lib.data.datasets import SegTrainSet
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec

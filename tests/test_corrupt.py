@@ -18,10 +18,10 @@ import infer_seg
 import train_aff
 import train_cam_voc
 import train_seg
+from lib.data.checks import label_pairs
 from lib.data.datasets import CamTrainSet, InferSet
 from lib.data.files import FileSet
 from lib.data.labelio import read_seeds, write_seeds
-from lib.data.pairs import label_pairs
 from lib.data.registry import read_spec
 from lib.files.imageio import Corrupt, corrupt_images
 from lib.process.ending import run_script

@@ -5,11 +5,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lib.data.affinity import AffTrainSet
+from lib.data.checks import label_pairs
 from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet, batch_keys
 from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
 from lib.data.loading import training_batches
-from lib.data.pairs import label_pairs
 from lib.data.registry import get_spec
 from lib.data.toy import write_set
 from lib.files.imageio import write_label_png
@@ -144,9 +144,9 @@ def test_inference_sample_is_the_image_itself(spec):
 
 def test_evaluation_pairs_predictions_with_masks(spec, tmp_path):
     pairs = label_pairs(spec, 'val', spec.root / 'walk')
-    assert [pair.name for pair in pairs] == [sample.name for sample in spec.samples('val')]
-    for pair in pairs:
-        np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (pair.prediction, pair.ground_truth)))
+    assert [sample.name for sample, _ in pairs] == [sample.name for sample in spec.samples('val')]
+    for sample, prediction in pairs:
+        np.testing.assert_array_equal(*(np.array(Image.open(path)) for path in (prediction, sample.mask)))
     with pytest.raises(FileNotFoundError, match=r'val lacks predictions: .*val_00000.npz \(and 1 more\); make them so'):
         label_pairs(spec, 'val', tmp_path, '.npz', remedy='make them so')
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lib.data import augment
-from lib.data.corrupt import check_images, check_made
+from lib.data.checks import check_images, check_made
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from tool.imutils import IMAGENET_NORM, Norm, normalise

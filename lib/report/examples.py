@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib.data.corrupt import read_ground_truth
+from lib.data.checks import read_ground_truth
 from lib.data.labelio import read_maps, read_seeds
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED, read_image, read_mask, voc_palette

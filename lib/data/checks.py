@@ -1,4 +1,4 @@
-"""Images and masks that exist but cannot be decoded (--on-corrupt), and files that earlier stages made of images."""
+"""What a stage finds on the disk, checked before it begins: images, masks, and what earlier stages made of them."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,3 +39,20 @@ def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem:
         if missing[0][0].image.is_file():
             read_image(missing[0][0].image, **spec.reading)
         check_files([path for _, path in missing], problem, remedy)
+
+
+def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png', limit: int | None = None,
+                remedy: str = 'check the folder', masked_only: bool = False) -> list[tuple[Sample, Path]]:
+    """Samples with their predictions, <labels_dir>/<name><suffix>, in list order; the ground truth is that of the list.
+
+    With masked_only, images without ground truth are left out. Raises FileNotFoundError if a mask or a prediction is
+    missing, naming the first and how many.
+    """
+    samples = spec.samples(split, limit)
+    if masked_only and any(sample.mask for sample in samples):
+        samples = [sample for sample in samples if sample.mask]
+    else:
+        spec.check(split, need_masks=True)
+    files = [(sample, Path(labels_dir) / f'{sample.name}{suffix}') for sample in samples]
+    check_made(spec, files, f'{split} lacks predictions', remedy)
+    return files
