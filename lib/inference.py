@@ -20,7 +20,7 @@ from lib.net.weights import load_network
 from lib.process.cli import progress
 from lib.process.workers import map_in_workers
 from lib.run import device as devices
-from lib.run.lock import Lock
+from lib.run.lock import lock_folder
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
 from lib.run.origin import Digests
 from lib.run.outputs import Output, Work
@@ -119,7 +119,7 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
     """
     with ExitStack() as stack:
         for output in outputs if not args.dry_run else ():       # a dry run writes nothing, locks included
-            stack.enter_context(Lock(output.folder))
+            stack.enter_context(lock_folder(output.folder))
         work = Work(args, dataset.names, outputs, sources, digests)
         if not args.dry_run:
             work.remove(dataset.left_out)       # corrupt images: what was made of them before is stale

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lib.process.ending import CAUGHT, run_script
-from lib.run.lock import Lock
+from lib.run.lock import lock_folder
 
 NETWORK = ('--width', '0.03125', '--device', 'cpu', '--amp', 'none')
 HEAD = ('--fov-channels', '8')
@@ -97,7 +97,7 @@ def another_run(folder: Path, **variables: str) -> Iterator[tuple]:
 
 def _hold(pipe, folder: Path, variables: dict) -> None:
     os.environ.update(variables)
-    with Lock(folder):
+    with lock_folder(folder):
         pipe.send('held')
         pipe.recv()
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from lib.files.fileio import CannotWrite
-from lib.run.lock import Lock
+from lib.run.lock import lock_folder
 from tests.running import APART, another_run
 
 
@@ -17,7 +17,7 @@ def rank(number, world=2):
 
 
 def test_the_folder_is_made_and_the_lock_file_goes(tmp_path):
-    with Lock(tmp_path / 'new/stage'):
+    with lock_folder(tmp_path / 'new/stage'):
         assert [path.name for path in (tmp_path / 'new/stage').iterdir()] == ['.lock-0']
     assert not (tmp_path / 'new').exists()
 
@@ -26,35 +26,37 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_holds_no
     with another_run(tmp_path) as (process, _):
         with pytest.raises(ValueError, match=rf'{tmp_path} is in use by process {process.pid} on '
                                              rf'{socket.gethostname()}: wait until that run has ended, or choose'):
-            Lock(tmp_path, patience=0).__enter__()
+            lock_folder(tmp_path, patience=0).__enter__()
         process.kill()
         process.join()
         began = time.monotonic()
-        with Lock(tmp_path, patience=0):
+        with lock_folder(tmp_path, patience=0):
             assert time.monotonic() - began < 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_second_run_is_refused_in_the_same_process(tmp_path):
-    with Lock(tmp_path):
+    with lock_folder(tmp_path):
         with pytest.raises(ValueError, match=f'in use by process {os.getpid()} on {socket.gethostname()}'):
-            Lock(tmp_path, patience=0).__enter__()
+            lock_folder(tmp_path, patience=0).__enter__()
 
 
 def test_a_forked_worker_does_not_hold_the_lock(tmp_path):
-    lock = Lock(tmp_path)
-    lock.__enter__()
+    lock = lock_folder(tmp_path)
+    file = lock.__enter__()
     worker = os.fork()
     if not worker:
         time.sleep(60)
         os._exit(0)
     try:
-        os.close(lock.file.fileno())            # as the kernel does when this process is killed
-        with Lock(tmp_path, patience=1):
+        os.close(file.fileno())                 # as the kernel does when this process is killed
+        with lock_folder(tmp_path, patience=1):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
         os.waitpid(worker, 0)
+        with pytest.raises(OSError, match='Bad file descriptor'):
+            lock.__exit__(None, None, None)
 
 
 def test_the_processes_of_one_run_do_not_exclude_each_other(tmp_path, monkeypatch):
@@ -63,7 +65,7 @@ def test_the_processes_of_one_run_do_not_exclude_each_other(tmp_path, monkeypatc
         second.join()
         for name, value in rank(1).items():
             monkeypatch.setenv(name, value)     # a process that torchrun starts again
-        with Lock(tmp_path, patience=0):
+        with lock_folder(tmp_path, patience=0):
             pass
         end_first()
         assert first.exitcode == 0
@@ -76,20 +78,20 @@ def test_a_run_of_any_number_of_processes_is_refused(tmp_path, monkeypatch, othe
         for name, value in other.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match='is in use by'):
-            Lock(tmp_path, patience=0).__enter__()
+            lock_folder(tmp_path, patience=0).__enter__()
 
 
 def test_a_run_waits_for_one_that_just_ends(tmp_path):
     with another_run(tmp_path) as (process, _):
         threading.Timer(0.5, process.kill).start()
-        with Lock(tmp_path, patience=20):
+        with lock_folder(tmp_path, patience=20):
             process.join(10)
             assert process.exitcode == -signal.SIGKILL
 
 
 def take_turns(folder):
     for _ in range(8):
-        with Lock(folder, patience=60):
+        with lock_folder(folder, patience=60):
             (folder / 'held').touch(exist_ok=False)
             time.sleep(0.002)
             (folder / 'held').unlink()
@@ -106,7 +108,7 @@ def test_many_runs_at_once_hold_the_lock_one_by_one(tmp_path):
 
 def test_a_lock_file_that_nobody_holds_says_nothing(tmp_path):
     (tmp_path / '.lock-0').write_text('process 1 on another host')
-    with Lock(tmp_path, patience=0):
+    with lock_folder(tmp_path, patience=0):
         assert (tmp_path / '.lock-0').read_text().startswith(f'process {os.getpid()} on ')
     assert not list(tmp_path.iterdir())
 
@@ -114,4 +116,4 @@ def test_a_lock_file_that_nobody_holds_says_nothing(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(CannotWrite, match=r'file/stage/.lock-0 cannot be locked \(.*\); choose another folder'):
-        Lock(tmp_path / 'file/stage').__enter__()
+        lock_folder(tmp_path / 'file/stage').__enter__()

@@ -13,7 +13,7 @@ from lib.files.torchfile import write_torch
 from lib.net.freeze import BatchDropout
 from lib.process.ending import Stopped
 from lib.run import loop
-from lib.run.lock import Lock
+from lib.run.lock import lock_folder
 from lib.run.loop import Run, Terms, train
 from tests.running import another_run, no_signal_gets_out
 from tool.torchutils import due, step_seed
@@ -250,7 +250,7 @@ def test_a_network_or_checkpoint_of_others_is_refused_and_kept(tmp_path, name, f
 @pytest.mark.parametrize('changes', [{}, {'lr': 0.2}, {'fresh': True}])
 def test_a_second_run_is_refused_while_the_first_lives(tmp_path, monkeypatch, changes):
     Task(tmp_path).run()
-    monkeypatch.setattr(loop, 'Lock', partial(Lock, patience=0))
+    monkeypatch.setattr(loop, 'lock_folder', partial(lock_folder, patience=0))
     with another_run(tmp_path):
         before = contents(tmp_path)
         with pytest.raises(ValueError, match=f'{tmp_path} is in use by process'):

@@ -17,7 +17,7 @@ from lib import inference
 from lib.files.origin import read_origin
 from lib.process.ending import Signals, Stopped
 from lib.run import device as devices
-from lib.run.lock import Lock
+from lib.run.lock import lock_folder
 from tests.running import (
     CAM_TRAINING,
     HEAD,
@@ -325,7 +325,7 @@ def test_a_second_run_is_refused_while_the_first_lives_and_a_killed_one_hinders_
     folder, stages = again
     output = (folder / PLACES[stage][-1]).parent
     stamps = times(folder)
-    monkeypatch.setattr(inference, 'Lock', partial(Lock, patience=0))
+    monkeypatch.setattr(inference, 'lock_folder', partial(lock_folder, patience=0))
     with another_run(output, RANK='0', WORLD_SIZE='2') as (first, _):
         with pytest.raises(ValueError, match=f'{output} is in use by process {first.pid}'):
             run(stages[stage], *words)

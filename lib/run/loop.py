@@ -17,7 +17,7 @@ from lib.process.ending import Signals, Stopped
 from lib.process.ranks import batch_part
 from lib.run.checkpoint import AGAIN, is_trained, load_checkpoint, remove_training
 from lib.run.device import any_of, by_the_first, mean_of_all, texts_of_all
-from lib.run.lock import Lock
+from lib.run.lock import lock_folder
 from lib.run.record import Record
 from tool.torchutils import all_finite, due, part_of, set_lr, step_seed, to_device
 
@@ -206,7 +206,7 @@ def train(run: Run, *, step: Callable[[Mapping], Mapping[str, torch.Tensor]],
             run is in the folder, or if settings or inputs are not those of last.pth or model.pth.
         Stopped: after a signal.
     """
-    with Lock(run.folder), Signals() as signals:
+    with lock_folder(run.folder), Signals() as signals:
         if run.args.fresh and not ranks.was_restarted():
             by_the_first(lambda: remove_training(run.model, run.last))
         if is_trained(run.model, run.origin):
