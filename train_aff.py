@@ -107,7 +107,7 @@ def main(argv=None):
         return
 
     # What the result depends on: a resumed run must find the same.
-    origin = stage.origin(seeds=dataset.label_files())
+    origin = stage.origin(seeds=[path for _, path in dataset.labelled()])
 
     # Train.
     step = make_step(args, stage.forward(network))

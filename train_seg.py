@@ -114,7 +114,7 @@ def main(argv=None):
         return
 
     # What the result depends on: a resumed run must find the same.
-    origin = stage.origin(pseudo_labels=dataset.label_files())
+    origin = stage.origin(pseudo_labels=[path for _, path in dataset.labelled()])
 
     # Train. Of several processes, batch norm sees the whole batch.
     devices.connect(device)

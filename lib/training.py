@@ -84,8 +84,9 @@ class Stage:
 
     def check_labels(self) -> None:
         """Make sure that the label files are of this data set's classes and of the images as they are now."""
-        images = self.digests.of(sample.image for sample, _ in self.dataset.labelled())
-        check_labels(self.dataset.label_files(), self.spec, images, self.dataset.remedy())
+        samples, files = zip(*self.dataset.labelled())
+        images = self.digests.of(sample.image for sample in samples)
+        check_labels(files, self.spec, images, self.dataset.remedy())
 
     def origin(self, image_labels: np.ndarray | None = None, **label_files: Sequence[Path]) -> dict:
         """What the network is trained on, which a resumed run must find unchanged."""

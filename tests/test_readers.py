@@ -28,7 +28,6 @@ from lib.net.resnet38d import ResNet38d
 from lib.net.weights import load_imagenet, load_network, read_meta, save_network
 from lib.own.forms import read_labels
 from lib.own.photos import Log
-from lib.process.ending import one_line
 from lib.report.__main__ import read_stages
 from lib.run.record import METRICS, read_scores
 from lib.run.table import evaluation_text, summary_text
@@ -137,7 +136,7 @@ def read_or_refused(read, path, what):
     try:
         return read(path)
     except (ValueError, OSError) as error:
-        assert path.name in str(error) and len(one_line(error)) < 1000, (what, error)
+        assert path.name in str(error) and len(str(error)) < 1000, (what, error)
         return None
     except Exception as error:
         raise AssertionError(f'{path.name}, {what}: {type(error).__name__} {error}') from error

@@ -44,12 +44,8 @@ class TrainSet(Dataset):
         """The label files of a sample."""
         return []
 
-    def label_files(self) -> list[Path]:
-        """The label files, in list order."""
-        return [path for _, path in self.labelled()]
-
     def labelled(self) -> list[tuple[Sample, Path]]:
-        """The samples with their label files."""
+        """The samples with their label files, in list order."""
         return [(sample, path) for sample in self.samples for path in self.labels_of(sample)]
 
     def _crop_image(self, image: np.ndarray, crop: augment.Crop, pad: float | np.ndarray = 0) -> torch.Tensor:

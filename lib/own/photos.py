@@ -3,6 +3,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -21,12 +22,12 @@ class Row(NamedTuple):
     split: str = ''
 
 
+@dataclass
 class Log:
     """What there is to say: problems with their locations, which end the command, and notes."""
 
-    def __init__(self):
-        self.problems: list[tuple[str, str]] = []
-        self.notes: list[str] = []
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def problem(self, location: str | Path, text: str) -> None:
         self.problems.append((str(location), text))

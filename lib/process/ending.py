@@ -123,14 +123,9 @@ def end_with_parent(number: int, parent: int | None = None) -> None:
             os.kill(os.getpid(), number)
 
 
-def one_line(error: BaseException) -> str:
-    """Its message on one line."""
-    return ' '.join(str(error).split()) or type(error).__name__
-
-
 def _explained(error: BaseException) -> tuple[int, str]:
     """Exit status and line for an error; no line for a fault of the program."""
-    text, runtime = one_line(error), isinstance(error, RuntimeError)
+    text, runtime = ' '.join(str(error).split()) or type(error).__name__, isinstance(error, RuntimeError)
     if isinstance(error, Stopped):
         return EXIT_STATUS, text
     if isinstance(error, KeyboardInterrupt):
