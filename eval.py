@@ -63,8 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--unpickle', action='store_true',
                        help='read pickled .npy files from --labels, as written by the reference and by infer_cam.py '
                        '--export-npy').affects = NOTHING
-    group.add_argument('--protocol', choices=PROTOCOLS, default='reference',
-                       help='how void pixels and absent classes count')
+    group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
     group.add_argument('--masked-only', action='store_true', help='score only the images that have a mask')
     group.add_argument('--background-score', type=or_auto(number(0, 1)), default=0.25,
                        help='threshold above which CAMs are labelled; auto: as chosen by python -m lib.choose, or 0.25 '

@@ -153,10 +153,10 @@ def test_what_is_given_wins_over_what_the_driver_would_give(drive):
 
 
 @pytest.mark.parametrize('words, expected', [
-    (['--stages', 'infer_seg', '--workers', '0', '--scalles', '1'], ['the flag --scalles (chosen: infer_seg, eval)']),
+    (['--stages', 'infer_seg', '--workers', '0', '--scalles', '1'], ['the flag --scalles (selected: infer_seg, eval)']),
     (['--stages', 'infer_seg', '--fsl-mu', '1'], ['no selected stage has the flag --fsl-mu (selected: infer_seg']),
-    (['--train_cam:crf'], ['--train_cam:crf', 'train_cam']), (['--cook:lr', '1'], ['has the flag --cook:lr (chosen']),
-    (['--stages', 'table', '--train_cam:lr', '1'], ['has the flag --train_cam:lr (chosen: eval)']),
+    (['--train_cam:crf'], ['--train_cam:crf', 'train_cam']), (['--cook:lr', '1'], ['has the flag --cook:lr (selected']),
+    (['--stages', 'table', '--train_cam:lr', '1'], ['has the flag --train_cam:lr (selected: eval)']),
     (['lr', '1'], ["'lr' is not a flag"]), (['--fresh', 'yes'], ['unrecognized arguments: yes']),
     (['--', '--lr'], ["'--'"]), (['--fsl-mu', '-1'], ["argument --fsl-mu: '-1'"]),
     (['--lr', '-1'], ['train_cam: argument --lr']), (['--lr'], ['--lr']),
