@@ -1,4 +1,4 @@
-"""The comparisons that run the network: published-size SEAM with random weights, for inference and for training."""
+"""The comparisons that run the network: SEAM at its published size with random weights, in inference and training."""
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
