@@ -12,7 +12,7 @@ def with_background(cam: np.ndarray, power: float) -> np.ndarray:
         power: larger gives less background; the paper uses 1 and 24 for the seeds, 6 for the walk.
 
     Returns:
-        Maps [1 + k, H, W], float32; background is 1 everywhere if there is no class.
+        Maps [1 + k, H, W], float32; background is 1 everywhere without any class.
 
     Raises:
         ValueError: if cam exceeds 1 or is not finite.
