@@ -80,7 +80,7 @@ class Fast(argparse.Action):
 
 
 def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, network: str) -> list[Output]:
-    """The folders that this run fills: label PNGs first, then overlays and probabilities if they are asked for."""
+    """The folders that this run fills: label PNGs first, then overlays and probabilities if requested."""
     origin = stage_origin(args, spec, network=network)
     outputs = [Output(folder, '.png', origin)]
     if args.overlays:
@@ -110,7 +110,7 @@ def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np
 
 
 def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwork, backbone: Backbone) -> ImageTask:
-    """Infer the probabilities of an image, and write its label PNG and the other outputs asked for."""
+    """Infer the probabilities of an image, and write its label PNG and the other requested outputs."""
     norm = Norm(*trained.meta['norm']) if 'norm' in trained.meta else backbone.norm
     on_gpu = trained.device.type == 'cuda' and args.crf_backend == 'torch'      # else worker processes run the CRF
 

@@ -110,7 +110,7 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> argparse.Namesp
             raise ValueError('name the data set first: ./run_own.sh data/my.json (python -m lib.own writes it)')
         path, rest = caller / rest[0], rest[1:]
         dataset = os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
-        run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json is of birds
+        run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json: birds
     elif driver == 'demo':
         run, dataset = f'toy-{job.seed}', f'data/toy-{job.seed}{suffix}/dataset.json'
     job.driver, job.flags, job.dataset, job.run = driver, read_flags(rest), dataset, f'{job.run or run}{suffix}'

@@ -67,7 +67,7 @@ def table(result: dict) -> str:
 
 
 def pick_device(name: str) -> str:
-    """cpu or cuda; auto is cuda where there is one, seen by a process that then ends."""
+    """cpu or cuda; auto is cuda if available, which a short-lived process finds out."""
     if name != 'auto':
         return name
     seen = subprocess.run([sys.executable, '-c', 'import torch; print(torch.cuda.is_available())'],

@@ -177,5 +177,5 @@ def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
         if problem := unsound(tensor):
             raise ValueError(f'{path}: tensor {name} {problem}; {REMEDY}')
         if tensor.is_floating_point() != ours[name].is_floating_point():
-            raise ValueError(f'{path}: tensor {name} is of {tensor.dtype}, expected {ours[name].dtype}; {REMEDY}')
+            raise ValueError(f'{path}: tensor {name} is {tensor.dtype}, expected {ours[name].dtype}; {REMEDY}')
     net.load_state_dict(state)
