@@ -23,14 +23,14 @@ MODEL = {'made_by': MAKER}
 class Labelled(NamedTuple):
     """An image and its label PNG, which may be smaller."""
 
-    name: str               # of the image among all, without suffix
+    name: str               # that identifies the image, without suffix
     image: Path
     label: Path
-    upright: bool = True    # the image is rotated as its EXIF tag says
+    upright: bool = True    # whether the image is rotated as its EXIF tag says
 
     @property
     def file_name(self) -> str:
-        """How other tools find the image: its name with its suffix."""
+        """File name of the image for other tools: its name with its suffix."""
         return self.name + self.image.suffix
 
     @property
@@ -121,7 +121,7 @@ def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Sequence[str
                     temporary, format='PNG', pnginfo=image_mark(MAKER)['pnginfo'])
 
 
-# How labels are written, and the file that tells whether an existing folder is ours.
+# The writer of each format, and the file that shows whether an existing folder was written by this code.
 FORMATS: Mapping[str, tuple[Callable[[Path, Iterable[Labelled], Sequence[str]], None], str]] = {
     'coco': (write_coco, 'rle.json'), 'yolo': (write_yolo, 'data.yaml'),
     'labelstudio': (write_labelstudio, 'tasks.json'), 'cutouts': (write_cutouts, 'made_by.txt')}

@@ -1,12 +1,11 @@
-"""Draw what a run made of some images: one row per image, one column per stage.
+"""Draw the outputs of a run for some images: one row per image, one column per stage.
 
     python -m lib.panel --dataset voc12 --run voc12 --split val --out panel.png
     python -m lib.panel --dataset toy --run toy --split val --out panel.png --count 4 --thin-out
 
-Reads the images of a split, whatever the run holds for them (CAMs, seeds, random walk, segmentation) and the ground
-truth of the data set. The images are evenly spaced over the list. CAM labels are cut at --background-score; without it
-at the best threshold that eval.py found for the split, or at 0.25. Pale yellow is ignored: unsure in the seeds, void in
-the ground truth.
+Reads the images of a split, all outputs that the run has for them (CAMs, seeds, random walk, segmentation) and the
+ground truth of the data set. The images are evenly spaced over the list. CAMs become labels at --background-score, see
+below. Pale yellow means ignored: uncertain in the seeds, void in the ground truth.
 """
 import argparse
 from collections.abc import Mapping, Sequence
@@ -29,26 +28,27 @@ from tool.drawing import boxed, legend, side_by_side, stacked, titled
 
 MAKER = 'lib.panel'
 FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG'}
-THINNED_OUT = ('CAM', 'seeds')          # what --thin-out leaves out
+THINNED_OUT = ('CAM', 'seeds')          # omitted with --thin-out
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
     parser = base_parser(__doc__)
+    parser.prog = f'python -m {MAKER}'
     group = parser.add_argument_group('panel')
     group.add_argument('--split', help='list of images; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, required=True, metavar='FILE', help='image to write: .png or .jpg')
-    group.add_argument('--count', type=integer(1, 1000), default=6, help='images, evenly spaced over the list')
+    group.add_argument('--count', type=integer(1, 1000), default=6, help='number of images')
     group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
-                       help='CAMs above it are labelled; the default is the best that eval.py found, else the one '
-                       'that the run chose, else 0.25')
+                       help='threshold above which CAMs are labelled; the default is the best that eval.py found, else '
+                       'the one chosen by python -m lib.choose, else 0.25')
     group.add_argument('--cell', type=integer(16, 2048), default=160, help='long side of each image, pixels')
-    group.add_argument('--thin-out', action='store_true', help=f'leave out the columns {" and ".join(THINNED_OUT)}')
+    group.add_argument('--thin-out', action='store_true', help=f'omit the columns {" and ".join(THINNED_OUT)}')
     return parser
 
 
 def arrange(rows: Sequence[Mapping[str, np.ndarray]], columns: Sequence[str], cell: int) -> np.ndarray:
-    """Put rows of images below one another and titles above the columns; a missing image leaves a gap."""
+    """Stack rows of images, with titles above the columns; a missing image leaves a gap."""
     nothing = np.full((1, 1, 3), 255, np.uint8)
     heights = [round(cell * min(1, row['image'].shape[0] / row['image'].shape[1])) for row in rows]
     return side_by_side([titled(stacked([boxed(row.get(column, nothing), height, cell)
