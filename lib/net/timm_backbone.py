@@ -49,7 +49,9 @@ class TimmBackbone(nn.Module):
             layer.momentum = bn_momentum
         config = self.model.pretrained_cfg
         self.norm = Norm(tuple(config['mean']), tuple(config['std']))
-        stages = [dict(stage) for stage in self.model.feature_info]
+        if not (stages := [dict(stage) for stage in getattr(self.model, 'feature_info', ())]):
+            raise ValueError(f'{PREFIX}{name} gives no feature maps in this version of timm; use the version of '
+                             'requirements-timm.txt, or give another --backbone')
         strides = [stage['reduction'] for stage in stages]
         self.stride = self.size_step = stride or strides[-1]
         if plain := len(set(strides)) == 1:
@@ -115,7 +117,8 @@ class TimmBackbone(nn.Module):
                 self.train(mode)
                 return taps
         raise ValueError(f'{PREFIX}{self.timm_name} cannot be used as a backbone: it {found} on an image of '
-                         f'{side}x{side} pixels at stride {self.stride}; give another --backbone')
+                         f'{side}x{side} pixels at stride {self.stride}; give another --backbone, or use the timm of '
+                         'requirements-timm.txt')
 
 
 def first_line(error: Exception) -> str:
