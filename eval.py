@@ -10,11 +10,11 @@
 Reads exp/<run>/labels/<split>/cam, seeds, cam_pred or walk, or exp/<run>/results/<split>, and the masks of the split;
 prints a table and adds a record to exp/<run>/scores.json. All scores are in percent.
 
---protocol reference scores as the published numbers were made: void pixels are left out of IoU but are background for
-contours, and a class that is nowhere in the ground truth stays in the mean. --protocol strict ignores void everywhere
-and leaves such classes out; if there are any, its means are shown too. For CAMs the best of the thresholds 0.00 to 0.95
-is shown, and the best of 0.00 to 0.59, among which the published numbers were chosen. Both are selected on the ground
-truth (oracle): they are not known beforehand.
+--protocol reference scores like the published numbers: void pixels are ignored for IoU but count as background for
+contours, and a class that is absent from the ground truth stays in the mean. --protocol strict ignores void everywhere
+and leaves such classes out; if there are any, its means are shown as well. For CAMs, the best of the thresholds 0.00 to
+0.95 is shown, and the best of 0.00 to 0.59, as in the published numbers. Both are selected on the ground truth
+(oracle), so they are not known in practice.
 """
 import argparse
 from collections.abc import Mapping, Sequence
@@ -57,26 +57,26 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('evaluation')
     group.add_argument('--what', choices=tuple(OUTPUTS), default='cam', help='which output of the run is scored')
     group.add_argument('--split', help='list of images with masks; the default is the data set\'s validation split')
-    group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files, in place of the '
-                       'run\'s own').affects = NOTHING
+    group.add_argument('--labels', type=Path, metavar='DIR', help='folder of the files to score, instead of '
+                       'the run\'s own').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',
-                       help='the folder holds pickled .npy files, as the reference and infer_cam.py '
-                       '--export-npy write').affects = NOTHING
+                       help='read pickled .npy files from --labels, as written by the reference and by infer_cam.py '
+                       '--export-npy').affects = NOTHING
     group.add_argument('--protocol', choices=PROTOCOLS, default='reference', help='how void and absent classes count')
-    group.add_argument('--masked-only', action='store_true', help='score the images of the split that have a mask')
+    group.add_argument('--masked-only', action='store_true', help='score only the images that have a mask')
     group.add_argument('--background-score', type=or_auto(number(0, 1)), default=0.25,
-                       help='constant background score that CAMs are compared with; auto: chosen by '
-                       'python -m lib.choose, or 0.25')
+                       help='threshold above which CAMs are labelled; auto: as chosen by python -m lib.choose, or 0.25 '
+                       'if none was chosen')
     add_fresh_flag(group)
-    group.add_argument('--table', action='store_true', help='print all scores of the run, or of several, and stop')
+    group.add_argument('--table', action='store_true', help='only print the scores of the run, or of several runs')
     return parser
 
 
 def score_chunk(pairs: Sequence[tuple[Sample, Path]], spec: DatasetSpec, what: str,
                 wanted: Sequence[tuple[float | None, str]]) -> tuple[list[Scores | Curve], list[str]]:
-    """Scores of some images for each (point, protocol), then their curve; names of corrupt masks.
+    """Scores of some images for each (point, protocol) and their curve; and the names of those with corrupt masks.
 
-    A point is the background threshold of CAMs, which alone have a curve, the strength of CRF seeds, or None.
+    A point is the background threshold of CAMs (only they have a curve), the strength of CRF seeds, or None.
     """
     scores, left_out = [Scores(spec.num_classes, protocol) for _, protocol in wanted], []
     curve = Curve(spec.num_classes, wanted[0][1])
@@ -128,13 +128,13 @@ def score(pairs: Sequence[tuple[Sample, Path]], spec: DatasetSpec, args: argpars
 
 
 def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[tuple[Sample, Path]]) -> dict:
-    """All figures of one evaluation.
+    """All numbers of one evaluation.
 
     Returns:
         'results': one for label PNGs; one per strength of CRF seeds; for CAMs one at the given threshold, one at the
-        'best' of the 'curve' and one at that of the 'published' thresholds. If the ground truth lacks the classes
-        'absent', each holds 'strict' means too. 'curve': of CAMs. 'images': how many were scored. 'left_out': names of
-        those with corrupt masks.
+        best of the curve ('best': 'curve') and one at the best of the published thresholds ('best': 'published').
+        'curve': for CAMs. 'images': how many were scored. 'left_out': names of images with corrupt masks. 'absent':
+        classes that the ground truth lacks; if there are any, each result also holds 'strict' means.
     """
     seeds = read_seeds(pairs[0][1], spec.num_fg)[1] if args.what == 'cam-crf' else {}
     results, curve = [{'alpha': alpha} for alpha in sorted(seeds)] or [{}], {}
@@ -149,7 +149,7 @@ def evaluate(args: argparse.Namespace, spec: DatasetSpec, pairs: Sequence[tuple[
                     {'threshold': best['published_threshold'], 'best': 'published'}]
         curve = {'curve': {'thresholds': best['thresholds'], 'miou': best['miou']}}
 
-    # A second pass for the best thresholds, and for the strict protocol where it makes a difference.
+    # A second pass for the best thresholds, and for the strict protocol if it makes a difference.
     protocols = [args.protocol, *(['strict'] if absent and args.protocol == 'reference' else [])]
     wanted = dict.fromkeys((_point(result), protocol) for result in results for protocol in protocols)
     rest = [one for one in wanted if one not in given]
@@ -170,7 +170,7 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
     """Predictions and masks of a split, and the folder of the predictions.
 
     Raises:
-        FileNotFoundError, ValueError: if one is missing or was made for other classes; says how to make it.
+        FileNotFoundError, ValueError: if a file is missing or was made for other classes; says how to make it.
     """
     what, made_from = args.what, split if args.what == 'seg' else spec.label_split(split)
     template, script = OUTPUTS[what]
@@ -189,7 +189,7 @@ def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple
 
 
 def print_table(args: argparse.Namespace, spec: DatasetSpec) -> None:
-    """The scores of the run, or of several; for people's own data also what is known without masks."""
+    """Print the scores of the run, or of several runs; for own data also what is known without masks."""
     if are_several(args.runs):
         print(compare(args.exp, args.runs).text())
         return
@@ -211,14 +211,14 @@ def main(argv=None):
         print_table(args, spec)
         return
     if are_several(args.runs):
-        raise ValueError(f'--run {" ".join(args.runs)}: several runs are compared with --table; score them one by one')
+        raise ValueError(f'--run {" ".join(args.runs)}: several runs are compared with --table; score one at a time')
     split = args.split or spec.val_split
     pairs, folder = find_pairs(args, spec, split)
     if args.dry_run:
         print(f'{args.what} of {len(pairs)} images ({spec.name} {split}) in {folder}')
         return
 
-    # What the scores are made from: perhaps they exist already.
+    # What the scores are made from: they may exist already.
     digests, names = Digests(args.folder / '.digests.json'), [sample.name for sample, _ in pairs]
     if chosen := args.background_score == AUTO:
         args.background_score = chosen_score(args.folder, 0.25)
@@ -234,7 +234,7 @@ def main(argv=None):
         print(f'{evaluation_text(before[-1])}\n\nscored before, {before[-1]["time"]}; --fresh scores again')
         return
 
-    # Score; what is printed is saved already.
+    # Score, and save before printing.
     scores = evaluate(args, spec, pairs)
     if chosen and args.what == 'cam':
         scores['results'][0]['chosen'] = True

@@ -40,30 +40,30 @@ def make_parser() -> argparse.ArgumentParser:
     parser = inference_parser(__doc__, 'aff', 'training')
     group = parser.add_argument_group('random walk')
     group.add_argument('--cams', type=Path, metavar='DIR',
-                       help='CAM files; the default is exp/<run>/labels/<split>/cam').affects = NOTHING
+                       help='folder of the CAM files; the default is exp/<run>/labels/<split>/cam').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',
-                       help='the folder holds pickled .npy files, as the reference and infer_cam.py '
-                       '--export-npy write').affects = NOTHING
+                       help='read pickled .npy files from --cams, as written by the reference and by infer_cam.py '
+                       '--export-npy').affects = NOTHING
     group.add_argument('--scale', type=number(0.05, 8), default=1.0,
-                       help='scale of the image for the network and the walk; above 1 for small images')
+                       help='scale of the image for network and walk; use more than 1 for small images')
     group.add_argument('--alpha', type=or_auto(number(0, 1000, above=True)), default=6.0,
-                       help='power of the background score: larger gives less background; auto: chosen by '
+                       help='exponent of the background score: larger gives less background; auto: as chosen by '
                        'python -m lib.choose')
     group.add_argument('--beta', type=number(0, 1000, above=True), default=8.0,
-                       help='power of the affinities: larger keeps scores closer to edges')
+                       help='exponent of the affinities: larger values make the walk respect edges more')
     group.add_argument('--walk-log2-steps', type=integer(0, 12), default=6, metavar='N',
                        help='the walk takes 2^N steps')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=False,
-                       help='refine the scores with the dense CRF of the seeds').affects = ('crf',)
+                       help='refine the scores with the dense CRF, with the settings of the seeds').affects = ('crf',)
     add_crf_flag(group, affects=('crf',))
     group.add_argument('--radius', type=integer(2, 32), default=5,
-                       help='steps are shorter than this, in positions of the features')
+                       help='steps of the walk are shorter than this, in positions of the features')
     return parser
 
 
 def check_cams(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, cams: Mapping[str, Path],
                digests: Digests) -> None:
-    """Make sure that the CAM files, by image name, are of these classes and of the images as they are now.
+    """Make sure that the CAM files, by image name, were made for these classes and from the images as they are now.
 
     Raises:
         FileNotFoundError, ValueError: if not; says how to make them.
@@ -79,7 +79,7 @@ def check_cams(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, c
 @torch.inference_mode()
 def infer_affinity(image: np.ndarray, network: Callable, args: argparse.Namespace, backbone: Backbone,
                    device: torch.device) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """An image, the affinities of the pairs of its features [offsets, positions], the features' size.
+    """An image, the affinities [offsets, positions] of pairs of its features, and the size of the feature map.
 
     See tool/affutils.pair_affinity.
     """
@@ -91,12 +91,12 @@ def infer_affinity(image: np.ndarray, network: Callable, args: argparse.Namespac
 
 def write_walk(files: Sequence[tuple[Path, str]], cam_file: Path, image: np.ndarray, affinity: np.ndarray,
                grid: tuple[int, int], args: argparse.Namespace, stride: int, num_fg: int) -> None:
-    """Walk on one image's CAMs and write its label PNG."""
+    """Run the random walk on one image's CAMs and write its label PNG."""
     size = image.shape[:2]
     present, cam = read_any_maps(cam_file, size, num_fg)
     if cam.shape[1:] != size:
-        raise ValueError(f'{cam_file} is of {cam.shape[1]}x{cam.shape[2]}, its image of {size[0]}x{size[1]}; make the '
-                         'CAMs again with infer_cam.py')
+        raise ValueError(f'{cam_file} is {cam.shape[1]}x{cam.shape[2]}, its image {size[0]}x{size[1]} (height x '
+                         'width); regenerate the CAMs with infer_cam.py')
     seen_size = scaled_size(*size, args.scale)
     pooled = pool_cams(resize_linear(cam, *seen_size), args.alpha, stride)
     walked = random_walk(affinity, grid, pooled, args.beta, args.walk_log2_steps, args.radius)
@@ -108,7 +108,7 @@ def write_walk(files: Sequence[tuple[Path, str]], cam_file: Path, image: np.ndar
 
 def make_task(args: argparse.Namespace, spec: DatasetSpec, cams: Mapping[str, Path], device: torch.device,
               backbone: Backbone) -> ImageTask:
-    """Affinities of an image, and the label PNG of the walk on its CAMs; `cams` are their files by image name."""
+    """Compute the affinities of an image, and write the label PNG of the walk; `cams` are CAM files by image name."""
 
     def compute(sample: Mapping, network: Callable) -> tuple:
         return cams[sample['name']], *infer_affinity(sample['image'], network, args, backbone, device)
@@ -117,7 +117,7 @@ def make_task(args: argparse.Namespace, spec: DatasetSpec, cams: Mapping[str, Pa
 
 
 def main(argv=None):
-    """Infer one split."""
+    """Infer the pseudo-labels of one split."""
     args, spec = resolve(make_parser(), argv, 'infer_aff', get_spec)
     split = args.split or spec.train_split
     dataset = InferSet(spec, split, args.limit, with_labels=False)

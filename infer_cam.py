@@ -1,13 +1,13 @@
 """Infer class activation maps and CRF seeds with the trained CAM network.
 
-    python infer_cam.py --split train_aug                what the affinity stage and the random walk read
-    python infer_cam.py --split val --no-crf-seeds       CAMs alone
+    python infer_cam.py --split train_aug                CAMs for the random walk, seeds for the affinity stage
+    python infer_cam.py --split val --no-crf-seeds       only CAMs
 
 Reads exp/<run>/cam/model.pth, the images of the split and their image-level labels, which mask the maps (on val too);
-writes exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz, scores of the classes present.
+writes the scores of the classes present to exp/<run>/labels/<split>/cam/<id>.npz and labels/<split>/seeds/<id>.npz.
 --out-cam-pred also writes the labels of the CAMs at a background score, to labels/<split>/cam_pred/<id>.png.
---export-npy writes CAMs and seeds a second time as the reference does: pickled, in
-exp/<run>/plabels/<split>/cam/<id>.npy and plabels/<split>/crf/alpha_<strength>/<id>.npy.
+--export-npy also writes CAMs and seeds in the reference's format, pickled, to exp/<run>/plabels/<split>/cam/<id>.npy
+and plabels/<split>/crf/alpha_<strength>/<id>.npy.
 """
 import argparse
 from collections.abc import Sequence
@@ -45,26 +45,26 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
                        help='test-time scales, each with a horizontal flip')
     group.add_argument('--crf-seeds', action=argparse.BooleanOptionalAction, default=True,
-                       help='run the CRF too and write seeds').affects = NOTHING
+                       help='also run the CRF and write seeds').affects = NOTHING
     group.add_argument('--seed-alphas', type=or_auto(number(0, 1000, above=True)), action=LowHigh,
                        strict=True, default=(1.0, 24.0), metavar=('LOW', 'HIGH'),
-                       help='powers of the background score in the two seeds: more background, less '
-                       'background; auto: chosen by python -m lib.choose').affects = ('seeds',)
+                       help='exponents of the background score for the two seeds, the one with more background '
+                       'first; auto: as chosen by python -m lib.choose').affects = ('seeds',)
     add_crf_flag(group, affects=('seeds',))
     group.add_argument('--out-cam-pred', nargs='?', const=True, type=Path, metavar='DIR',
-                       help='write label PNGs of the CAMs too; the default folder is '
+                       help='also write label PNGs of the CAMs; the default folder is '
                        'exp/<run>/labels/<split>/cam_pred').affects = NOTHING
     group.add_argument('--background-score', type=or_auto(number(0, 1)), default=0.25,
-                       help='constant background score that --out-cam-pred compares CAMs with, or '
-                       'auto').affects = ('cam_pred',)
+                       help='background score for --out-cam-pred; auto: as chosen by python -m lib.choose'
+                       ).affects = ('cam_pred',)
     group.add_argument('--export-npy', action='store_true',
-                       help='write pickled .npy files to exp/<run>/plabels/<split> too, for other '
+                       help='also write pickled .npy files to exp/<run>/plabels/<split>, for other '
                        'codebases').affects = NOTHING
     return parser
 
 
 def make_outputs(args: argparse.Namespace, spec: DatasetSpec, split: str, network: str) -> list[Output]:
-    """The folders that this run fills, in the order in which write_labels() takes them."""
+    """The folders that this run fills, in the order that write_labels() expects."""
     cams, seeds = (stage_origin(args, spec, kind, network=network) for kind in ('cam', 'seeds'))
     labels, export = args.folder / 'labels' / split, args.folder / 'plabels' / split
     outputs = [Output(labels / 'cam', '.npz', cams)]
@@ -83,9 +83,9 @@ def make_outputs(args: argparse.Namespace, spec: DatasetSpec, split: str, networ
 def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: np.ndarray, cam: np.ndarray,
                  probs: np.ndarray, seeds: dict[float, np.ndarray], alphas: tuple[float, ...], export: bool,
                  threshold: float | None = None, backend: str = 'torch') -> None:
-    """Write the CAM file of one image and its seeds, those given or for the alphas; with `export` as .npy too.
+    """Write the CAMs of one image and its seeds, given or made for the alphas; with `export` also as .npy files.
 
-    With a threshold, its label PNG at this background score. `files` are paths and origins in the order of
+    With a threshold, also its label PNG at this background score. `files` are paths and origins in the order of
     make_outputs().
     """
     seeds = seeds or (seed_scores(image, cam, alphas, backend) if alphas else {})
@@ -102,7 +102,7 @@ def write_labels(files: Sequence[tuple[Path, str]], image: np.ndarray, present: 
 
 
 def make_task(args: argparse.Namespace, device: torch.device, backbone: Backbone) -> ImageTask:
-    """Views of the image, their maps, and the files of CAMs and seeds."""
+    """Make the views of an image, infer their maps, and write the files of CAMs and seeds."""
     prepare = partial(add_views, scales=args.scales, norm=backbone.norm, size_step=backbone.size_step)
     alphas = tuple(args.seed_alphas) if args.crf_seeds else ()
     on_gpu = device.type == 'cuda' and args.crf_backend == 'torch'          # else worker processes run the CRF
@@ -112,7 +112,7 @@ def make_task(args: argparse.Namespace, device: torch.device, backbone: Backbone
 
 
 def main(argv=None):
-    """Infer one split."""
+    """Infer CAMs and seeds of one split."""
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     split = args.split or spec.train_split
     dataset = InferSet(spec, split, args.limit)

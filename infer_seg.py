@@ -2,12 +2,12 @@
 
     python infer_seg.py --split val                       a split of the data set, to exp/<run>/results/<split>/<id>.png
     python infer_seg.py --run my --images photos/ a.tif   any images: files, folders, patterns
-    python infer_seg.py --checkpoint model.pth --images photos/ --out masks      with this file alone
-    python infer_seg.py --run my --images photos/ --export coco yolo             in formats of other tools too
+    python infer_seg.py --checkpoint model.pth --images photos/ --out masks      needs only this file
+    python infer_seg.py --run my --images photos/ --export coco yolo             also writes formats of other tools
 
-Reads exp/<run>/seg/model.pth, which describes its network and classes itself; writes label PNGs with the VOC palette,
-at the size of each image. With --images also overlays/<id>.jpg, the labels over the image with the names of the
-classes; images are rotated by their EXIF tag, and large ones are segmented at a smaller size (--max-side).
+Reads exp/<run>/seg/model.pth, which describes its own network and classes; writes label PNGs with the VOC palette, at
+the size of each image. With --images it also writes overlays/<id>.jpg, the labels over the image with the names of the
+classes; images are rotated as their EXIF tag says, and large ones are segmented at a smaller size (--max-side).
 """
 import argparse
 import shutil
@@ -46,27 +46,27 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group('segmentation')
     group.add_argument('--images', nargs='+', metavar='FILE', help='segment these instead of a split: files, folders '
                        'or patterns; the classes are those of the trained network').affects = NOTHING
-    group.add_argument('--max-side', type=integer(32, 16384), metavar='PIXELS', help='with --images: larger ones are '
-                       f'segmented at this long side; the default is that of the training set, or {LONG_SIDE}')
-    group.add_argument('--overlays', action=argparse.BooleanOptionalAction, help='write the labels over the images '
-                       'too; the default is to do so with --images').affects = NOTHING
-    group.add_argument('--probs', action='store_true', help='write the probabilities too, to '
+    group.add_argument('--max-side', type=integer(32, 16384), metavar='PIXELS', help='with --images: segment larger '
+                       f'images at this long side; the default is that of the training set, or {LONG_SIDE}')
+    group.add_argument('--overlays', action=argparse.BooleanOptionalAction, help='also write the labels drawn over '
+                       'the images; the default with --images').affects = NOTHING
+    group.add_argument('--probs', action='store_true', help='also write the probabilities, to '
                        'probs/<id>.npz').affects = NOTHING
-    group.add_argument('--export-voc', type=Path, metavar='DIR', help='write the PNGs a second time as the VOC server '
-                       'wants them, to DIR/results/VOC2012/Segmentation/comp6_<split>_cls').affects = NOTHING
-    group.add_argument('--export', nargs='+', choices=FORMATS, default=(), help='write the labels in formats of other '
-                       'tools too, to a folder of that name beside the PNGs').affects = NOTHING
+    group.add_argument('--export-voc', type=Path, metavar='DIR', help='also write the PNGs in the layout of the VOC '
+                       'server, to DIR/results/VOC2012/Segmentation/comp6_<split>_cls').affects = NOTHING
+    group.add_argument('--export', nargs='+', choices=FORMATS, default=(), help='also write the labels in these '
+                       'formats, each to a folder of its name beside the PNGs').affects = NOTHING
     group.add_argument('--out', type=Path, metavar='DIR',
-                       help='folder of the PNGs; the default is exp/<run>/results/<split>, for '
-                       '--images results/images').affects = NOTHING
+                       help='folder of the PNGs; the default is exp/<run>/results/<split>, with --images '
+                       'exp/<run>/results/images').affects = NOTHING
     group.add_argument('--scales', type=number(0.05, 8), nargs='+', default=SCALES, help='test-time scales')
     group.add_argument('--flip', action=argparse.BooleanOptionalAction, default=True,
                        help='add the horizontal flip at each scale')
     group.add_argument('--fast', action=Fast, nargs=0, dest='scales', default=argparse.SUPPRESS,
-                       help='the same as --scales 1 --no-flip: many times faster, a little less accurate')
+                       help='short for --scales 1 --no-flip: many times faster, a little less accurate')
     group.add_argument('--crf', action=argparse.BooleanOptionalAction, default=True, help='refine with the dense CRF')
     add_crf_flag(group)
-    # For a published network, whose file does not say them.
+    # For a published network, whose file does not hold them.
     group.add_argument('--dilation', type=integer(1, 256), default=12, help=argparse.SUPPRESS).affects = NOTHING
     group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help=argparse.SUPPRESS).affects = NOTHING
     return parser
@@ -80,7 +80,7 @@ class Fast(argparse.Action):
 
 
 def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, network: str) -> list[Output]:
-    """The folders that this run fills: label PNGs first, then overlays and probabilities if they are asked for."""
+    """The folders that this run fills: label PNGs first, then overlays and probabilities if requested."""
     origin = stage_origin(args, spec, network=network)
     outputs = [Output(folder, '.png', origin)]
     if args.overlays:
@@ -110,7 +110,7 @@ def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np
 
 
 def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwork, backbone: Backbone) -> ImageTask:
-    """The probabilities of an image, and its label PNG and what else is asked for."""
+    """Infer the probabilities of an image, and write its label PNG and the other requested outputs."""
     norm = Norm(*trained.meta['norm']) if 'norm' in trained.meta else backbone.norm
     on_gpu = trained.device.type == 'cuda' and args.crf_backend == 'torch'      # else worker processes run the CRF
 
@@ -124,7 +124,7 @@ def make_task(args: argparse.Namespace, spec: DatasetSpec, trained: TrainedNetwo
 
 
 def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSpec, TrainedNetwork]:
-    """Settings, data set and the trained network; for --images its file names classes and preset, not --dataset."""
+    """Settings, data set and trained network; with --images, its file determines classes and preset, not --dataset."""
     args, spec = resolve(make_parser(), argv, 'infer_seg', get_spec)
     trained = TrainedNetwork(args, 'seg', 'deeplab')
     if args.images:
@@ -132,7 +132,7 @@ def read_settings(argv: list[str] | None) -> tuple[argparse.Namespace, DatasetSp
         spec = DatasetSpec(meta.get('dataset', spec.name), tuple(meta.get('classes', spec.classes)), Path(), Path(),
                            '{}', preset=meta.get('preset', spec.preset), max_side=meta.get('max_side') or LONG_SIDE)
         args, spec = resolve(make_parser(), argv, 'infer_seg', lambda *_: spec)
-        args.checkpoint = checkpoint        # of the run that --dataset names
+        args.checkpoint = checkpoint        # that of the run, which may be named after --dataset
         trained = TrainedNetwork(args, 'seg', 'deeplab')
     args.max_side = args.max_side or spec.max_side
     args.overlays = bool(args.images) if args.overlays is None else args.overlays
@@ -149,7 +149,7 @@ def main(argv=None):
     else:
         dataset = InferSet(spec, split, args.limit, with_labels=False)
 
-    # Where the results go: never over an input.
+    # Where the results go; they must not overwrite an input.
     folder = args.out or args.folder / 'results' / ('images' if args.images else split)
     server = f'results/VOC2012/Segmentation/comp6_{"test" if args.images else split}_cls'
     copies = {args.export_voc / server / f'{name}.png': folder / f'{name}.png'

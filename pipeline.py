@@ -1,4 +1,4 @@
-"""All stages in order: what run_voc.sh, run_coco.sh, run_demo.sh and run_own.sh do.
+"""Run all stages in order, for run_voc.sh, run_coco.sh, run_demo.sh and run_own.sh.
 
     python pipeline.py voc12 --run mine --gpus 4        same as ./run_voc.sh --run mine --gpus 4
 """
@@ -26,21 +26,21 @@ STAGES = ('train_cam', 'infer_cam', 'train_aff', 'infer_aff', 'train_seg', 'infe
 OWN_STAGES = (STAGES[0], 'suspects', 'choose', *STAGES[1:6], 'recommend', *STAGES[6:])
 DEMO_STAGES = ('draw', 'backbone')
 
-# Frozen features, trained heads; heads soon overfit a few images.
+# Frozen features and trained heads, for fewer steps, as heads soon overfit a few images.
 LIGHT = ('--backbone timm:tf_efficientnet_lite0 --weights efficientnet-lite0 --freeze backbone --fov-channels 128 '
          '--train_cam:lr 0.003 --train_cam:head-lr 100 --train_aff:lr 0.003 --train_aff:head-lr 100 --min-steps 100 '
          '--train_seg:max-steps 300').split()
 SMOKE_IMAGES = 8
-# In float32 and with hardly any AdamW, whose first steps are signs of gradients: several processes then score as one.
+# float32 and a tiny AdamW step, as its first steps are signs of gradients: so several processes score the same as one.
 SMOKE = (f'--train {SMOKE_IMAGES} --val {SMOKE_IMAGES} --limit {SMOKE_IMAGES} --workers 1 --max-steps 3 --log-every 1 '
          '--picture-every 0 --crop-size 96 --scales 1 --close-ups 12 --close-up-epochs 1 --whole-epochs 1 --count 2 '
          '--empty-classes allow --amp none --backbone:lr 1e-6').split()
 ABOUT = """
-Each command is printed so that it can be pasted; the first failure ends the run with its status. The same command
-resumes: finished steps say so, and the first unfinished one continues.
+Run all stages in order. Each command is printed in a form that can be pasted; the first failure ends the run with its
+status. The same command resumes: finished stages are skipped, and the first unfinished one continues.
 
-A flag of the stages goes to every chosen stage that has it; --train_seg:lr 0.01 gives it to one alone. The --help of
-each script explains its flags: python train_cam_voc.py --help, python infer_cam.py --help, ...
+A flag of the stages is passed to every selected stage that has it, --train_seg:lr 0.01 to that stage only. Each script
+explains its flags: python train_cam_voc.py --help, python infer_cam.py --help, ...
 """
 
 
@@ -50,26 +50,25 @@ def make_parser(driver: str = 'voc12') -> Parser:
     parser = Parser(ABOUT, prog=f'./{SCRIPTS[driver]}', usage='%(prog)s [options] [flags of the stages]')
     parser.add_argument('--run', metavar='NAME', help='name of the run, a folder in --exp')
     parser.add_argument('--stages', metavar='LIST', help=f'some of {", ".join(stages)}, separated by commas' + (
-        '; the default is all but backbone, which remakes the toy pretraining' if driver == 'demo' else ''))
+        '; the default is all but backbone, which repeats the toy pretraining' if driver == 'demo' else ''))
     parser.add_argument('--gpus', type=integer(1, 1024), metavar='N',
-                        help='one process per GPU, by torchrun: N share each batch in training and the images in '
-                        'inference, with the results of one; with --device cpu N processes on the CPU')
+                        help='start N processes with torchrun, one per GPU, or with --device cpu on the CPU; they '
+                        'share each batch in training and the images in inference, with the results of one process')
     parser.add_argument('--launcher', metavar='WORDS',
-                        help='prefix of every command that runs a network, in place of --gpus, such as torchrun on '
-                        'several nodes: see examples/slurm/run_voc_nodes.sh')
+                        help='instead of --gpus: prefix for every command that runs a network, such as torchrun for '
+                        'several nodes, see examples/slurm/run_voc_nodes.sh')
     parser.add_argument('--smoke', action='store_true',
-                        help=f'every stage in its shortest form, {SMOKE_IMAGES} images, 3 steps, one scale, in the run '
-                        'NAME-smoke, to check that everything works')
+                        help=f'run every stage briefly ({SMOKE_IMAGES} images, 3 steps, one scale) as the run '
+                        'NAME-smoke, to check that everything works; the scores mean nothing')
     parser.add_argument('--dry-run', action='store_true',
-                        help='print the settings of each stage and the commands, check the inputs of the first stage, '
-                        'and run nothing')
+                        help='print all settings and commands and check the inputs of the first stage, but run nothing')
     if driver == 'own':
         parser.add_argument('--light', action='store_true',
-                            help='for a laptop: EfficientNet-Lite0 (requirements-timm.txt) with frozen ImageNet '
-                            'features; only heads are trained')
+                            help='for a laptop: train only the heads, on frozen ImageNet features of '
+                            'EfficientNet-Lite0 (needs requirements-timm.txt)')
     if driver == 'demo':
         parser.add_argument('--seed', type=integer(0, LARGEST_SEED - 1), default=0, metavar='N',
-                            help='seed N of the synthetic set and N + 1 of all training')
+                            help='seed of the synthetic set; N + 1 is the seed of all training')
     return parser
 
 
@@ -91,27 +90,27 @@ def tools_of(driver: str) -> dict[str, Tool]:
 
 
 def read_job(driver: str, words: Sequence[str], caller: Path) -> argparse.Namespace:
-    """What the words of a driver's command line ask for.
+    """Parse the command line of a driver.
 
     Returns:
         The settings of make_parser(), and: driver; flags of the stages as the user gave them, not checked yet; dataset,
-        run, spec; drawn, whether the images exist, as the demo draws them first; exp, the folder of all runs.
+        run, spec; drawn, whether the images exist (the demo generates them); exp, the folder of all runs.
 
     Raises:
-        ValueError: if they are wrong.
+        ValueError: if it is wrong.
     """
     job, rest = make_parser(driver).parse_known_args([plain_flag(word) for word in words])
     if job.stages is None:
         job.stages = ','.join(stage for stage in stages_of(driver) if stage != 'backbone' or job.smoke)
     if job.gpus and job.launcher:
-        raise ValueError('--gpus and --launcher both say how the processes are started; give one of them')
+        raise ValueError('--gpus and --launcher both determine how processes are started; give only one of them')
     dataset, run, suffix = driver, driver, '-smoke' if job.smoke else ''
     if driver == 'own':
         if not rest or not rest[0].endswith('.json'):
             raise ValueError('name the data set first: ./run_own.sh data/my.json (python -m lib.own writes it)')
         path, rest = caller / rest[0], rest[1:]
         dataset = os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
-        run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json is of birds
+        run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json: birds
     elif driver == 'demo':
         run, dataset = f'toy-{job.seed}', f'data/toy-{job.seed}{suffix}/dataset.json'
     job.driver, job.flags, job.dataset, job.run = driver, read_flags(rest), dataset, f'{job.run or run}{suffix}'
@@ -125,13 +124,13 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> argparse.Namesp
 
 
 def defaults(job: argparse.Namespace) -> list[Flag]:
-    """The flags that the driver gives unless the user does."""
+    """The flags that the driver sets unless the user does."""
     words = []
     if job.driver == 'demo':
         seed = f':seed {job.seed + 1}'
         words = f'--weights {BACKBONE} --train_cam{seed} --train_aff{seed} --train_seg{seed}'.split()
     if job.driver == 'own':
-        words = ['--protocol', 'strict', *(LIGHT if job.light else [])]         # masks of a few images may lack classes
+        words = ['--protocol', 'strict', *(LIGHT if job.light else [])]         # a few masks may lack classes
     if job.smoke:
         batch = str(-(-4 // (job.gpus or 1)) * (job.gpus or 1))
         words += [*SMOKE, '--batch-size', batch, '--whole-batch-size', batch]
@@ -139,7 +138,7 @@ def defaults(job: argparse.Namespace) -> list[Flag]:
 
 
 def chain(job: argparse.Namespace) -> list[Command]:
-    """All commands of a driver, with the flags that it sets itself."""
+    """All commands of a driver, with the flags that the user cannot change."""
     spec, tools, commands, shared = job.spec, tools_of(job.driver), [], ('--dataset', job.dataset, '--run', job.run)
     masked = [spec.val_split, spec.score_split]
     if own := job.driver == 'own':
@@ -177,17 +176,17 @@ def chain(job: argparse.Namespace) -> list[Command]:
 
 
 def chosen(commands: Sequence[Command], job: argparse.Namespace) -> list[Command]:
-    """The commands of the stages that were asked for."""
+    """The commands of the selected stages."""
     stages = job.stages.replace(' ', '').split(',')
     if unknown := [stage for stage in stages if stage not in stages_of(job.driver)]:
         raise ValueError(f'--stages: {unknown[0]!r} is not one of {",".join(stages_of(job.driver))}')
     if not (selected := [command for stage in stages for command in commands if command.stage == stage]):
-        raise ValueError(f'--stages {job.stages}: there is nothing to do without masks to score against')
+        raise ValueError(f'--stages {job.stages}: nothing to do, as there are no masks to score against')
     return selected
 
 
 def launch_words(command: Command, job: argparse.Namespace) -> list[str]:
-    """A command as it is run and printed."""
+    """The words of a command, as run and printed."""
     start = [sys.executable]
     if command.tool.network and job.launcher:
         start = shlex.split(job.launcher)
@@ -198,14 +197,14 @@ def launch_words(command: Command, job: argparse.Namespace) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check everything that was given, then run the commands one by one."""
+    """Check all flags, then run the commands one by one."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] not in SCRIPTS:
-        raise ValueError(f'call one of {", ".join(SCRIPTS.values())}')
+        raise ValueError(f'run one of {", ".join(SCRIPTS.values())}')
     driver, words, caller = words[0], words[1:], Path.cwd()
     os.chdir(ROOT)
 
-    # What is to be run, with all settings.
+    # The commands to run, with all settings.
     job = read_job(driver, words, caller)
     commands = chosen(chain(job), job)
     for command in commands:
@@ -231,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if status:
             return status
 
-    # The demo ends with its scores beside the expected ones.
+    # The demo ends with its scores next to the expected ones.
     if driver == 'demo' and stage == 'report' and not (job.smoke or job.dry_run):
         print(f'\n{comparison_text(job.exp / job.run / "scores.json")}')
 

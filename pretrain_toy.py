@@ -1,10 +1,10 @@
-"""Toy pretraining, in place of ImageNet weights for the synthetic set: a backbone that knows the classes' textures.
+"""Toy pretraining, the substitute for ImageNet weights on the synthetic set: a backbone that knows its textures.
 
-    ./run_demo.sh --stages backbone         how pretrained/toy_backbone.pth was made, on a synthetic set of its own
+    ./run_demo.sh --stages backbone         how pretrained/toy_backbone.pth was made, on a separate synthetic set
 
-First it classifies close-ups of single objects, drawn here; then it names the classes of whole training images, which
-also adapts the batch-norm statistics, frozen in the later stages, to such images. Writes exp/<run>/backbone/:
-model.pth for --weights, its weights in half precision, and the records of both parts in close_ups/ and whole/.
+The backbone is first trained to classify close-ups of single objects, generated here, and then to classify whole
+training images, which also adapts the batch-norm statistics (frozen in the later stages). Writes exp/<run>/backbone/:
+model.pth for --weights, in half precision, and the logs of both parts in close_ups/ and whole/.
 """
 import argparse
 import math
@@ -36,19 +36,20 @@ from tool.imutils import Norm, normalise
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags; without a published setting, the defaults are values that work."""
+    """Flags; nothing is published for this stage, so the defaults are values that work."""
     parser = base_parser(__doc__)
     parser.set_defaults(dataset='toy')
     add_device_flags(parser, backbone='resnet38d')
     add_loop_flags(parser, batch_size=32, lr=2e-3, lr_help='highest learning rate of AdamW')
     group = parser.add_argument_group('toy pretraining')
     group.add_argument('--close-ups', type=integer(1, 1_000_000), default=9000, help='number of close-ups')
-    group.add_argument('--close-up-size', type=integer(8, 512), default=48, help='their side, pixels')
+    group.add_argument('--close-up-size', type=integer(8, 512), default=48, help='side of a close-up, pixels')
     group.add_argument('--close-up-epochs', type=integer(1, 100_000), default=3, help='passes over the close-ups')
     group.add_argument('--whole-epochs', type=integer(1, 100_000), default=4,
                        help='passes over the whole training images')
-    group.add_argument('--whole-batch-size', type=integer(1, 65536), default=16, help='whole images per step')
-    group.add_argument('--crop-size', type=integer(8, 8192), default=128, help='crop of whole images, pixels')
+    group.add_argument('--whole-batch-size', type=integer(1, 65536), default=16, help='batch size of whole images')
+    group.add_argument('--crop-size', type=integer(8, 8192), default=128,
+                       help='side of the crop of whole images, pixels')
     return parser
 
 

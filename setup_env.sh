@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Print the Python to use. The active one where it has what requirements.txt names (and, with --dev, what
-# requirements-dev.txt names); else .venv, made here on the first call.
+# Print the path of the Python to use: the active one if it has all packages of requirements.txt (and, with --dev, of
+# requirements-dev.txt), otherwise that of .venv, which is created on the first call.
 set -euo pipefail
 cd "$(dirname "$0")"
 files=(requirements.txt)
@@ -9,7 +9,7 @@ files=(requirements.txt)
 modules='torch torchvision numpy scipy cv2 PIL pycocotools tqdm tensorboard matplotlib'
 [ "${1:-}" != --dev ] || modules+=' pytest xdist ruff'
 
-optional=pydensecrf2            # compiled when it is installed
+optional=pydensecrf2            # compiled at installation
 
 has_all() {
     "$1" -c 'import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))' $modules
@@ -26,7 +26,7 @@ fi
     { echo "error: $("$python" --version) is too old; install Python 3.11 or later" >&2; exit 2; }
 if [ ! -x .venv/bin/python ] || [ -e .venv/incomplete ] || ! has_all .venv/bin/python; then
     echo 'Setting up .venv from requirements.txt: about 6 GB, a few minutes' >&2
-    # A package that was being unpacked when this was killed looks installed: then everything is installed anew.
+    # If this script is killed, a half-unpacked package looks installed: then start with an empty .venv.
     if [ -e .venv/incomplete ]; then "$python" -m venv --clear .venv >&2; else "$python" -m venv .venv >&2; fi
     touch .venv/incomplete
     for file in "${files[@]}"; do

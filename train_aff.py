@@ -1,4 +1,4 @@
-"""Train AffinityNet: features in which neighbouring pixels of one class are near, from the CRF seeds.
+"""Train AffinityNet on the CRF seeds: features that are similar for neighbouring pixels of the same class.
 
     python train_aff.py                                  one GPU, or several in this process (DataParallel)
     torchrun --nproc-per-node 4 -- train_aff.py          four processes that share each batch
@@ -38,17 +38,17 @@ def make_parser() -> argparse.ArgumentParser:
     add_epoch_flags(parser)
     group = parser.add_argument_group('affinity objective')
     group.add_argument('--radius', type=integer(2, 32), default=5,
-                       help='pairs are nearer than this, in positions of the features')
+                       help='pairs of pixels are closer than this, in positions of the features')
     group.add_argument('--seed-dir', type=Path, metavar='DIR',
                        help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',
-                       help='the folder holds two folders alpha_<strength> of pickled .npy files, as the reference and '
-                       'infer_cam.py --export-npy write').affects = NOTHING
+                       help='read pickled .npy files from two folders alpha_<strength> in --seed-dir, as written by '
+                       'the reference and by infer_cam.py --export-npy').affects = NOTHING
     return parser
 
 
 def make_network(args: argparse.Namespace) -> AffinityNet:
-    """AffinityNet on ImageNet weights; batch norm and what --freeze names stay as they are there."""
+    """AffinityNet with ImageNet weights; batch norm and what --freeze names are not trained."""
     network = AffinityNet(pretrained_backbone(args))
     FREEZE[args.freeze](network)
     set_train_mode(network, batch_norm='running')
@@ -56,7 +56,7 @@ def make_network(args: argparse.Namespace) -> AffinityNet:
 
 
 def make_step(args: argparse.Namespace, network: Callable) -> Callable:
-    """The training step: affinities of near pixels against the pairs that the seeds are sure of."""
+    """The training step: affinities of close pixels against the pairs of which the seeds are certain."""
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         features = network(batch['image'])
@@ -69,14 +69,14 @@ def make_step(args: argparse.Namespace, network: Callable) -> Callable:
 
 
 def count_pairs(args: argparse.Namespace, batch: Mapping) -> torch.Tensor:
-    """Number of pairs of each kind in a batch: what the losses are divided by."""
+    """Number of pairs of each kind in a batch, by which the losses are divided."""
     return pair_counts(pair_labels(batch['label'], args.radius))
 
 
 def draw_row(args: argparse.Namespace, network: AffinityNet, device: torch.device, sample: Mapping) -> list[np.ndarray]:
     """For TensorBoard: a training crop, its label from the two seeds, its mean affinity.
 
-    Affinity to the neighbours is a grey map, dark at the edges that the network sees. Pale yellow is ignored.
+    The affinity map is grey, dark at the edges that the network sees. Pale yellow is ignored.
     """
     crop = (denormalise(sample['image'].numpy(), network.backbone.norm).clip(0, 1) * 255).astype(np.uint8)
     image, stride = crop.transpose(1, 2, 0), network.backbone.stride
@@ -111,8 +111,8 @@ def main(argv=None):
 
     # Train.
     step = make_step(args, stage.forward(network))
-    no_labels = (f'the seeds in {dataset.seeds_dir} are sure of no two pixels in the first batches: nothing to learn '
-                 'from; give infer_cam.py other --seed-alphas')
+    no_labels = (f'the seeds in {dataset.seeds_dir} are certain of no pair of pixels in the first batches: nothing to '
+                 'learn from; give infer_cam.py other --seed-alphas')
     samples = [dataset[0, index] for index in range(min(4, len(dataset)))] if args.picture_every else []
     pictures = 'affinity', samples, partial(draw_row, args, network, device)
     stage.train(network, 'aff', step, origin, pictures=pictures, counts=partial(count_pairs, args),

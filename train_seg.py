@@ -38,22 +38,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser = training_parser(__doc__, batch_size=10, lr=0.001, momentum=0.9, freeze=tuple(FREEZE_SEG))
     group = parser.add_argument_group('segmentation')
     group.add_argument('--scale', type=number(0.05, 8), action=LowHigh, default=(0.5, 1.5), metavar=('LOW', 'HIGH'),
-                       help='range of the random scale of training images')
+                       help='range of the random scale factor of training images')
     group.add_argument('--labels', type=Path, metavar='DIR',
-                       help='label PNGs to learn from; the default is '
+                       help='folder of the label PNGs to train on; the default is '
                        'exp/<run>/labels/<train split>/walk').affects = NOTHING
-    group.add_argument('--dilation', type=integer(1, 256), default=12, help='of the 3x3 convolution of the head')
-    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='channels of the head')
+    group.add_argument('--dilation', type=integer(1, 256), default=12, help='dilation of the head\'s 3x3 convolution')
+    group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='number of channels of the head')
     group.add_argument('--bn-momentum', type=number(0, 1, above=True), default=3e-4,
-                       help='weight of a new batch in the running statistics')
+                       help='weight of a new batch in the running statistics of batch norm')
     return parser
 
 
 def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
-    """DeepLab on ImageNet weights. Batch norm runs on batch statistics, its scale and shift stay; all else learns,
-    unless --freeze says otherwise.
+    """DeepLab with ImageNet weights. Batch norm uses batch statistics, its scale and shift are not trained; everything
+    else is, unless --freeze says otherwise.
 
-    The published code never called .train(): what follows from that is chosen here explicitly.
+    The published code never calls .train(); the consequences are set explicitly here.
     """
     backbone = pretrained_backbone(args, args.bn_momentum)
     network = DeepLab(backbone, num_classes, args.fov_channels, args.dilation, 0.5 if args.dropout else 0,
@@ -66,7 +66,7 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
 
 
 def make_step(network: Callable) -> Callable:
-    """The training step: cross-entropy of each labelled pixel."""
+    """The training step: mean cross-entropy over the labelled pixels."""
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         logits = network(batch['image'])                                    # [N, C, H, W]
@@ -77,7 +77,7 @@ def make_step(network: Callable) -> Callable:
 
 
 def count_labelled(batch: Mapping) -> torch.Tensor:
-    """Number of pixels that the loss is a mean over."""
+    """Number of labelled pixels, by which the loss is divided."""
     return (batch['mask'] != IGNORED).sum()
 
 
@@ -95,8 +95,8 @@ def main(argv=None):
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
     if args.accumulate > 1:
-        raise ValueError(f'--accumulate {args.accumulate}: batch norm needs the statistics of the whole batch here, '
-                         'which no pass sees; use more GPUs with torchrun, --amp bf16, or a smaller --batch-size')
+        raise ValueError(f'--accumulate {args.accumulate}: batch norm needs the whole batch here, but each pass sees a '
+                         'part of it; use more GPUs with torchrun, --amp bf16, or a smaller --batch-size')
 
     # Data and network.
     network = make_network(args, spec.num_classes)
@@ -116,7 +116,7 @@ def main(argv=None):
     # What the result depends on: a resumed run must find the same.
     origin = stage.origin(pseudo_labels=[path for _, path in dataset.labelled()])
 
-    # Train. Of several processes, batch norm sees the whole batch.
+    # Train. With several processes, batch norm sees the whole batch.
     devices.connect(device)
     network = share_batch_norm(network.to(device), device)
     step = make_step(stage.forward(network, whole_batch=True))

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The claim, tested: CAM training as plain SEAM, with each loss, and with both, over several seeds; a table at the end.
+# Ablation of the losses: CAM training as plain SEAM, with each loss, and with both, over several seeds; then a table.
 #
 #   benchmarks/ablation.sh --dataset data/toy-0/dataset.json --weights pretrained/toy_backbone.pth
 #
-# Run <name>-<variant>-<seed> lies in exp/. A finished run is not done again, an interrupted training goes on; the same
-# name with other settings is refused. PYTHON in the environment names another interpreter than setup_env.sh does.
+# The runs are exp/<name>-<variant>-<seed>. Finished runs are skipped, an interrupted training resumes; the same name
+# with other settings is refused. Set PYTHON in the environment to use another interpreter than that of setup_env.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,19 +14,19 @@ usage: ablation.sh --dataset D [options] [flags of CAM training]
 
   --dataset D        voc12, coco, toy, or the path of a dataset.json
   --seeds LIST       comma-separated (default: $SEEDS)
-  --variants LIST    comma-separated part of: $VARIANTS (default: all)
-  --name NAME        first word of the runs' names (default: $NAME)
+  --variants LIST    comma-separated subset of $VARIANTS (default: all)
+  --name NAME        prefix of the run names (default: $NAME)
   --exp DIR          folder of all runs (default: $EXP)
-  --split NAME       split that is scored (default: $SPLIT)
-  --infer FLAGS      flags of infer_cam.py, in one word: '--scales 1 --workers 0'
-  --data-root DIR, --lists DIR   as everywhere
+  --split NAME       split to score (default: $SPLIT)
+  --infer FLAGS      flags of infer_cam.py, quoted: '--scales 1 --workers 0'
+  --data-root DIR, --lists DIR   as in the other scripts
   --dry-run          print the commands, run nothing
-  --help             this text
-Every other argument goes to CAM training, for example --weights FILE --max-steps 100.
+  --help             print this text
+All other arguments are passed to CAM training, for example --weights FILE --max-steps 100.
 TEXT
 }
 
-flags_of() {        # VARIANT: the flags that make it
+flags_of() {        # VARIANT: its flags
     case $1 in
         seam) echo --isl-weight 0 --no-fsl ;;
         isl) echo --no-fsl ;;
@@ -36,7 +36,7 @@ flags_of() {        # VARIANT: the flags that make it
     esac
 }
 
-one_run() {         # VARIANT SEED: train, infer, score; ablation.txt, the commands, says that all is done
+one_run() {         # VARIANT SEED: train, infer, score; ablation.txt with the commands marks a finished run
     local run=$NAME-$1-$2 variant done_file commands
     variant=$(flags_of "$1")
     local place=(--dataset "$DATASET" "${PLACE[@]}" --exp "$EXP" --run "$run")
@@ -76,14 +76,14 @@ while [ $# -gt 0 ]; do
         --dry-run) DRY_RUN=yes; shift ;;
         --help|-h) usage; exit 0 ;;
         --isl-weight*|--fsl|--no-fsl|--seed|--seed=*|--run|--run=*)
-            echo "error: ${1%%=*} is what ablation.sh itself sets; see --help" >&2; exit 2 ;;
+            echo "error: ${1%%=*} is set by ablation.sh itself; see --help" >&2; exit 2 ;;
         *) EXTRA+=("$1"); shift ;;
     esac
 done
 [ -n "$DATASET" ] || { echo 'error: --dataset is needed; see --help' >&2; exit 2; }
 for variant in ${VARIANTS//,/ }; do flags_of "$variant" > /dev/null; done
 PYTHON=${PYTHON:-$(./setup_env.sh)}
-for seed in ${SEEDS//,/ }; do       # all variants of a seed first: pairs are complete early
+for seed in ${SEEDS//,/ }; do       # all variants of a seed first, so that pairs are complete early
     for variant in ${VARIANTS//,/ }; do one_run "$variant" "$seed"; done
 done
 GROUPS_OF_RUNS=()

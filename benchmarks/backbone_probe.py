@@ -3,9 +3,10 @@
     python -m benchmarks.backbone_probe --dataset animals/dataset.json --train 160 --val 120 \
         timm:tf_efficientnet_lite0=efficientnet-lite0 timm:tf_efficientnet_lite1=efficientnet-lite1
 
-Each word is --backbone=--weights. The backbone is frozen and sees each photo once, without augmentation. The classifier
-of the mean of conv6 learns from image-level labels; its maps, masked with the true labels, are scored as CAMs. It is
-neither SEAM nor our losses: use it to choose a backbone, not to report a score.
+Each argument is BACKBONE=WEIGHTS, as for --backbone and --weights. The backbone is frozen and sees each photo once,
+without augmentation. A linear classifier is trained on the mean of conv6 with image-level labels; its maps, masked with
+the true labels, are scored as CAMs. This involves neither SEAM nor the two losses: use it to choose a backbone, not to
+report a score.
 """
 import time
 
@@ -80,8 +81,8 @@ def main(argv=None):
     parser = Parser(__doc__, prog='python -m benchmarks.backbone_probe')
     parser.add_argument('backbones', nargs='+')
     parser.add_argument('--dataset', required=True)
-    parser.add_argument('--train', type=integer(2, COUNT), default=160, help='photos to learn from')
-    parser.add_argument('--val', type=integer(1, COUNT), default=120, help='photos to score')
+    parser.add_argument('--train', type=integer(2, COUNT), default=160, help='number of training photos')
+    parser.add_argument('--val', type=integer(1, COUNT), default=120, help='number of photos to score')
     args = parser.parse_args(argv)
     spec = get_spec(args.dataset, None, None)
     train, val = InferSet(spec, spec.train_split), InferSet(spec, spec.val_split)

@@ -1,4 +1,4 @@
-"""The table of docs/backbones.md: what --backbone timm:NAME gives, one row per name.
+"""Print the table of docs/backbones.md: the properties of --backbone timm:NAME, one row per network.
 
     python -m benchmarks.backbone_table resnet50 vit_small_patch14_dinov2 vit_tiny_patch16_224@8
 

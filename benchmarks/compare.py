@@ -1,12 +1,11 @@
-"""Each part of the method against its plain textbook form: speed, memory, disk, and whether the results agree.
+"""Compare each part of the method with its plain textbook form: speed, memory, disk space, and agreement of results.
 
     python benchmarks/compare.py --json out.json          under ten minutes on two CPU cores
-    python benchmarks/compare.py --device cuda            the same on a GPU, and its training step at full size
+    python benchmarks/compare.py --device cuda            the same on a GPU, with the training step at full size
 
-Both forms get the same inputs in the same process, take turns, and count with the median of their times; every part
-has a process of its own, and each measurement of memory too. The CRF is compared with pydensecrf if that is installed.
-Exits with 1 where results disagree; a ratio below what is wanted is marked, no more. Without --device it takes a GPU
-where there is one.
+Both forms get the same inputs in the same process and take turns; the median of their times counts. Every part, and
+every measurement of memory, runs in its own process. The CRF is compared with pydensecrf if that is installed. Exits
+with 1 if results disagree; a ratio below its target is only marked. Without --device, a GPU is used if there is one.
 """
 import argparse
 import datetime
@@ -68,7 +67,7 @@ def table(result: dict) -> str:
 
 
 def pick_device(name: str) -> str:
-    """cpu or cuda; auto is cuda where there is one, seen by a process that then ends."""
+    """cpu or cuda; auto is cuda if available, which a short-lived process finds out."""
     if name != 'auto':
         return name
     seen = subprocess.run([sys.executable, '-c', 'import torch; print(torch.cuda.is_available())'],

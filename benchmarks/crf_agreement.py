@@ -1,11 +1,11 @@
-"""Our dense CRF beside pydensecrf's on photos, and on random scores of images of odd sizes.
+"""Compare the dense CRF with pydensecrf, on photos and on random scores for images of odd sizes.
 
     python -m benchmarks.crf_agreement data/VOCdevkit/VOC2012/JPEGImages --photos 20
 
-Photos are resized to 500 pixels of width. Each gets smooth random CAMs of one to three classes with background at both
-strengths, as for seeds, and smooth probabilities of the classes of VOC, as for the final CRF. With --exact, `exact` is
-the largest difference of pydensecrf from our CRF in float64: how far rounding alone can move it. Exits with 1 where
-they disagree.
+Photos are resized to a width of 500 pixels. Each gets smooth random CAMs of one to three classes with background at
+both strengths, as for the seeds, and smooth probabilities of the classes of VOC, as for the final CRF. With --exact,
+`exact` is the largest difference between pydensecrf and this CRF in float64, the effect of rounding alone. Exits with 1
+if the two disagree.
 """
 import sys
 import types
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(__doc__, prog='python -m benchmarks.crf_agreement')
     parser.add_argument('folder', type=Path, help='photos (.jpg)')
     parser.add_argument('--photos', type=integer(1, 100_000), default=10,
-                        help='how many, evenly spaced over the folder')
+                        help='number of photos, evenly spaced over the folder')
     parser.add_argument('--exact', action='store_true', help='compare larger differences with float64 too (slow)')
     args = parser.parse_args(argv)
     paths = sorted(args.folder.glob('*.jpg'))

@@ -1,4 +1,4 @@
-"""Draw the figure of the README from a finished demo: rows of images, and what each stage made of them.
+"""Draw the figure of the README from a finished demo: rows of images with the output of each stage.
 
     ./run_demo.sh
     python -m benchmarks.figure --images 3 8 21 40 --out docs/demo.png

@@ -1,8 +1,8 @@
-"""Peak memory of infer_cam.py and eval.py on 50 and on 500 images: it should not grow with the list.
+"""Peak memory of infer_cam.py and eval.py on 50 and on 500 images: it should not grow with the number of images.
 
     python -m benchmarks.list_memory
 
-Draws small images, makes a narrow network with random weights, and runs both scripts with one helper process. Prints
+Generates small images and a narrow network with random weights, and runs both scripts with one worker process. Prints
 the peak resident memory of the largest of each script's processes, and exits with 1 if it grows by more than a tenth.
 """
 import os

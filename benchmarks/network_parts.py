@@ -1,4 +1,4 @@
-"""The comparisons that run the network: published-size SEAM with random weights, for inference and for training."""
+"""The comparisons that run the network: SEAM at its published size with random weights, in inference and training."""
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from lib.run import device as devices
 from tool.imutils import normalise
 
 SCALES = (0.5, 1.0, 1.5, 2.0)
-ISL_TERMS = ('isl', 'cls1', 'cls', 'loss')      # drawn anew by each form
+ISL_TERMS = ('isl', 'cls1', 'cls', 'loss')      # sampled independently by each form
 
 
 def make_seam(device: torch.device) -> Seam:

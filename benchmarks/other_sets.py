@@ -1,4 +1,4 @@
-"""Synthetic sets unlike photos, with masks, to test choices that are made from image-level labels alone.
+"""Synthetic sets that do not resemble photos, with masks, to test choices made from image-level labels alone.
 
     python -m benchmarks.other_sets defects --out data/defects --seed 0
     python -m lib.own data/defects/images data/defects/labels.csv --masks data/defects/masks \
@@ -93,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
     parser.add_argument('kind', choices=tuple(SETS), help='which set')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='new folder')
-    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0, help='another seed, another set')
+    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0, help='another seed gives another set')
     parser.add_argument('--train', type=integer(1, COUNT), default=240, help='number of training images')
     parser.add_argument('--val', type=integer(1, COUNT), default=84, help='number of validation images')
     return parser

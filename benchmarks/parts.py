@@ -1,9 +1,9 @@
-"""The single comparisons of compare.py, each meant for a process of its own.
+"""The single comparisons of compare.py, each to be run in its own process.
 
     python -m benchmarks.parts walk --device cpu
 
 prints one line of JSON: 'values' by key, 'seconds' and 'bytes' of each form, and 'agreement': what was compared, the
-difference found and the one allowed.
+difference found, and the tolerance.
 """
 import argparse
 import io

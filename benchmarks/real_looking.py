@@ -1,4 +1,4 @@
-"""Photograph-like pictures, and CAMs and seeds as a trained network and the CRF make them; also for benchmarks."""
+"""Photo-like images, and CAMs and seeds like those of a trained network and the CRF, for tests and benchmarks."""
 import cv2
 import numpy as np
 import torch

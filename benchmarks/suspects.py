@@ -1,12 +1,12 @@
-"""How well lib/suspects.py finds wrong and missing image-level labels, on a set with masks.
+"""Measure how well lib/suspects.py finds wrong and missing image-level labels, on a set with masks.
 
     python -m benchmarks.suspects --dataset animals/dataset.json --features features.npz \
         --imagenet timm:tf_efficientnet_lite0 efficientnet-lite0
 
-Labels as they are: given ones of which no mask pixel shows the class count as wrong, and those not given of which some
-does as missing. Then, for three seeds, 5 % of the given labels are removed and as many added at random. Prints the
-average precision, the precision of the first 100, chance, and precision and recall of the verdicts; beside them the
-same for a classifier that was fitted on all images (in-sample). --features keeps the features for another call.
+First the labels as they are: a given label counts as wrong if no mask pixel shows the class, a label that is not given
+as missing if one does. Then, for three seeds, 5 % of the given labels are removed and as many are added at random.
+Prints average precision, precision of the first 100, chance level, and precision and recall of the verdicts, and the
+same for a classifier fitted on all images (in-sample). --features stores the features for later calls.
 """
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     """Print the figures."""
     parser = make_parser()
     parser.description = __doc__
-    parser.add_argument('--features', type=Path, metavar='FILE', help='.npz of the features; made if it is missing')
+    parser.add_argument('--features', type=Path, metavar='FILE', help='.npz of the features, written if it is missing')
     args, spec = resolve(parser, argv, '', get_spec)
     split = args.split or spec.train_split
     if args.features and args.features.exists():

@@ -1,4 +1,4 @@
-"""Plain textbook forms of the stages: inference, the training step, the walk, scores. Short, obviously right, slow."""
+"""Plain textbook forms of the stages: inference, the training step, the walk, scores. Short, correct, slow."""
 import math
 from collections.abc import Callable, Sequence
 

@@ -7,7 +7,7 @@
 Trains a classifier twice from the same seed, without and with the two losses, and prints the mIoU of its class maps on
 the validation images. The lines that add the losses are marked: # 1 imports, # 2 ISL, # 3 FSL.
 
-The losses take class maps [N, K, h, w] of any size, from any network: a ViT's tokens become maps in PlainViT.
+The losses accept class maps [N, K, h, w] of any size from any network; PlainViT shows how a ViT's tokens become maps.
 """
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ from tool.seamutils import fuse_scales
 
 
 def maps_of_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Patch tokens of a ViT [N, L, D], without the class token, as feature maps [N, D, height, width]; L = h w."""
+    """Feature maps [N, D, height, width] from the patch tokens of a ViT [N, L, D], L = height width, no class token."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
@@ -60,7 +60,7 @@ NETWORKS = {'cnn': plain_cam, 'vit': PlainViT}
 
 
 def objective(logits: Tensor, images: Tensor, image_labels: Tensor, added: bool) -> Tensor:
-    """The method's own loss, classification by the mean of each map, and with `added` the paper's two."""
+    """The method's own loss, on the mean of each class map, and with `added` the two losses of the paper."""
     loss = F.multilabel_soft_margin_loss(logits.mean((2, 3)), image_labels)
     if added:
         loss = 0.8 * loss + 0.2 * isl_loss(logits, image_labels)                                    # 2
@@ -70,7 +70,7 @@ def objective(logits: Tensor, images: Tensor, image_labels: Tensor, added: bool)
 
 
 def train(spec, make_network: Callable, steps: int, seed: int, added: bool) -> nn.Module:
-    """A classifier after some steps of 8 crops; all but `added` is the same from run to run."""
+    """Train a classifier for some steps of 8 crops; only `added` differs between the two trainings."""
     torch.manual_seed(seed)
     network = make_network(spec.num_fg)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=5e-4)
@@ -87,7 +87,7 @@ def train(spec, make_network: Callable, steps: int, seed: int, added: bool) -> n
 
 @torch.inference_mode()
 def score(spec, network: nn.Module) -> dict:
-    """mIoU over background thresholds of the maps of the classes present, on the validation images."""
+    """mIoU at each background threshold, from the maps of the classes present in each validation image."""
     curve = Curve(spec.num_classes)
     images = InferSet(spec, spec.val_split)
     for index, sample in enumerate(images.samples):
@@ -100,11 +100,11 @@ def score(spec, network: nn.Module) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     """Train without and with the losses and print both scores."""
-    parser = Parser(__doc__)
-    parser.add_argument('--data', default='data/toy-0/dataset.json', help='a dataset.json with masks for val')
+    parser = Parser(__doc__, prog='python -m examples.add_on')
+    parser.add_argument('--data', default='data/toy-0/dataset.json', help='dataset.json with validation masks')
     parser.add_argument('--network', choices=NETWORKS, default='cnn', help='ResNet-18, or a small ViT')
     parser.add_argument('--steps', type=integer(1, COUNT), default=200, help='training steps of 8 images')
-    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1, help='for weights, order and augmentation')
+    parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1, help='of weights, order and augmentation')
     args = parser.parse_args(argv)
     spec = get_spec(args.data)
     spec.check(spec.val_split, need_masks=True)

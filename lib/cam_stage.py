@@ -36,15 +36,15 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     add_epoch_flags(parser)
     group = parser.add_argument_group('CAM objective')
     group.add_argument('--empty-classes', choices=('refuse', 'allow'), default='refuse',
-                       help='what to do about a class that no training image shows')
+                       help='what to do if a class is in no training image')
     group.add_argument('--long-side', type=integer(8, 8192), action=LowHigh, default=(448, 768),
                        metavar=('LOW', 'HIGH'),
                        help='range of the random long side of training images, pixels')
     group.add_argument('--view2-scale', type=number(0.05, 2), default=0.3,
                        help='size of the second view relative to the first')
     group.add_argument('--isl-weight', type=number(0, 1), default=0.2, metavar='LAMBDA',
-                       help='fraction of the first view\'s classification loss that is the importance-sampling loss; 0 '
-                       'turns it off')
+                       help='weight of the importance-sampling loss against the plain classification loss of the first '
+                       'view, whose weight is 1 - LAMBDA; 0 turns it off')
     group.add_argument('--isl-samples', type=integer(1, 100_000), default=10,
                        help='pixels sampled per image and class')
     group.add_argument('--loss-weight', dest='isl_weight', type=one_weight, default=argparse.SUPPRESS,
@@ -53,14 +53,15 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     group.add_argument('--fsl-weight', type=number(0, 1000), default=1.0,
                        help='weight of the feature-similarity loss')
     group.add_argument('--fsl-mu', type=number(0, 1000), default=2.5,
-                       help='colour difference at which similarity changes sign: larger is less tolerant')
+                       help='the larger, the smaller the colour difference at which two pixels count as different')
     group.add_argument('--fsl-sigma', type=sigma, default=5.0,
-                       help='reach of the feature-similarity loss in positions of the logits; none is unlimited')
+                       help='width of the Gaussian window of the feature-similarity loss, in positions of the logits; '
+                       'none for no window')
     return parser
 
 
 def one_weight(word: str) -> None:
-    """Value of --loss-weight, a flag of the reference that does not say of which loss."""
+    """Value of --loss-weight, a flag of the reference that does not say which loss it means."""
     raise argparse.ArgumentTypeError('say of which loss: --isl-weight or --fsl-weight')
 
 
@@ -70,7 +71,7 @@ def sigma(word: str) -> float | None:
 
 
 def make_network(args: argparse.Namespace, spec: DatasetSpec) -> Seam:
-    """SEAM with ImageNet weights; batch norm and what --freeze names stay as they are there."""
+    """SEAM with ImageNet weights; batch norm and what --freeze names are not trained."""
     network = Seam(pretrained_backbone(args), spec.num_classes, dropout=0.5 if args.dropout else 0)
     FREEZE[args.freeze](network)
     set_train_mode(network, batch_norm='running')
@@ -104,7 +105,7 @@ def draw_row(args: argparse.Namespace, network: Seam, device: torch.device, samp
 
 
 def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
-    """Train on the data set's training split; what the two scripts share."""
+    """Train on the data set's training split: the part that both scripts share."""
     args, spec = resolve(make_parser(doc, dataset), argv, 'train_cam', get_spec)
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)

@@ -1,4 +1,4 @@
-"""CAMs of one image by a trained CAM network."""
+"""CAMs of one image from a trained CAM network."""
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +11,7 @@ from tool.seamutils import fuse_scales
 
 
 def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int | None) -> dict:
-    """A sample with 'views' besides: the image normalised at every scale, float32 [3, h, w] each.
+    """A sample with 'views' added: the normalised image at every scale, float32 [3, h, w] each.
 
     `size_step` is the backbone's, see lib/net/backbone.py.
     """
@@ -22,10 +22,10 @@ def add_views(sample: dict, scales: Sequence[float], norm: Norm, size_step: int 
 
 def infer_cams(sample: Mapping, network: Callable, device: torch.device,
                alphas: Sequence[float] = ()) -> tuple[np.ndarray | dict[float, np.ndarray], ...]:
-    """CAMs of one image: the refined maps of all views, averaged; and its seeds, for the alphas given.
+    """CAMs of one image, the average of the refined maps of all views; and its seeds for the given alphas.
 
     Args:
-        sample: of add_views(), with the image's labels.
+        sample: from add_views(), with the image-level labels.
         network: batch of images -> SeamOutput.
         device: of the network; the CRF of the seeds runs there too.
 

@@ -1,14 +1,14 @@
-"""Write a trained segmentation network as a file that runs without this code: ONNX or TorchScript.
+"""Export a trained segmentation network to a file that runs without this code: ONNX or TorchScript.
 
     python -m lib.export exp/my/seg/model.pth --onnx my.onnx
     python -m lib.export exp/my/seg/model.pth --torchscript my.pt --image photo.jpg
 
 Input `image`: RGB uint8 [1, H, W, 3] of any size. Output `probs`: float32 [1, C, H, W], one map per class with
-background first; the label of a pixel is the index of its largest value. The normalisation is part of the file; the
-class names are in its metadata (`classes`, JSON; of TorchScript in the extra file facts.json), and so is the long side
-that larger images should be reduced to, `max_side`. One scale, no flip, no CRF.
+background first; the label of a pixel is the index of its largest value. The network runs at one scale, without flip
+and CRF. The normalisation is built in. The metadata hold the class names (`classes`) and the long side to which larger
+images should be reduced (`max_side`): in ONNX as JSON, in TorchScript in the extra file facts.json.
 
-The file is compared with the network before it is kept: labels must agree on 99.9 % of the pixels.
+The file is kept only if it agrees with the network: on at least 99.9 % of the pixels of a test image.
 """
 import argparse
 import json
@@ -40,10 +40,10 @@ NEEDED = 'pip install -r requirements-export.txt'
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
     parser = Parser(__doc__, prog='python -m lib.export')
-    parser.add_argument('model', type=Path, help='trained by train_seg.py')
+    parser.add_argument('model', type=Path, help='model.pth of train_seg.py')
     parser.add_argument('--onnx', type=Path, metavar='FILE', help='write ONNX')
     parser.add_argument('--torchscript', type=Path, metavar='FILE', help='write TorchScript')
-    parser.add_argument('--image', type=Path, metavar='FILE', help='photo to compare on; the default is noise')
+    parser.add_argument('--image', type=Path, metavar='FILE', help='photo for the comparison; the default is noise')
     return parser
 
 
@@ -72,13 +72,13 @@ class PhotoToProbs(nn.Module):
 
 
 def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, Any]) -> None:
-    """Write ONNX, for images of any size, with the facts in its metadata."""
+    """Write ONNX for images of any size, with the facts in its metadata."""
     import onnx
     if getattr(module.network.backbone, 'interpolates', False):
         raise ValueError('--onnx: the backbone interpolates its position embeddings, for which ONNX has no operation; '
                          'use --torchscript')
     free = {'image': {1: 'height', 2: 'width'}, 'probs': {2: 'height', 3: 'width'}}
-    # The exporter by tracing: the newer one takes minutes for the same file.
+    # The exporter that traces: the newer one takes minutes for the same file.
     torch.onnx.export(module, (image,), str(path), input_names=['image'], output_names=['probs'], dynamic_axes=free,
                       opset_version=17, dynamo=False)
     model = onnx.load(path)
@@ -89,7 +89,7 @@ def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mappin
 
 
 def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The exported network; None where onnxruntime is not installed."""
+    """The exported network; None if onnxruntime is not installed."""
     if not find_spec('onnxruntime'):
         return None
     import onnxruntime
@@ -98,7 +98,7 @@ def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor] | None:
 
 
 def write_torchscript(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, Any]) -> None:
-    """Write TorchScript, for images of any size, with the facts in its extra file facts.json."""
+    """Write TorchScript for images of any size, with the facts in its extra file facts.json."""
     torch.jit.save(torch.jit.trace(module, image, check_trace=False), str(path),
                    _extra_files={'facts.json': json.dumps(dict(facts))})
 
@@ -114,7 +114,7 @@ def agreement(exported: Callable, module: nn.Module, image: torch.Tensor) -> flo
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the files that are asked for."""
+    """Write the requested files."""
     args = make_parser().parse_args(argv)
     targets = {form: path for form in FORMS if (path := getattr(args, form))}
     if not targets:
@@ -141,10 +141,10 @@ def main(argv: list[str] | None = None) -> None:
                 raise ImportError(f'--{form} needs a package that is not installed ({error}); {NEEDED}') from error
             same = agreement(exported, module, photo) if exported else None
             if same is not None and same < AGREEMENT:
-                raise ValueError(f'{path} would label only {same:.2%} of the pixels as the network does; use another '
-                                 'form, or another version of torch')
-        checked = 'not compared, as onnxruntime is missing' if same is None else f'{same:.2%} of the pixels labelled ' \
-            'as by the network'
+                raise ValueError(f'{path} would label only {same:.2%} of the pixels as the network does; use the other '
+                                 'format, or another version of torch')
+        checked = 'not compared, as onnxruntime is not installed' if same is None else \
+            f'{same:.2%} of the pixels labelled as by the network'
         print(f'{path}: {len(trained.classes)} classes, {path.stat().st_size / 1e6:.1f} MB, {checked}')
 
 

@@ -1,6 +1,6 @@
-"""What the inference stages share: flags, and a trained network run on one image after another.
+"""Shared by the inference stages: flags, and a trained network that is run on one image after another.
 
-The network runs under autocast, and in float32 where that goes wrong.
+The network runs under autocast; an image for which that fails is computed again in float32.
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from lib.run.origin import Digests
 from lib.run.outputs import Output, Work
 from tool.crfutils import BACKENDS, check_backend
 
-# Convolutions and the batch norms that read what they wrote and nothing else does, by their names in a block.
+# Convolutions whose output only a batch norm reads, and that batch norm, by their names in a block.
 FOLDED = {'conv_branch2a': 'bn_branch2b1', 'conv_branch2b1': 'bn_branch2b2', 'conv_fov': 'bn_fov',
           'conv_fov2': 'bn_fov2'}
 
@@ -59,17 +59,16 @@ def add_crf_flag(group: argparse._ActionsContainer, affects: tuple[str, ...] | N
             raise argparse.ArgumentTypeError(str(error)) from None
 
     group.add_argument('--crf-backend', type=backend, default='torch', metavar='|'.join(BACKENDS),
-                       help='implementation of the dense CRF; with torch it runs on the GPU where the network does'
-                       ).affects = affects
+                       help='implementation of the dense CRF, see docs/densecrf.md').affects = affects
 
 
 class ImageTask(NamedTuple):
     """What a stage does for each image.
 
     Args:
-        compute: (sample, network) -> what write needs, on the host; `network` takes batches of images.
-        write: (files of the image and their origins, *what compute made); a worker process runs it.
-        prepare: sample -> sample, by the worker process that reads the image.
+        compute: (sample, network) -> the arguments of write, on the host; `network` takes batches of images.
+        write: (files of the image and their origins, *results of compute); runs in a worker process.
+        prepare: sample -> sample; runs in the worker process that reads the image.
     """
 
     compute: Callable[[Mapping, Callable], Sequence]
@@ -78,7 +77,7 @@ class ImageTask(NamedTuple):
 
 
 class TrainedNetwork:
-    """A trained network's file: checked at once, loaded once an image is left to do.
+    """A trained network's file, checked at once but loaded only if there are images to infer.
 
     Args:
         args: the script's settings; --amp is resolved.
@@ -95,10 +94,10 @@ class TrainedNetwork:
         self.amp = devices.pick_amp(args.amp, self.device)
 
     def load(self, classes: Sequence[str], make_head: Callable[[Backbone], nn.Module]) -> 'Inference':
-        """The network, ready to run; make_head(backbone) is the network without its weights.
+        """The network, ready to run; make_head(backbone) makes it with random weights.
 
         Raises:
-            ValueError: if the file fits another network or other classes.
+            ValueError: if the file belongs to a different network or to other classes.
         """
         network = make_head(trained_backbone(self.path, self.width))
         load_network(network, self.path, classes)
@@ -108,13 +107,13 @@ class TrainedNetwork:
 def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[Output],
                  sources: Sequence[Mapping[str, Path | list]], digests: Digests, device: torch.device,
                  load: Callable[[], 'Inference'], make_task: Callable[[Backbone], ImageTask]) -> None:
-    """Write the files of all images that are not up to date; with --dry-run check that it could be done.
+    """Write the files of all images that are not up to date; with --dry-run only check that this is possible.
 
     Args:
         args: the script's settings.
         dataset: the images, see lib/data/datasets.py.
         outputs, sources, digests, device: see lib/run/outputs.py.
-        load: loads the trained network; not called where nothing is left to do.
+        load: loads the trained network; not called if nothing is left to do.
         make_task: what to do for each image, given the backbone of the network.
     """
     with ExitStack() as stack:
@@ -146,13 +145,13 @@ def _write(write: Callable, values: tuple) -> None:
 class Inference:
     """Runs a trained network. An image whose outputs are not finite under autocast is computed again in float32.
 
-    Seen: convolutions of stride 2 on maps of width 1 give NaN in bfloat16 on CPUs with AMX (torch 2.14).
+    One known cause: convolutions with stride 2 on maps of width 1 give NaN in bfloat16 on CPUs with AMX (torch 2.14).
 
     Args:
-        network: with its weights; it can neither be trained nor saved from then on.
-        device: on which it runs.
-        amp: autocast type; None for full float32.
-        file: of the weights, for messages.
+        network: with its weights; afterwards it can be neither trained nor saved.
+        device: where it runs.
+        amp: autocast dtype; None for full float32.
+        file: its file, for messages.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, amp: torch.dtype | None, file: Path):
@@ -173,9 +172,9 @@ class Inference:
                          'train the network again')
 
     def _computed(self, compute: Callable[[Callable], Any], amp: torch.dtype | None) -> tuple[Any, bool]:
-        """compute(network), and whether all outputs of the network were finite, as NaN and infinity survive a sum.
+        """compute(network), and whether all outputs of the network were finite: NaN and infinity survive a sum.
 
-        The sums stay on the device. The host reads them once, after the result, for which it waited anyway.
+        The sums stay on the device. The host reads them once, after the result, for which it has to wait anyway.
         """
         sums = []
 

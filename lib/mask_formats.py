@@ -22,14 +22,14 @@ MODEL = {'made_by': MAKER}
 class Labelled(NamedTuple):
     """An image and its label PNG, which may be smaller."""
 
-    name: str               # of the image among all, without suffix
+    name: str               # that identifies the image, without suffix
     image: Path
     label: Path
-    upright: bool = True    # the image is rotated as its EXIF tag says
+    upright: bool = True    # whether the image is rotated as its EXIF tag says
 
     @property
     def file_name(self) -> str:
-        """How other tools find the image: its name with its suffix."""
+        """File name of the image for other tools: its name with its suffix."""
         return self.name + self.image.suffix
 
     @property
@@ -107,7 +107,7 @@ def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence
                                       f'toName="image">\n{labels}  </PolygonLabels>\n</View>\n')
 
 
-# How labels are written, and the file that tells whether an existing folder is ours.
+# The writer of each format, and the file that shows whether an existing folder was written by this code.
 FORMATS: Mapping[str, tuple[Callable[[Path, Iterable[Labelled], Sequence[str]], None], str]] = {
     'coco': (write_coco, 'rle.json'), 'yolo': (write_yolo, 'data.yaml'),
     'labelstudio': (write_labelstudio, 'tasks.json')}

@@ -30,26 +30,26 @@ from tool.drawing import contoured, legend, stacked
 from tool.imutils import Norm
 from tool.polygons import polygons
 
-LONG_SIDE = 500         # pixels, of images that belong to no data set, where the network's file does not say another
+LONG_SIDE = 500         # pixels; for images outside any data set, unless the network's file says otherwise
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 Source = str | Path | np.ndarray | Image.Image
 
 
 class TrainedDeepLab(NamedTuple):
-    """A segmentation network and what its file says about it."""
+    """A segmentation network with the description in its file."""
 
     network: DeepLab
     classes: tuple[str, ...]            # of the foreground, in label order
     norm: Norm
-    size_step: int | None               # the backbone's, see lib/net/backbone.py
-    max_side: int                       # long side in pixels that images are reduced to
+    size_step: int | None               # of the backbone, see lib/net/backbone.py
+    max_side: int                       # long side in pixels to which images are reduced
 
 
 def load_deeplab(path: Path) -> TrainedDeepLab:
-    """The network in a file of train_seg.py, on the CPU.
+    """The network in a model.pth of train_seg.py, on the CPU.
 
-    Raises FileNotFoundError if the file is missing, ValueError if it is corrupt, belongs to another kind of network, or
-    does not name its classes.
+    Raises FileNotFoundError if the file is missing, ValueError if it is corrupt, belongs to a different kind of
+    network, or does not name its classes.
     """
     meta = check_network(Path(path), 'deeplab', None)
     if 'classes' not in meta:
@@ -64,7 +64,7 @@ def load_deeplab(path: Path) -> TrainedDeepLab:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The labels of one image.
+    """The segmentation of one image.
 
     Attributes:
         source: the image: a path, or RGB uint8 [H, W, 3].
@@ -100,10 +100,10 @@ class Segmentation:
 
 
 class Segmenter:
-    """Segments images with a trained network; model.pth is all that it needs.
+    """Segments images with a trained network; needs only its model.pth.
 
     Args:
-        model: file of train_seg.py.
+        model: model.pth of train_seg.py.
         device: auto, cpu, cuda or cuda:N.
         scales: test-time scales; (1,) is several times faster and a little less accurate.
         flip: add the horizontal flip at each scale.
@@ -113,7 +113,7 @@ class Segmenter:
         amp: auto, none, bf16 or fp16.
 
     Raises:
-        FileNotFoundError, ValueError: as load_deeplab, or for a device or type that does not exist.
+        FileNotFoundError, ValueError: as load_deeplab, or for a device or dtype that is not available.
     """
 
     def __init__(self, model: str | Path, *, device: str = 'auto', scales: Sequence[float] = SCALES, flip: bool = True,
@@ -126,12 +126,12 @@ class Segmenter:
         self.inference = Inference(trained.network, self.device, devices.pick_amp(amp, self.device), Path(model))
 
     def __call__(self, image: Source) -> Segmentation:
-        """Segment a file, a PIL image or an array RGB uint8 [H, W, 3]; an error names the file that cannot be read."""
+        """Segment a file, a PIL image or an RGB array uint8 [H, W, 3]; an error names the file that cannot be read."""
         result, = self.batches([image])
         return result
 
     def batches(self, images: Sequence[Source], batch_size: int = 8) -> Iterator[Segmentation]:
-        """Yield the result of each image in order. Consecutive images of one size go through the network together."""
+        """Yield the result of each image in order. Consecutive images of the same size share a batch."""
         for _, group in groupby(map(self._read, images), lambda read: read[1].shape):
             group = list(group)
             for first in range(0, len(group), batch_size):
@@ -150,7 +150,7 @@ class Segmenter:
             yield Segmentation(source, labels, probs, self.classes)
 
     def _read(self, image: Source) -> tuple[Path | np.ndarray, np.ndarray]:
-        """The image as it was given, and as it is segmented."""
+        """The image as given, and as it is segmented."""
         if isinstance(image, str | Path):
             return Path(image), read_image(Path(image), True, self.max_side)
         image = np.asarray(image.convert('RGB') if isinstance(image, Image.Image) else image)

@@ -1,7 +1,7 @@
-"""Which flag of a driver goes to which of its commands: to every one that has it, or to those of one stage alone.
+"""Pass the flags of a driver to its commands: to every command that has the flag, or only to those of one stage.
 
---scales 1 goes to all that have --scales, --infer_seg:scales 1 to infer_seg. What a flag means, and whether a value is
-right, is known to each script's own parser.
+--scales 1 is passed to all that have --scales, --infer_seg:scales 1 to infer_seg. Values are checked by the parser of
+each script.
 """
 import argparse
 import importlib
@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from lib.run.options import resolve
 
-ONE_STAGE = ('--checkpoint', '--labels', '--out', '--split', '--unpickle')      # another file in each stage
-NEVER = ('--dataset', '--images', '--table', '--dry-run', '--help')             # the drivers' own
+ONE_STAGE = ('--checkpoint', '--labels', '--out', '--split', '--unpickle')      # mean a different file in each stage
+NEVER = ('--dataset', '--images', '--table', '--dry-run', '--help')             # reserved for the drivers
 
 
 class Flag(NamedTuple):
-    """A flag with its values, for one tool or, '', for all that have it."""
+    """A flag with its values; tool: the only one that gets it, '' for all that have it."""
 
     tool: str
     name: str
@@ -31,16 +31,16 @@ class Flag(NamedTuple):
 
 @dataclass
 class Tool:
-    """A script that commands run; a flag can be given to it alone by its name."""
+    """A script that commands run; its name is the prefix of flags for it alone."""
 
     name: str
     module: str
-    network: bool = False           # runs one, in as many processes as the user says
-    stage: str | None = ''          # its column in the table of settings; None if it takes no data set
+    network: bool = False           # whether it runs a network, in as many processes as the user says
+    stage: str | None = ''          # its column in the table of settings; None if it uses no data set
 
     @property
     def words(self) -> list[str]:
-        """The arguments of Python that run it."""
+        """The arguments with which Python runs it."""
         return ['-m', self.module.removesuffix('.__main__')] if '.' in self.module else [f'{self.module}.py']
 
     def make_parser(self) -> argparse.ArgumentParser:
@@ -69,15 +69,15 @@ class Command:
 
     @property
     def flag_words(self) -> list[str]:
-        """The words of its flags; of several that set the same, the last."""
+        """The words of its flags; if several set the same value, the last one."""
         words = {self.tool.flags[flag.name].dest: [flag.name, *flag.values] for flag in (*self.fixed, *self.given)}
         return [word for flag in words.values() for word in flag]
 
     def resolve(self, spec, processes: int = 1) -> argparse.Namespace:
-        """Its settings, on the data set that `spec` describes.
+        """Its settings for the data set that `spec` describes.
 
         Raises:
-            ValueError: if a value is wrong, or so many processes cannot share a batch equally.
+            ValueError: if a value is wrong, or this number of processes cannot share a batch equally.
         """
         parser = self.tool.make_parser()
         try:
@@ -94,10 +94,10 @@ class Command:
 
 
 def read_flags(words: Sequence[str]) -> list[Flag]:
-    """The flags of a command line, each with the words up to the next.
+    """The flags of a command line, each with the words up to the next flag.
 
     Raises:
-        ValueError: if it does not begin with a flag.
+        ValueError: if the first word is not a flag.
     """
     flags = []
     for word in words:
@@ -116,27 +116,27 @@ def give(flags: Sequence[Flag], commands: Sequence[Command], caller: Path) -> No
     """Give each of the user's flags to the commands that have it; relative paths are relative to `caller`.
 
     Raises:
-        ValueError: if no command has a flag, if the driver sets it, or if it means another file in each.
+        ValueError: if no command has a flag, if the driver sets it, or if it means a different file in each.
     """
     for flag in flags:
         takers = [command for command in commands if command.has(flag)]
         names = list(dict.fromkeys(command.tool.name for command in takers or commands))
         if not takers:
-            raise ValueError(f'no chosen stage has the flag {flag} (chosen: {", ".join(names)})')
+            raise ValueError(f'no selected stage has the flag {flag} (selected: {", ".join(names)})')
         if flag.name in ONE_STAGE and len(names) > 1:
-            raise ValueError(f'{flag} is another file in each of {", ".join(names)}; say which: '
+            raise ValueError(f'{flag} differs between {", ".join(names)}; name the stage: '
                              f'--{names[0]}:{flag.name[2:]}')
         for command in takers:
             action = command.tool.flags[flag.name]
             fixed = {command.tool.flags[own.name].dest for own in command.fixed}
             if flag.name in NEVER or action.dest in fixed and action.nargs != 0:
-                raise ValueError(f'{flag} is set by the driver itself; run {" ".join(command.tool.words)} for another')
+                raise ValueError(f'{flag} is set by the driver; to change it, run {" ".join(command.tool.words)}')
             values = tuple(_from_caller(value, action, caller) for value in flag.values)
             command.given.append(flag._replace(values=values))
 
 
 def _from_caller(value: str, action: argparse.Action, caller: Path) -> str:
-    """A relative path as the caller means it; --weights also takes names."""
+    """A path relative to the caller's folder; --weights also accepts names."""
     is_path = action.type is Path or action.dest == 'weights' and (caller / value).is_file()
     return str(caller / value) if is_path and caller != Path.cwd() else value
 

@@ -1,13 +1,12 @@
-"""List image-level labels that are likely wrong or missing, the most certain first. Labels stay as they are.
+"""List image-level labels that are likely wrong or missing, the most certain first. No label is changed.
 
     python -m lib.suspects --dataset data/my.json --run my
     python -m lib.suspects --dataset data/my.json --imagenet timm:tf_efficientnet_lite0 efficientnet-lite0
 
-Each training image becomes a feature vector, by the ImageNet weights that the run's CAM training started from or by
-those given, not by the trained network, which has seen the labels. For each part of the images a linear classifier is
-fitted on the other parts; tool/labelerrors.py says which labels it contradicts. Writes
-exp/<run>/suspects.csv, whose first entries the report shows: image, class, given (1 if the image has the label), score
-(probability of the class) and verdict.
+Features of the training images come from the ImageNet weights with which the run's CAM training started, or from
+--imagenet; not from the trained network, which has seen the labels. In cross-validation, a linear classifier is fitted
+on the other folds; tool/labelerrors.py decides which labels it contradicts. Writes exp/<run>/suspects.csv, whose first
+entries the report shows: image, class, given (1 if the image has the label), score (probability of the class), verdict.
 """
 import argparse
 from collections.abc import Sequence
@@ -46,8 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--split', help='list of images; the default is the data set\'s training split')
     group.add_argument('--imagenet', nargs=2, metavar=('BACKBONE', 'WEIGHTS'), help='--backbone and --weights as in '
                        'CAM training; the default is what the run\'s CAM training started from')
-    group.add_argument('--folds', type=integer(2, 100), default=5, help='parts of the images, each scored by a '
-                       'classifier fitted on the others')
+    group.add_argument('--folds', type=integer(2, 100), default=5, help='number of cross-validation folds')
     return parser
 
 
@@ -63,14 +61,14 @@ class Pooled(nn.Module):
 
 
 def imagenet_features(args: argparse.Namespace) -> Pooled | None:
-    """The backbone that the flags name, or the one of the run before its CAM training; None if it had no weights."""
+    """The backbone that the flags name, or that of the run before its CAM training; None if it had random weights."""
     if args.imagenet:
         trained = dict(zip(('backbone', 'weights'), args.imagenet), width=args.width)
     else:
         trained = read_json(args.folder / 'cam/args.json', TRAINED, 'train the CAM network first, or give --imagenet')
     if trained['weights'] == 'none':
         return None
-    try:        # a third of the time of 8, and as good for pooled features
+    try:        # stride 16 takes a third of the time of 8, and is as good for pooled features
         backbone = make_backbone(trained['backbone'], trained['width'], 16)
     except ValueError:
         backbone = make_backbone(trained['backbone'], trained['width'])
@@ -80,7 +78,7 @@ def imagenet_features(args: argparse.Namespace) -> Pooled | None:
 
 @torch.inference_mode()
 def read_features(args: argparse.Namespace, dataset: InferSet, network: Inference) -> dict[str, np.ndarray]:
-    """Features [D] by name of the image."""
+    """Features [D] by image name."""
     backbone, features = network.network.backbone, {}
     prepare = partial(add_views, scales=(1,), norm=backbone.norm, size_step=backbone.size_step)
     for sample in progress(single_images(dataset, min(args.workers, 1), prepare), 'features', total=len(dataset)):
@@ -91,15 +89,15 @@ def read_features(args: argparse.Namespace, dataset: InferSet, network: Inferenc
 
 def find_suspects(features: dict[str, np.ndarray], labels: np.ndarray, classes: Sequence[str],
                   folds: int) -> list[Suspect]:
-    """The suspicious entries of a label table [N, K]; prints which classes cannot be judged."""
+    """The suspicious entries of a label table [N, K]; prints the classes that are not judged."""
     names, few = list(features), np.minimum(labels.sum(0), (1 - labels).sum(0)) < folds
     probs = np.zeros(labels.shape, np.float32)
     if not few.all():
         probs[:, ~few] = out_of_fold_probs(np.stack([*features.values()]), labels[:, ~few], folds)
     weak = ~few & [truth.any() and average_precision(scores, truth) < CHANCE * truth.mean()
                    for scores, truth in zip(probs.T, labels.T == 1)]
-    for chosen, why in ((few, f'fewer than {folds} images (--folds) show it, or do not'),
-                        (weak, 'the features hardly tell which images show it')):
+    for chosen, why in ((few, f'fewer than {folds} images (--folds) show the class, or lack it'),
+                        (weak, 'the features hardly predict which images show it')):
         if chosen.any():
             print(f'not judged, as {why}: {", ".join(classes[index] for index in np.flatnonzero(chosen))}')
     return [Suspect(names[row], classes[index], int(labels[row, index]), float(probs[row, index]),
@@ -114,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     out, device = args.folder / FILE, devices.pick_device(args.device)
     read_suspects(out)          # refuses a file that is not ours
     if (pooled := imagenet_features(args)) is None:
-        print('no label is judged: random features (--weights none) know nothing')
+        print('no label is judged: random features (--weights none) carry no information')
         return
     network = Inference(pooled, device, devices.pick_amp(args.amp, device), 'the ImageNet network')
     dataset.check()

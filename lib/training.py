@@ -1,4 +1,4 @@
-"""What the training stages share: flags, a pretrained backbone, the digests of what they train on, and the run."""
+"""Shared by the training stages: flags, the pretrained backbone, the origin of the network, and the training run."""
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,8 +36,8 @@ def training_parser(doc: str, *, batch_size: int, lr: float, momentum: float, fr
     group.add_argument('--crop-size', type=integer(8, 8192), default=448, help='side of the training crop, pixels')
     group.add_argument('--dropout', action=argparse.BooleanOptionalAction, default=True, help='dropout in the network')
     group.add_argument('--freeze', choices=freeze, default=freeze[0],
-                       help='what keeps its ImageNet weights: early layers and batch norm (early), batch norm (norm), '
-                       'or the whole backbone, statistics included')
+                       help='what is not trained: early layers and batch norm (early), batch norm only (norm), or the '
+                       'whole backbone with its batch-norm statistics (backbone)')
     return parser
 
 
@@ -46,13 +46,13 @@ def add_epoch_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('training time')
     group.add_argument('--epochs', type=integer(1, 100_000), default=8, help='passes over the training split')
     group.add_argument('--min-steps', type=integer(0, COUNT), default=0, metavar='N',
-                       help='train for at least N steps: a small split takes more epochs')
+                       help='train for at least N steps, on a small split for more epochs')
 
 
 def pretrained_backbone(args: argparse.Namespace, bn_momentum: float = 0.1) -> Backbone:
     """The backbone with its ImageNet weights; args.output_stride becomes its own, if --output-stride was not given.
 
-    Seeds torch, so that the weights of a head follow from --seed too.
+    Also seeds torch, so that --seed determines the initial weights of a head.
     """
     torch.manual_seed(args.seed)
     dropouts = (0.3, 0.5) if args.dropout else (0, 0)
@@ -83,7 +83,7 @@ class Stage:
                           f'to {self.folder}')
 
     def check_labels(self) -> None:
-        """Make sure that the label files are of this data set's classes and of the images as they are now."""
+        """Make sure that the label files were made for this data set's classes and from the images as they are now."""
         samples, files = zip(*self.dataset.labelled())
         images = self.digests.of(sample.image for sample in samples)
         check_labels(files, self.spec, images, self.dataset.remedy())
@@ -103,10 +103,10 @@ class Stage:
     def train(self, network: nn.Module, kind: str, step: Callable, origin: Mapping, *,
               pictures: tuple[str, Sequence, Callable], counts: Callable | None = None, no_labels: str = '',
               lr_steps: int | None = None, **meta) -> None:
-        """Train to the last step, see lib/run/loop.py; the learning rate reaches 0 after `lr_steps`, if given.
+        """Train up to the last step, see lib/run/loop.py; the learning rate reaches 0 after `lr_steps`, if given.
 
-        `kind` and `meta` are what inference has to know of the network besides its backbone; `pictures` are drawn for
-        TensorBoard by draw_pictures().
+        `kind` and `meta` are what inference needs to know about the network besides its backbone; `pictures` are the
+        arguments of draw_pictures(), for TensorBoard.
         """
         args = self.args
         meta = {'network': kind, 'backbone': args.backbone, 'width': args.width, 'output_stride': args.output_stride,
@@ -125,7 +125,7 @@ class Stage:
 
 
 def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels: bool) -> list[tuple[Sample, dict]]:
-    """The first validation images, which are drawn for TensorBoard; none with --picture-every 0."""
+    """The first validation images, to be drawn for TensorBoard; none with --picture-every 0."""
     if not args.picture_every:
         return []
     try:
@@ -136,7 +136,7 @@ def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels:
 
 
 def draw_pictures(network: nn.Module, name: str, samples: Sequence, draw_row: Callable) -> dict[str, np.ndarray]:
-    """An image of samples drawn by the network in eval mode; draw_row(sample) -> images uint8 [H, W, 3] of a row."""
+    """An image with one row per sample, from the network in eval mode; draw_row(sample) -> images uint8 [H, W, 3]."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     with torch.inference_mode():

@@ -1,5 +1,5 @@
-"""What can be known about a run without masks: whether the classifier knows the image labels, how much of each image is
-labelled, and what to try where that looks wrong.
+"""Checks of a run without masks: how well the classifier predicts the image-level labels, how much of each image is
+labelled, and what to try if that looks wrong.
 """
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import read_mask
 from lib.run.table import aligned
 
-MOST = 2000                     # images that are read
+MOST = 2000                     # images that are read, at most
 CHANCE = 1.25                   # an average precision below this multiple of the class's frequency says little
 FLOODED, EMPTY = 0.9, 0.01      # fractions of an image, on average
 
 
 class ClassCheck(NamedTuple):
-    """One class on one split; fractions in [0, 1], None where they cannot be told."""
+    """One class on one split; fractions in [0, 1], None if unknown."""
 
     name: str
     frequency: float            # fraction of the images that show the class
@@ -28,11 +28,11 @@ class ClassCheck(NamedTuple):
 
 
 def check_classes(spec: DatasetSpec, split: str, folder: Path) -> list[ClassCheck]:
-    """The classes of a split as a run's CAM files, and the label PNGs of its last stage, show them.
+    """Check the classes on a split, from a run's CAM files and the label PNGs of its last stage.
 
     Args:
-        spec: the data set; its image-level labels count as right.
-        split: whose CAMs exist.
+        spec: the data set; its image-level labels are taken as correct.
+        split: a split for which CAMs exist.
         folder: exp/<run>.
     """
     names = [sample.name for sample in spec.samples(split)][:MOST]
@@ -55,21 +55,21 @@ def check_classes(spec: DatasetSpec, split: str, folder: Path) -> list[ClassChec
 
 
 def rows_of(checks: Sequence[ClassCheck]) -> list[list[str | float | None]]:
-    """A table in percent, its first row the titles."""
+    """A table in percent, with titles in its first row."""
     return [['class', 'images', 'average precision', 'F1', 'area labelled'],
             *([check.name, *(None if value is None else 100 * value for value in check[1:])] for check in checks)]
 
 
 def text_of(checks: Sequence[ClassCheck], split: str) -> str:
     """The table and the warnings, for the terminal."""
-    head = (f'Without masks, on {split}, percent: images that show the class; the classifier against the image labels; '
-            'area labelled of the images that show the class')
+    head = (f'Without masks, on {split}, in percent: images that show the class; the classifier against the '
+            'image-level labels; labelled area of the images that show the class')
     lines = [head, '', *aligned(rows_of(checks)), '', *(f'warning: {line}' for line in warnings_of(checks))]
     return '\n'.join(lines).rstrip()
 
 
 def covered_fractions(spec: DatasetSpec, split: str, folder: Path, names: Sequence[str]) -> np.ndarray:
-    """Fraction of each image that each class is labelled on, [images, K], by the last stage that has label PNGs."""
+    """Fraction of each image that is labelled with each class, [images, K], by the last stage that has label PNGs."""
     for labels in (folder / 'results' / split, folder / 'labels' / spec.label_split(split) / 'walk'):
         if labels.is_dir():
             break
@@ -83,7 +83,7 @@ def covered_fractions(spec: DatasetSpec, split: str, folder: Path, names: Sequen
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Mean of the precision at each positive, by falling score; equal scores count with the last of them."""
+    """Mean of the precision at each positive, in descending order of scores; tied scores count as the last of them."""
     order = np.argsort(-scores, kind='stable')
     scores, hits = scores[order], np.cumsum(truth[order])
     last = np.searchsorted(-scores, -scores[truth[order]], side='right') - 1
@@ -91,7 +91,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def f1_score(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Harmonic mean of precision and recall; 0 where nothing is hit."""
+    """Harmonic mean of precision and recall; 0 without a true positive."""
     return float(2 * (predicted & truth).sum() / max(1, predicted.sum() + truth.sum()))
 
 
@@ -101,11 +101,11 @@ def warnings_of(checks: Sequence[ClassCheck]) -> list[str]:
     if weak := [check.name for check in checks
                 if check.precision is not None and check.frequency < 1
                 and check.precision < min(CHANCE * check.frequency, (1 + check.frequency) / 2)]:
-        lines.append(f'{", ".join(weak)}: the classifier hardly tells which images show it (average precision near the '
-                     'frequency); check its image labels, add images with and without it, or train longer')
+        lines.append(f'{", ".join(weak)}: the classifier hardly predicts which images show it (average precision near '
+                     'its frequency); check the image-level labels, add images with and without it, or train longer')
     if flooded := [check.name for check in checks if check.covered is not None and check.covered > FLOODED]:
         lines.append(f'{", ".join(flooded)}: labels cover whole images; give infer_aff.py a lower --alpha (a higher '
-                     'background score), and add images that show other things in the same surroundings')
+                     'background score), and add images of the same surroundings without it')
     if empty := [check.name for check in checks if check.covered is not None and check.covered < EMPTY]:
         lines.append(f'{", ".join(empty)}: hardly any pixel is labelled in images that show it; give infer_aff.py a '
                      'higher --alpha (a lower background score), or use larger images (--max-side)')

@@ -1,5 +1,6 @@
 """What several test files share: a small toy set, and one run of the whole pipeline on it."""
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from lib.data.toy import write_set
 from lib.files.imageio import write_label_png
 from tests.running import CAM_TRAINING, HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, place
 from voc12.prepare import prepare
+
+OUTSIDE = dict(os.environ)                  # what test_cuda.py gives to its commands
+os.environ['CUDA_VISIBLE_DEVICES'] = ''     # all else is tested on the CPU, also where there is a GPU
 
 
 @pytest.fixture(scope='session')

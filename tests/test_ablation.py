@@ -65,7 +65,7 @@ def test_other_settings_under_the_same_name_are_refused(python):
 
 @pytest.mark.parametrize('words, message', [(('--variants', 'all'), 'all is not one of seam,isl,fsl,both'),
                                             (('--seeds',), '--seeds needs a value'),
-                                            (('--no-fsl',), '--no-fsl is what ablation.sh itself sets')])
+                                            (('--no-fsl',), '--no-fsl is set by ablation.sh itself')])
 def test_wrong_options_are_one_line_and_run_nothing(python, words, message):
     code, text, calls = drive(python, *words)
     assert code == 2 and text.startswith('error: ') and message in text and text.count('\n') == 1 and not calls

@@ -142,17 +142,17 @@ def test_what_is_given_wins_over_what_the_driver_would_give(drive):
 
 
 @pytest.mark.parametrize('words, expected', [
-    (['--stages', 'infer_seg', '--workers', '0', '--scalles', '1'], ['the flag --scalles (chosen: infer_seg, eval)']),
-    (['--stages', 'infer_seg', '--fsl-mu', '1'], ['no chosen stage has the flag --fsl-mu (chosen: infer_seg']),
-    (['--train_cam:crf'], ['--train_cam:crf', 'train_cam']), (['--cook:lr', '1'], ['has the flag --cook:lr (chosen']),
-    (['--stages', 'table', '--train_cam:lr', '1'], ['has the flag --train_cam:lr (chosen: eval)']),
+    (['--stages', 'infer_seg', '--workers', '0', '--scalles', '1'], ['the flag --scalles (selected: infer_seg, eval)']),
+    (['--stages', 'infer_seg', '--fsl-mu', '1'], ['no selected stage has the flag --fsl-mu (selected: infer_seg']),
+    (['--train_cam:crf'], ['--train_cam:crf', 'train_cam']), (['--cook:lr', '1'], ['has the flag --cook:lr (selected']),
+    (['--stages', 'table', '--train_cam:lr', '1'], ['has the flag --train_cam:lr (selected: eval)']),
     (['lr', '1'], ["'lr' is not a flag"]), (['--fresh', 'yes'], ['unrecognized arguments: yes']),
     (['--', '--lr'], ["'--'"]), (['--fsl-mu', '-1'], ["argument --fsl-mu: '-1'"]),
     (['--lr', '-1'], ['train_cam: argument --lr']), (['--lr'], ['--lr']),
     (['--freeze', 'early'], ['train_seg: argument --freeze']), (['--protocol', 'lax'], ['eval: argument --protocol']),
     (['--scale', '2'], ['train_seg: argument --scale', 'expected 2']), (['--split', 'val'], ['--split']),
     (['--infer_cam:split', 'val'], ['--infer_cam:split is set by the driver']), (['--dataset', 'toy'], ['--dataset']),
-    (['--checkpoint', 'a.pth'], ['say which: --infer_cam:checkpoint']), (['--table'], ['--table']),
+    (['--checkpoint', 'a.pth'], ['name the stage: --infer_cam:checkpoint']), (['--table'], ['--table']),
     (['--train_cam:run', 'a'], ['--train_cam:run']), (['--images', 'a.jpg'], ['--images']),
     (['--stages', 'train_cam,cook'], ["--stages: 'cook' is not one of train_cam"]), (['--stages', ''], ['--stages']),
     (['--run'], ['--run']), (['--run', 'a/b'], ['--run a/b']), (['--gpus', 'two'], ['--gpus']),

@@ -65,7 +65,7 @@ def test_classes_that_the_features_cannot_tell_are_not_judged(capsys):
     named = dict(zip(map(str, range(len(labels))), features))
     found = suspects.find_suspects(named, labels, ('a', 'b', 'c'), 5)
     assert [one[:3] for one in found] == [('3', 'a', int(labels[3, 0]))]
-    assert capsys.readouterr().out == 'not judged, as the features hardly tell which images show it: b\n'
+    assert capsys.readouterr().out == 'not judged, as the features hardly predict which images show it: b\n'
 
 
 def test_thresholds_are_near_the_means_of_the_other_label():
@@ -122,7 +122,7 @@ def test_wrong_and_missing_labels_of_images_are_listed(words, tmp_path, capsys):
     assert len(planted & set(found)) >= 3 and len(found) <= 8, found
     assert all(one.verdict == (WRONG if one.given else MISSING) and 0 <= one.score <= 1 for one in found.values())
     out = capsys.readouterr().out
-    assert 'not judged, as fewer than 5 images (--folds) show it, or do not: blue' in out
+    assert 'not judged, as fewer than 5 images (--folds) show the class, or lack it: blue' in out
     assert f'{sum(one.given for one in found.values())} labels are {WRONG}, ' in out and 'x/none-2: red' in out
     before = (tmp_path / 'exp/my' / FILE).read_bytes()
     suspects.main([*words, '--workers', '1'])
@@ -145,7 +145,7 @@ def test_without_a_run_backbone_and_weights_are_named(words, colours, tmp_path, 
     assert 'new/cam/args.json does not exist; train the CAM network first, or give --imagenet' in line
     given = (*other, '--imagenet', 'resnet38d')
     suspects.main([*given, 'none'])
-    assert 'random features (--weights none) know nothing' in capsys.readouterr().out
+    assert 'random features (--weights none) carry no information' in capsys.readouterr().out
     suspects.main([*given, str(tmp_path / 'weights.pth'), '--dry-run'])
     assert not (tmp_path / 'exp/new').exists()
     suspects.main([*given, str(tmp_path / 'weights.pth')])
@@ -156,7 +156,8 @@ def test_without_a_run_backbone_and_weights_are_named(words, colours, tmp_path, 
 def test_too_few_images_and_a_file_of_the_user_are_one_line(words, tmp_path, capsys):
     suspects.main([*words, '--folds', '40'])
     printed = capsys.readouterr().out
-    assert 'not judged, as fewer than 40 images (--folds) show it' in printed and '0 labels are likely wrong' in printed
+    assert 'not judged, as fewer than 40 images (--folds) show the class' in printed
+    assert '0 labels are likely wrong' in printed
     path = tmp_path / 'exp/my' / FILE
     path.write_text('image,class,given,score,verdict,seen\na,b,1,0.5,likely wrong,yes\n')
     assert f'{FILE} is not as python -m lib.suspects writes it' in error_line(suspects.main, words, capsys)

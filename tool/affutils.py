@@ -1,7 +1,7 @@
-"""Pixel affinities: pairs of near pixels, their labels from CRF seeds, the loss, and the random walk.
+"""Pixel affinities: pairs of neighbouring pixels, their labels from CRF seeds, the loss, and the random walk.
 
-A pair is a source pixel and a near pixel at one of the offsets; affinities are kept as [offsets, positions], where
-positions are the sources in row-major order. Everything is a shifted view of a map, so there are no index tables.
+A pair consists of a source pixel and a neighbour at one of the offsets. Affinities are stored as [offsets, positions],
+where positions are the sources in row-major order. Everything is a shifted view of a map, without index tables.
 
 Source: Ahn & Kwak, CVPR 2018.
 """
@@ -24,7 +24,7 @@ STRIDE = 8      # pixels per position
 
 
 class Pairs(NamedTuple):
-    """Kind of each pair, three bool tensors [N, offsets, positions]; a pair with an ignored pixel is in none."""
+    """Kinds of pairs, three bool tensors [N, offsets, positions]; a pair with an ignored pixel is in none."""
     bg_pos: Tensor
     fg_pos: Tensor
     neg: Tensor
@@ -37,14 +37,14 @@ def fit_radius(radius: int, size: tuple[int, int]) -> int:
 
 
 def offsets(radius: int = 5) -> list[tuple[int, int]]:
-    """Steps (dy, dx) shorter than radius, one of each opposite two: right, then row by row below. 34 for radius 5."""
+    """Offsets (dy, dx) shorter than radius, one of each opposite two: right, then row by row below. 34 for radius 5."""
     right = [(0, dx) for dx in range(1, radius)]
     below = [(dy, dx) for dy in range(1, radius) for dx in range(1 - radius, radius) if dy * dy + dx * dx < radius ** 2]
     return right + below
 
 
 def source_size(radius: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of sources: radius - 1 rows stay free below, radius - 1 columns at the left and right."""
+    """Rows and columns of sources: all but radius - 1 rows at the bottom and radius - 1 columns at either side."""
     margin = max(radius - 1, 0)
     return size[0] - margin, size[1] - 2 * margin
 
@@ -104,13 +104,13 @@ def affinity_label(low: np.ndarray, high: np.ndarray, stride: int = STRIDE) -> n
     """Label map of a crop from its two CRF seeds: certain objects, certain background, and the rest ignored.
 
     Args:
-        low: scores [1 + k, H, W] of the seeds with much background (alpha 1), background first, padding 0;
-            where they name a class, it is trusted.
-        high: the same of the seeds with little background (alpha 24); where they say background, it is trusted.
+        low: scores [1 + k, H, W] of the seeds with much background (alpha 1), background first, padding 0; trusted
+            for objects.
+        high: the same for the seeds with little background (alpha 24); trusted for background.
         stride: pixels per position.
 
     Returns:
-        uint8 [ceil(H/stride), ceil(W/stride)]: 0 background, i for channel i, 255 ignored (unsure or padding).
+        uint8 [ceil(H/stride), ceil(W/stride)]: 0 background, i for channel i, 255 ignored (uncertain or padding).
     """
     low, high = mean_pool(low, stride), mean_pool(high, stride)
     label = low.argmax(0).astype(np.uint8)
@@ -137,12 +137,12 @@ def pair_counts(pairs: Pairs) -> Tensor:
 
 
 def affinity_loss(affinity: Tensor, pairs: Pairs, counts: Tensor | None = None) -> dict[str, Tensor]:
-    """Cross-entropy of the affinities, a mean over each kind of pair; the stage weights bg/4 + fg/4 + neg/2.
+    """Mean cross-entropy of the affinities for each kind of pair; the stage weights them bg/4 + fg/4 + neg/2.
 
     Args:
         affinity: [N, offsets, positions] in (0, 1].
         pairs: of the same shape, from pair_labels.
-        counts: [3], by default pair_counts(pairs): a process with part of the batch then counts only that part.
+        counts: [3], by default pair_counts(pairs), which in a process with part of the batch count that part only.
             With the mean of all processes' counts, the mean of their losses is the loss of the whole batch.
 
     Returns:
@@ -155,7 +155,7 @@ def affinity_loss(affinity: Tensor, pairs: Pairs, counts: Tensor | None = None) 
 
 
 def affinity_matrix(affinity: np.ndarray, size: tuple[int, int], radius: int = 5, beta: float = 8) -> dia_array:
-    """Symmetric sparse matrix of affinity ** beta over the pixels of a map [h, w] of this size, diagonal 1.
+    """Symmetric sparse matrix of affinity ** beta between the pixels of a map of this size (h, w), with diagonal 1.
 
     An offset is one diagonal on each side, so storage is by diagonals: 69 for radius 5. Affinities are
     [offsets, positions] in (0, 1]; ValueError if they do not fit the size.
@@ -178,13 +178,13 @@ def affinity_matrix(affinity: np.ndarray, size: tuple[int, int], radius: int = 5
 
 def random_walk(affinity: np.ndarray, size: tuple[int, int], cam: np.ndarray, beta: float = 8, log_steps: int = 6,
                 radius: int = 5) -> np.ndarray:
-    """Propagate scores along affinities: cam · T^(2^log_steps), T the affinities with each column divided by its sum.
+    """Propagate scores: cam · T^(2^log_steps), where T is the affinity matrix with each column divided by its sum.
 
     Args:
         affinity: [offsets, positions] in (0, 1], of a map of this size (h, w).
-        cam: scores [1 + k, h, w] of background and the classes present; each map walks alone.
-        beta: power of the affinities, larger keeps closer to edges.
-        log_steps: 2^log_steps steps.
+        cam: scores [1 + k, h, w] of background and the classes present; each map is propagated separately.
+        beta: exponent of the affinities; larger values respect edges more.
+        log_steps: log2 of the number of steps.
 
     Returns:
         float32 [1 + k, h, w].
@@ -202,7 +202,7 @@ def random_walk(affinity: np.ndarray, size: tuple[int, int], cam: np.ndarray, be
 def mean_affinity(affinity: np.ndarray, size: tuple[int, int], radius: int = 5) -> np.ndarray:
     """Mean affinity of each pixel to its neighbours, for visualisation: float32 [h, w] in [0, 1], low at edges.
 
-    Takes affinities [offsets, positions] of a map of this size. A pixel in no pair, as at the lower corners, gets 1.
+    Expects affinities [offsets, positions] of a map of this size. A pixel in no pair, as at the lower corners, gets 1.
     """
     total, count = (affinity_matrix(values, size, radius, beta=1).sum(0) - 1
                     for values in (affinity, np.ones_like(affinity)))
@@ -221,7 +221,7 @@ def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stri
     Args:
         walked: [1 + k, h, w], background first.
         keys: foreground class indices [k], from 0.
-        size: (H, W) of the image; H <= stride h, W <= stride w, the rest is padding and cut off.
+        size: (H, W) of the image; H <= stride h, W <= stride w, the rest is padding and is cut off.
         stride: pixels per position.
         crf_image: RGB uint8 [H, W, 3]; if given, the dense CRF of the seeds refines the scores along its edges.
         crf_backend: see tool/crfutils.py.

@@ -25,17 +25,17 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
                   isl_indices: Tensor | None = None, fsl_weight: float | None = 1.0, fsl_mu: float = 2.5,
                   fsl_sigma: float | None = 5.0, generator: torch.Generator | None = None,
                   batch_rows: tuple[int, slice] | None = None) -> dict[str, Tensor]:
-    """Every term of CAM training and their sum. With isl_weight 0 and fsl_weight 0 it is plain SEAM.
+    """All loss terms of CAM training and their sum. With isl_weight 0 and fsl_weight 0 this is plain SEAM.
 
     Args:
-        view1, view2: the network's outputs for the images and for second_view of them.
+        view1, view2: the network's outputs for the images and for their second_view.
         images1: the images of view 1 [N,3,H,W], normalised.
         image_labels: [N,K] 0/1, foreground only.
         norm: mean and standard deviation per channel that images1 were normalised with.
-        isl_weight: weight of the importance-sampling loss against the mean score in the classification of view 1, in
-            [0, 1]; 0 skips it.
+        isl_weight: weight of the importance-sampling loss in the classification of view 1, in [0, 1]; that of the mean
+            score is 1 - isl_weight. 0 skips it.
         isl_samples: pixels sampled per image and class.
-        isl_indices: pixels to use instead of drawing [N,K,S].
+        isl_indices: pixels [N,K,S] to use instead of sampling.
         fsl_weight: weight of the feature-similarity loss; 0 or None skips it.
         fsl_mu, fsl_sigma: see fsl_loss.
         generator, batch_rows: see draw_pixels.
@@ -45,7 +45,7 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
         'er', 'ecr1', 'ecr2', 'fsl' (before its weight), 'cls' ((cls1 + cls2) / 2 + (rvmin1 + rvmin2) / 2) and
         'loss'. Skipped terms are absent.
     """
-    # Classification of both views; in view 1 also of sampled pixels (ISL).
+    # Classification of both views; in view 1 also of the sampled pixels (ISL).
     terms = {'cls1': classification_loss(view1.cam, image_labels), 'cls2': classification_loss(view2.cam, image_labels)}
     if isl_weight:
         terms['isl'] = isl_loss(view1.logits[:, 1:], image_labels, isl_samples, isl_indices, generator, batch_rows)
@@ -83,7 +83,7 @@ def cam_fsl(logits: Tensor, images: Tensor, image_labels: Tensor, norm: tuple[Ch
 
 
 def classification_loss(cam: Tensor, image_labels: Tensor) -> Tensor:
-    """Multi-label soft margin of the mean class score over all pixels.
+    """Multi-label soft-margin loss of the mean class score over all pixels.
 
     Args:
         cam: [N,C,H,W], channel 0 background (not used).
@@ -97,7 +97,7 @@ def classification_loss(cam: Tensor, image_labels: Tensor) -> Tensor:
 
 
 def adaptive_min_pooling(foreground: Tensor) -> Tensor:
-    """Mean of the quarter of pixels whose strongest class is weakest: pulls background pixels to 0.
+    """Mean over the quarter of pixels whose strongest class is weakest: pulls background pixels towards 0.
 
     Args:
         foreground: maps [N,K,H,W] of the classes present, the others 0.
@@ -112,16 +112,16 @@ def adaptive_min_pooling(foreground: Tensor) -> Tensor:
 
 def seam_losses(view1: SeamOutput, view2: SeamOutput, image_labels: Tensor,
                 hard_fraction: float = 0.2) -> dict[str, Tensor]:
-    """Equivariance of the maps of an image under rescaling (er), and across refinement (ecr).
+    """Equivariance of an image's maps under rescaling (er), and across refinement (ecr).
 
     The maps of view 1 are resized to view 2. ecr compares each view's refined maps with the plain maps of the other,
-    which act as a constant target, on the hardest pixels only; these are chosen per image, over channels and pixels
+    which are a constant target, at the hardest pixels only. These are selected per image, over channels and pixels
     together, so the terms of a batch are the mean of the terms of its images.
 
     Args:
         view1, view2: outputs for the images and for their second view.
         image_labels: [N,K] 0/1, foreground only.
-        hard_fraction: fraction of an image's C x H2 x W2 differences that counts in ecr, in (0, 1].
+        hard_fraction: fraction of an image's C x H2 x W2 differences that ecr uses, in (0, 1].
 
     Returns:
         Scalars 'er', 'ecr1' (refined view 1), 'ecr2' (refined view 2).
@@ -139,6 +139,6 @@ def seam_losses(view1: SeamOutput, view2: SeamOutput, image_labels: Tensor,
 
 
 def _hardest_mean(differences: Tensor, fraction: float) -> Tensor:
-    """Mean over images of the floor(fraction * count) largest of each image's values (one at least)."""
+    """Mean over images of the floor(fraction * count) largest values of each image (at least one)."""
     flat = differences.flatten(1)
     return flat.topk(max(1, int(flat.shape[1] * fraction)), sorted=False).values.mean()

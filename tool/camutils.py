@@ -1,18 +1,18 @@
 """Class activation maps in [0, 1]: background and labels."""
 import numpy as np
 
-ROUNDING = 1e-5         # by which a CAM may exceed 1
+ROUNDING = 1e-5         # by which a CAM may exceed 1, for rounding
 
 
 def with_background(cam: np.ndarray, power: float) -> np.ndarray:
-    """Stack background, (1 - strongest class) ** power, as channel 0 before the maps.
+    """Prepend the background score, (1 - strongest class) ** power, to the maps as channel 0.
 
     Args:
         cam: foreground maps [k, H, W] in [0, 1]; k may be 0. Values below 0, as in the reference's maps, count as 0.
-        power: larger gives less background; 1 and 24 are used for seeds, 6 before the walk.
+        power: larger gives less background; the paper uses 1 and 24 for the seeds, 6 for the walk.
 
     Returns:
-        Maps [1 + k, H, W], float32; background is 1 everywhere without a class.
+        Maps [1 + k, H, W], float32; background is 1 everywhere without any class.
 
     Raises:
         ValueError: if cam exceeds 1 or is not finite.
@@ -28,9 +28,9 @@ def with_background(cam: np.ndarray, power: float) -> np.ndarray:
 
 
 def strongest_class(cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index uint8 [H, W] and value float32 [H, W] of each pixel's strongest map of [k, H, W], the first one on ties.
+    """Index uint8 [H, W] and value float32 [H, W] of the strongest of maps [k, H, W] at each pixel; the first on ties.
 
-    Without a map the index is 0 and the value -inf.
+    Without maps, the index is 0 and the value -inf.
     """
     index = np.zeros(cam.shape[1:], np.uint8)
     value = np.full(cam.shape[1:], -np.inf, np.float32)
@@ -42,7 +42,7 @@ def strongest_class(cam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def labels_of(keys: np.ndarray) -> np.ndarray:
-    """Label of each channel where channel 0 is background: uint8 [1 + k], 0 and then class index + 1."""
+    """Label of each channel if channel 0 is background: uint8 [1 + k], 0 and then class index + 1."""
     return np.asarray([0, *(int(key) + 1 for key in keys)], np.uint8)
 
 

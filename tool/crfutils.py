@@ -11,7 +11,7 @@ BACKENDS = ('torch', 'pydensecrf')
 
 
 def check_backend(backend: str) -> str:
-    """The backend, if it is installed.
+    """Return the name of a backend that is installed.
 
     Raises:
         ValueError: if it is unknown or not installed; says what to do.
@@ -30,8 +30,8 @@ def crf_scores(image: np.ndarray, probs: np.ndarray | torch.Tensor, settings: Cr
 
     Args:
         image: RGB uint8 [H, W, 3].
-        probs: scores [L, H, W] or, of several score maps of the image, [S, L, H, W]; on the device where the CRF is to
-            run. See dense_crf in tool/densecrf.py.
+        probs: scores [L, H, W] or, for several score maps of the image, [S, L, H, W], on the device where the CRF is to
+            run; see dense_crf in tool/densecrf.py.
         settings: SEED_CRF or FINAL_CRF.
         backend: torch, or pydensecrf, which runs on the CPU.
 
@@ -69,7 +69,7 @@ def seed_scores(image: np.ndarray, cam: np.ndarray | torch.Tensor, alphas: Seque
 
     Args:
         image: RGB uint8 [H, W, 3].
-        cam: maps [k, H, W] of the classes present in [0, 1], on the device where the CRF is to run. Without any,
+        cam: maps [k, H, W] of the classes present in [0, 1], on the device where the CRF is to run. Without a class,
             background is 1 everywhere.
         alphas: powers of the background score (1 - strongest class); 1 gives much background, 24 little.
         backend: see crf_scores().

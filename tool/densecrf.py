@@ -1,16 +1,16 @@
-"""Dense CRF in plain PyTorch, on a CPU or a GPU, with the numbers of pydensecrf. Needs only torch.
+"""Dense CRF in plain PyTorch, on a CPU or a GPU, with the results of pydensecrf. Needs only torch.
 
     from tool.densecrf import SEED_CRF, dense_crf
     refined = dense_crf(image, probs, SEED_CRF)         # uint8 [H, W, 3], float [L, H, W] -> float32 [L, H, W]
 
-All pairs of pixels are connected, with the weight of two Gaussians: of distance, and of distance and colour. Mean-field
-inference filters the probabilities with both in each iteration. The permutohedral lattice makes a filter over all pairs
+All pairs of pixels are connected, weighted by two Gaussians: of distance, and of distance and colour. Each iteration of
+mean-field inference filters the probabilities with both. The permutohedral lattice makes filtering over all pairs
 cheap: pixels are points in feature space (position / width, colour / width), which is tiled by simplices. The values of
 the pixels are added to the corners of their simplices (splat), mixed with those of neighbouring corners (blur), and
 read back (slice). Splat and slice are products with a sparse matrix and its transpose.
 
-Sources: Krähenbühl & Koltun, NIPS 2011 (the CRF); Adams, Baek & Davis, Eurographics 2010 (the lattice). Each number is
-computed in the order of pydensecrf, as ten iterations can enlarge rounding errors a thousandfold.
+Sources: Krähenbühl & Koltun, NIPS 2011 (the CRF); Adams, Baek & Davis, Eurographics 2010 (the lattice). The order of
+operations is that of pydensecrf, because ten iterations can amplify rounding errors a thousandfold.
 """
 import math
 from collections.abc import Sequence
@@ -40,13 +40,13 @@ FINAL_CRF = CrfSettings(3, 3, 32, 13, 10, 1)   # on the segmentation network's p
 def dense_crf(image: torch.Tensor, probs: torch.Tensor, settings: CrfSettings) -> torch.Tensor:
     """Refine class scores along the image's edges with a fully connected CRF.
 
-    Runs on the device of its inputs, where its results are reproducible. On a GPU the host waits once for each lattice.
+    Runs on the device of its inputs, reproducibly. On a GPU, the host synchronises once for each lattice.
 
     Args:
         image: RGB uint8 [H, W, 3].
         probs: finite scores [L, H, W], or [S, L, H, W] for S score maps of one image, which share its lattices. They
             are clipped to [1e-5, 1] before the logarithm and need not sum to 1.
-        settings: SEED_CRF, FINAL_CRF or others.
+        settings: SEED_CRF, FINAL_CRF or your own.
 
     Returns:
         Probabilities float32, shaped as probs, that sum to 1 over L.
@@ -75,7 +75,7 @@ def dense_crf(image: torch.Tensor, probs: torch.Tensor, settings: CrfSettings) -
 
 
 def pixel_positions(height: int, width: int, xy: float, device: torch.device) -> tuple[torch.Tensor, list[float]]:
-    """Column and row of each pixel, divided by xy, float32 [2, H W], and what they stay below."""
+    """Column and row of each pixel, divided by xy, float32 [2, H W], and their upper bounds."""
     rows = torch.arange(height, dtype=torch.float32, device=device).repeat_interleave(width)
     columns = torch.arange(width, dtype=torch.float32, device=device).repeat(height)
     return torch.stack([columns, rows]) / xy, [width / xy, height / xy]
@@ -92,22 +92,22 @@ class Lattice:
 
     Args:
         features: float32 [d, N], in standard deviations of the Gaussian.
-        extent: of each feature; it lies in [0, extent].
+        extent: upper bound of each feature, which is in [0, extent].
     """
 
     def __init__(self, features: torch.Tensor, extent: Sequence[float]):
         (dims, count), keys = features.shape, Keys(extent)
         found, weights = corners(features, keys)
 
-        # Number the vertices, and sort the points by vertex. Corners r of points meet other corners r only.
+        # Number the vertices, and sort the points by vertex. A corner r coincides only with corners r of other points.
         found, points = (torch.stack(part) for part in zip(*(row.sort(stable=True) for row in found)))
         found = torch.cat([row + r * keys.size for r, row in enumerate(found)])
         is_first = found != F.pad(found[:-1], (1, 0), value=-1)
-        first = is_first.nonzero()[:, 0]                # here the host waits
+        first = is_first.nonzero()[:, 0]                # the host synchronises here
         number = is_first.cumsum(0, dtype=torch.int32).sub_(1).view(points.shape)
         self.vertices = torch.empty_like(number).scatter_(1, points, number).T.contiguous()     # of each point
         self.points = points.flatten().int()                                                    # of all vertices
-        # One vertex more, without points, stands for those that do not exist.
+        # One more vertex, without points, stands for those that do not exist.
         self.starts = F.pad(first.int(), (0, 2), value=found.numel())
         self.neighbours = neighbours(found[first], keys)
 
@@ -200,7 +200,7 @@ def neighbours(vertices: torch.Tensor, keys: Keys) -> list[torch.Tensor]:
     count, dims, result = len(vertices), len(keys.low), []
     lowered = torch.where(vertices < keys.size, vertices + (dims * keys.size - sum(keys.units)), vertices - keys.size)
     wanted = torch.stack([lowered + unit for unit in keys.units])
-    # Sorted among the vertices, each comes after the largest vertex that is not larger. Faster than a binary search.
+    # Sorted among the vertices, each follows the largest vertex that is not larger. Faster than a binary search.
     order = torch.cat([vertices, wanted.flatten()]).sort(stable=True)[1]
     largest = torch.empty_like(order).scatter_(0, order, (order < count).cumsum(0) - 1)[count:].view(wanted.shape)
     numbers = torch.arange(count, dtype=torch.int32, device=vertices.device)

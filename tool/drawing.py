@@ -16,7 +16,7 @@ def blend(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, opacity: flo
 
 
 def contoured(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Labels over their image as blend() has them, lighter, with contours of a width that suits the image's size."""
+    """Labels over their image, lighter than with blend(), with contours whose width suits the image's size."""
     sheet = blend(image, mask, palette, opacity=0.4)
     thick = max(1, round(max(mask.shape) / 400))
     for value in np.unique(mask[mask > 0]).tolist():
@@ -38,14 +38,14 @@ def grey(values: np.ndarray) -> np.ndarray:
 
 
 def magnified(image: np.ndarray, factor: int) -> np.ndarray:
-    """Every pixel of [H, W, ...] as a square of factor x factor pixels."""
+    """Enlarge [H, W, ...]: every pixel becomes a square of factor x factor pixels."""
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def legend(colours: Mapping[str, Sequence[int]], width: int) -> np.ndarray:
-    """Names beside squares of their colours, in as many lines as this width needs: uint8 [h, width, 3].
+    """Names next to squares of their colours, in as many lines as this width needs: uint8 [h, width, 3].
 
-    Letters grow with the width, so that they can still be read where a large sheet is shown small.
+    The font size grows with the width, so that the text is legible when a large image is shown small.
     """
     size = max(TEXT_SIZE, width // 50)
     font, line = ImageFont.load_default(size), round(1.6 * size)

@@ -1,12 +1,12 @@
 """Scores of label maps: IoU, IoU over background thresholds, and the contour measure.
 
-Scores and Curve take one image at a time and hold only sums; those of several processes can be merged. Two protocols:
+Scores and Curve process one image at a time and hold only sums, which can be merged over processes. Two protocols:
 
-reference   as the published numbers were made: ignored pixels count as background for contours, and a class absent
-            from the ground truth stays in the mean (with IoU 0, and with F 1 or 0).
+reference   like the published numbers: ignored pixels count as background for contours, and a class absent from the
+            ground truth stays in the mean (with IoU 0, and with F 1 or 0).
 strict      ignored pixels count nowhere: for contours they take the prediction's label, so a contour
-            anywhere inside the ignored rim of an object is right. Classes absent from the ground truth are left out
-            of both means.
+            anywhere inside the ignored rim of an object is correct. Classes absent from the ground truth are left
+            out of both means.
 """
 import math
 from typing import NamedTuple, Self
@@ -19,12 +19,12 @@ from tool.imutils import IGNORED
 
 PROTOCOLS = ('reference', 'strict')
 THRESHOLDS = np.arange(96) / 100
-PUBLISHED = 60          # of THRESHOLDS: those that the published numbers are the best of
+PUBLISHED = 60          # of THRESHOLDS: those from which the published numbers take the best
 TOLERANCE = 0.008   # of the image's diagonal
 
 
 class MaskCounts(NamedTuple):
-    """Pixels per class, int64 [C] each: correct, in the ground truth, in the prediction; ignored ones not counted."""
+    """Pixels per class, int64 [C] each: correct, in the ground truth, in the prediction; without ignored pixels."""
     hit: np.ndarray
     truth: np.ndarray
     pred: np.ndarray
@@ -47,7 +47,7 @@ def mask_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> MaskCo
 
 
 def check_truth(truth: np.ndarray, size: tuple[int, int], num_classes: int) -> np.ndarray:
-    """Pixels per class int64 [C] of a ground truth; ValueError unless it has this size and these classes only."""
+    """Pixels per class int64 [C] of a ground truth; ValueError unless it has this size and only these classes."""
     if truth.shape != size:
         raise ValueError(f'prediction is {size[0]}x{size[1]}, ground truth {truth.shape[0]}x{truth.shape[1]}; '
                          'predict at the size of the image')
@@ -71,8 +71,9 @@ def iou(counts: MaskCounts, protocol: str = 'reference') -> np.ndarray:
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
-    """Boundary of a bool mask [H, W]: pixels that differ from the right, lower or lower-right neighbour, where they
-    have one. Source: Perazzi et al., CVPR 2016 (DAVIS).
+    """Boundary of a bool mask [H, W]: pixels that differ from an existing right, lower or lower-right neighbour.
+
+    Source: Perazzi et al., CVPR 2016 (DAVIS).
     """
     edge = np.zeros_like(mask)
     edge[:, :-1] = mask[:, :-1] != mask[:, 1:]
@@ -100,7 +101,7 @@ def contour_matches(truth: np.ndarray, pred: np.ndarray, num_classes: int, proto
     present = np.bincount(filled.ravel(), minlength=IGNORED + 1) + np.bincount(pred.ravel(), minlength=IGNORED + 1)
     for label in np.flatnonzero(present[1:num_classes]) + 1:
         masks = filled == label, pred == label
-        # All boundaries are in the bounding box of the class, one pixel wider.
+        # All boundaries are in the bounding box of the class, extended by one pixel.
         rows, columns = (np.flatnonzero((masks[0] | masks[1]).any(axis)) for axis in (1, 0))
         box = tuple(slice(max(span[0] - 1, 0), span[-1] + 2) for span in (rows, columns))
         result[label - 1] = boundary_matches(masks[0][box], masks[1][box], radius)
@@ -110,7 +111,7 @@ def contour_matches(truth: np.ndarray, pred: np.ndarray, num_classes: int, proto
 def f_score(matches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Contour F, precision and recall, each float64 [K] in [0, 1], from summed matches [K, 4] of boundary_matches."""
     hit_pred, pred, hit_truth, truth = matches.T
-    # Without a true boundary nothing was matched, so precision is 0 already if anything is predicted.
+    # Without a true boundary nothing was matched, so precision is already 0 if anything is predicted.
     precision = np.where(pred > 0, hit_pred / np.maximum(pred, 1), 1.0)
     recall = np.where(truth > 0, hit_truth / np.maximum(truth, 1), 1.0)
     total = precision + recall
@@ -118,7 +119,7 @@ def f_score(matches: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def known_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN where all is."""
+    """Mean over the last axis without NaN; NaN if all values are NaN."""
     known = ~np.isnan(values)
     count = known.sum(-1)
     return np.where(count > 0, np.where(known, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
@@ -130,7 +131,7 @@ def percents(values: np.ndarray) -> list[float | None]:
 
 
 class Sums:
-    """Common to Scores and Curve: named sums over images that can be merged."""
+    """Base of Scores and Curve: named sums over images that can be merged."""
 
     def __init__(self, num_classes: int, protocol: str, **shapes: tuple[int, ...]):
         if protocol not in PROTOCOLS:
@@ -161,7 +162,7 @@ class Scores(Sums):
         return np.flatnonzero(self.sums['counts'][1] == 0)
 
     def summary(self) -> dict:
-        """Means and lists per class in percent, plain Python for JSON; None for a class left out of the mean.
+        """Means and per-class lists in percent, plain Python for JSON; None for a class left out of the mean.
 
         'iou' lists all C classes, 'f', 'precision' and 'recall' the C - 1 foreground classes.
         """

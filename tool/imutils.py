@@ -34,7 +34,7 @@ def denormalise(image: np.ndarray, norm: Norm = IMAGENET_NORM) -> np.ndarray:
 
 
 def scaled_size(height: int, width: int, scale: float, over: int = 1) -> tuple[int, int]:
-    """(height, width) times scale / over, rounded to whole pixels, at least 1; the product is computed first."""
+    """(height, width) * scale / over, rounded to whole pixels, at least 1; multiplied before divided."""
     return max(1, round(height * scale / over)), max(1, round(width * scale / over))
 
 
@@ -49,7 +49,7 @@ def fitting_size(height: int, width: int, step: int | None) -> tuple[int, int]:
 
 
 def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image uint8 [H, W, 3] with PIL's bicubic filter, which averages when it shrinks (CAM stages)."""
+    """Resize an image uint8 [H, W, 3] with PIL's bicubic filter, which antialiases when downscaling (CAM stages)."""
     if image.shape[:2] == (height, width):
         return image
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))   # not read-only
@@ -58,8 +58,8 @@ def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def rescale(image: np.ndarray, factors: tuple[float, float], interpolation: int = cv2.INTER_CUBIC) -> np.ndarray:
     """Resize an image [H, W, 3] or a mask [H, W] by factors of height and width with OpenCV (segmentation stage).
 
-    The sampling grid follows the factors; the size is rounded, at least 1. The cubic filter does not average when it
-    shrinks, and float values may overshoot the range of the input.
+    The sampling grid follows the factors; the size is rounded, at least 1. The cubic filter does not antialias when
+    downscaling, and float values may overshoot the range of the input.
     """
     fy, fx = (max(factor, 1 / side) for factor, side in zip(factors, image.shape))
     return cv2.resize(image, None, fx=fx, fy=fy, interpolation=interpolation)
@@ -83,8 +83,8 @@ def resize_linear(maps: np.ndarray, height: int, width: int) -> np.ndarray:
 def enlarged_label(scores: np.ndarray, height: int, width: int) -> np.ndarray:
     """Strongest of the scores float32 [C, h, w] at each pixel of a larger size: uint8 [height, width].
 
-    Scores are resized bilinearly, one class at a time: the result is smoother than a resized label map, and a large
-    image needs memory for only two classes.
+    Scores are resized bilinearly, one class at a time: the result is smoother than a resized label map, and only two
+    classes of a large image are in memory at once.
     """
     best = np.full((height, width), -np.inf, np.float32)
     label = np.zeros((height, width), np.uint8)
@@ -96,7 +96,7 @@ def enlarged_label(scores: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pad_to_multiple(array: np.ndarray, multiple: int, value: float = 0) -> np.ndarray:
-    """Pad [..., H, W] at the right and at the bottom until both sides are whole multiples."""
+    """Pad [..., H, W] at the right and bottom until both sides are multiples."""
     height, width = array.shape[-2:]
     widths = [(0, 0)] * (array.ndim - 2) + [(0, -height % multiple), (0, -width % multiple)]
     return np.pad(array, widths, constant_values=value)

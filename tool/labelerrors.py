@@ -1,4 +1,4 @@
-"""Label errors: entries of a table of image-level labels that a classifier, fitted without the image, contradicts.
+"""Label errors: image-level labels that are contradicted by a classifier fitted without the image.
 
 Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021; here
 with two outcomes per class, as an image may show several classes.
@@ -14,12 +14,12 @@ SLACK = 0.1         # of the distance between the two mean probabilities of a cl
 
 
 def out_of_fold_probs(features: np.ndarray, labels: np.ndarray, folds: int = 5) -> np.ndarray:
-    """Probability of each class in each image, by a classifier that was fitted on the other folds.
+    """Probability of each class in each image, from a classifier fitted on the other folds.
 
     Args:
         features: float32 [N, D].
         labels: 0/1 [N, K]; at least `folds` images show each class.
-        folds: number of parts of the images, chosen at random with a fixed seed.
+        folds: number of random folds (with a fixed seed).
 
     Returns:
         float32 [N, K].
@@ -52,16 +52,16 @@ def logistic_regression(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 
 def label_errors(probs: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """The entries that look like those of the other label, beginning with the most certain.
+    """The entries that look like those with the opposite label, the most certain first.
 
-    A label that is given is likely wrong if its probability does not exceed the mean over the images without it. One
-    that is not given is likely missing if its probability is at least the mean over the images that have it, and
-    at least 0.5. Both within SLACK, since the means of a class that is easy to tell are close to 0 and 1.
+    A given label is likely wrong if its probability does not exceed the mean over the images without it. A label that
+    is not given is likely missing if its probability is at least the mean over the images that have it, and at least
+    0.5. Both conditions allow a tolerance of SLACK, because the means of an easy class are close to 0 and 1.
 
     Args:
         probs: out-of-fold probabilities [N, K].
         labels: 0/1 [N, K].
-        judged: bool [K], the classes to look at; they have both labels.
+        judged: bool [K], the classes to check; each must have images with and without it.
 
     Returns:
         int [n, 2]: row and column of each entry.

@@ -6,8 +6,8 @@ import numpy as np
 def polygons(mask: np.ndarray, tolerance: float = 0.5) -> list[np.ndarray]:
     """The connected regions of a mask as polygons.
 
-    A hole is joined to its outline by a bridge of width 0, so each region is a single polygon, as most formats want it.
-    Filled, by pycocotools for instance, the polygons of tolerance 0 give back the mask.
+    A hole is joined to its outline by a bridge of width 0, so each region is a single polygon, as most formats require.
+    Filling the polygons of tolerance 0, for instance with pycocotools, restores the mask.
 
     Args:
         mask: bool [H, W].
@@ -16,7 +16,7 @@ def polygons(mask: np.ndarray, tolerance: float = 0.5) -> list[np.ndarray]:
     Returns:
         Per region float64 [n, 2], n >= 3: x and y in pixels, where (0, 0) is the corner of the first pixel.
     """
-    # At twice the size an outline through the centres of pixels has an area, for regions of one pixel too.
+    # At twice the size, an outline through the centres of pixels has an area even for a region of one pixel.
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     regions = {}

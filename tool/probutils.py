@@ -7,8 +7,8 @@ image-level labels [N,K] and input images [N,3,H,W] that were normalised with me
     fsl = fsl_loss(fsl_maps(logits, image_labels), fsl_images(images, logits.shape[2:], mean, std))
     loss = 0.8 * your_classification_loss + 0.2 * isl + 1.0 * fsl
 
-Each loss is given twice: read the plain form, the equation with the matrix of all pixel pairs; use the form without
-`_plain`, the same in a fraction of the time and memory. A test checks that they agree.
+Each loss comes in two forms: read `..._plain`, the equation with the matrix of all pixel pairs; use the one without
+`_plain`, which computes the same in a fraction of the time and memory. A test checks that they agree.
 
 Source: Jonnarth, Zhang, Felsberg, High-fidelity Pseudo-labels for Boosting Weakly-Supervised Segmentation, WACV 2024.
 """
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-5                                          # the epsilon of every equation
-TILE_PAIRS = {'cpu': 2 ** 19, 'cuda': 2 ** 24}      # pairs weighted at a time: about the cache of a CPU, or a full GPU
+TILE_PAIRS = {'cpu': 2 ** 19, 'cuda': 2 ** 24}      # pairs weighted at a time, to fit a CPU's cache or fill a GPU
 TILE_COLUMNS = 64
 
 
@@ -61,16 +61,16 @@ def fsl_loss_plain(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | 
 
 def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indices: Tensor | None = None,
              generator: torch.Generator | None = None, batch_rows: tuple[int, slice] | None = None) -> Tensor:
-    """The same as isl_loss_plain, from the logits themselves, which is numerically stable.
+    """The same as isl_loss_plain, but computed from the logits, which is numerically stable.
 
     Args:
         logits: [N,K,h,w], foreground only, before any sigmoid.
         image_labels: [N,K] 0/1.
         num_samples, generator, batch_rows: see draw_pixels; no gradient flows through the choice of pixels.
-        indices: pixels to use instead of drawing, int64 [N,K,S].
+        indices: pixels to use instead of sampling, int64 [N,K,S].
 
-    Returns the mean over images, classes and draws, in float32 at least; NaN if any logit is not finite. ValueError for
-    other shapes and for labels outside [0, 1]; for these, NaN on a GPU, which is not waited for.
+    Returns the mean over images, classes and draws, in at least float32; NaN if any logit is not finite. ValueError for
+    other shapes and for labels outside [0, 1]; for such labels NaN on a GPU, to avoid synchronisation.
     """
     _check_labels('isl_loss', logits, image_labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -78,21 +78,21 @@ def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indice
         indices = draw_pixels(logits.sigmoid(), num_samples, generator, batch_rows)
     drawn = logits.flatten(2).gather(2, indices)
     loss = F.binary_cross_entropy_with_logits(drawn, image_labels.to(logits.dtype)[:, :, None].expand_as(drawn))
-    # Non-finite pixels are almost never sampled; the loss must reveal them anyway.
+    # Non-finite pixels are almost never sampled, but the loss must reveal them.
     valid = logits.detach().isfinite().all() & ((image_labels >= 0) & (image_labels <= 1)).all()
     return torch.where(valid, loss, math.nan)
 
 
 def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator | None = None,
                 batch_rows: tuple[int, slice] | None = None) -> Tensor:
-    """Draw pixels of each map, with replacement, with probability proportional to probs + EPS, in float32.
+    """Sample pixels of each map with replacement, with probability proportional to probs + EPS, in float32.
 
     Args:
         probs: [N,K,h,w], not negative; the maps are independent and need not sum to 1. Invalid values (negative,
             infinite, NaN) count as 0: on CUDA torch.multinomial would abort the process.
-        num_samples, generator: pixels S per map; source of randomness on the device of probs, or None.
+        num_samples, generator: pixels S per map; random generator on the device of probs, or None.
         batch_rows: if several processes share a batch and a random state: the number of samples in the whole batch,
-            and which of them these N are. Each process draws for all, so the result is that of one process.
+            and which of them these N are. Each process draws for all, so the result equals that of one process.
     Returns pixel numbers y * w + x, int64 [N,K,S].
     """
     weights = probs.detach().float().flatten(2).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
@@ -109,14 +109,14 @@ def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None =
 
     Args:
         cam: maps [N,C,h,w] in [0, 1] with background, see fsl_maps.
-        images: [N,3,h,w] of the same size, in [0, 1] (clamped here), see fsl_images; no gradient.
-        mu: larger makes more pairs count as different; 2.5 in the paper.
+        images: [N,3,h,w] of the same size, in [0, 1] (clamped here), see fsl_images; they get no gradient.
+        mu: with a larger mu, more pairs count as different; 2.5 in the paper.
         sigma: width of the neighbourhood in pixels of cam, or None to weight all pairs equally.
         cut: pairs more than cut * sigma rows or columns apart are omitted; at 5 the relative error is below 1e-5.
             None keeps all.
 
-    Returns a scalar, in float32 at least, negative where maps follow the image's edges. ValueError if the sizes of cam
-    and images differ, or sigma is not positive.
+    Returns a scalar, in at least float32, negative if the maps follow the image's edges. ValueError if the sizes of cam
+    and images differ, or if sigma is not positive.
     """
     if cam.ndim != 4 or cam.shape[0] != images.shape[0] or cam.shape[2:] != images.shape[2:]:
         raise ValueError(f'fsl_loss got cam {list(cam.shape)} and images {list(images.shape)}, expected one image per '
@@ -128,18 +128,18 @@ def fsl_loss(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | None =
 
 
 def fsl_maps(logits: Tensor, image_labels: Tensor) -> Tensor:
-    """Maps [N,1+K,h,w] for fsl_loss: foreground logits [N,K,h,w] after max_norm, absent classes 0, background first."""
+    """Maps [N,1+K,h,w] for fsl_loss: background first, then max_norm of the logits [N,K,h,w], 0 for absent classes."""
     _check_labels('fsl_maps', logits, image_labels)
     return add_background(max_norm(logits) * image_labels[:, :, None, None])
 
 
 def fsl_images(images: Tensor, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images for fsl_loss: [N,3,H,W], normalised with mean and std, to [N,3,*size] in [0, 1], bilinearly. ValueError
+    """Images for fsl_loss: [N,3,H,W], normalised with mean and std, become [N,3,*size] in [0, 1] (bilinear). ValueError
     (NaN on a GPU) for images from 0 to 255."""
     with torch.no_grad():
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         small = F.interpolate(images, size=tuple(size), mode='bilinear', align_corners=True)
-        # Channel by channel with plain numbers: tensors would have to be copied to the device.
+        # Channel by channel, with plain numbers: tensors would have to be copied to the device.
         small = torch.stack([x * s + m for x, m, s in zip(small.unbind(1), mean, std, strict=True)], 1)
         if small.device.type == 'cpu' and small.amax() > 10:
             raise ValueError(f'fsl_images got values up to {images.amax():g}, expected images in [0, 1], normalised '

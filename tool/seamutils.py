@@ -1,4 +1,4 @@
-"""The network's side of SEAM: the class seed, its refinement by pixel correlation, and the CAMs of several scales.
+"""The network side of SEAM: the class seed, its refinement by pixel correlation, and the fusion of scales into CAMs.
 
 Source: Wang et al., Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic Segmentation,
 CVPR 2020.
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from tool.probutils import EPS, add_background
 from tool.torchutils import full_precision
 
-# Rows of the similarity matrix held at a time; more are no faster.
+# Rows of the similarity matrix in memory at a time; more are not faster.
 BLOCK = 512
 
 
@@ -32,10 +32,10 @@ class SeamOutput(NamedTuple):
 
 @torch.no_grad()
 def class_seed(logits: Tensor) -> Tensor:
-    """Rough class maps, free of gradient, for pixel correlation to refine.
+    """Rough class maps, without gradient, to be refined by pixel correlation.
 
-    Each channel is divided by its own maximum, background becomes 1 - strongest foreground, and foreground stays only
-    where it is the strongest of its pixel.
+    Each channel is divided by its maximum, background becomes 1 - strongest foreground, and a foreground class is kept
+    only where it is the strongest at its pixel.
 
     Args:
         logits: [N,C,h,w], channel 0 background (its values are not used).
@@ -79,7 +79,7 @@ def pixel_correlation_plain(features: Tensor, seed: Tensor) -> Tensor:
 
 
 def pixel_correlation(features: Tensor, seed: Tensor) -> Tensor:
-    """The same as pixel_correlation_plain without its matrix of all pairs, in at least float32.
+    """The same as pixel_correlation_plain, without the matrix of all pairs, in at least float32.
 
     The similarities exist only BLOCK rows at a time and are recomputed in the backward pass.
     """
@@ -127,8 +127,8 @@ class _Correlation(torch.autograd.Function):
 def fuse_scales(maps: Tensor) -> Tensor:
     """Fuse the maps of all scales and flips of one image into CAMs: their sum, each class stretched to [0, 1].
 
-    Differs from the original, whose lowest pixels are slightly below 0; here they are 0, which means the same and takes
-    fewer bits.
+    Differs from the original, whose lowest pixels are slightly below 0; here they are 0, which means the same and
+    compresses better.
 
     Args:
         maps: [S, k, H, W] of any range, flipped back and resized to the image.

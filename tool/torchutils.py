@@ -1,4 +1,4 @@
-"""Optimiser groups, the learning-rate schedule, full precision for losses, and parts of a training step."""
+"""Optimiser groups, the learning-rate schedule, full precision for losses, and helpers of a training step."""
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,15 +14,15 @@ def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tupl
               lr: float, weight_decay: float, new_factor: float = 10) -> list[dict]:
     """Split named parameters into the four groups used by all stages.
 
-    Biases learn twice as fast as weights, without weight decay. Frozen parameters are left out, and so are the scale
-    and shift of every batch norm, which the published training optimises in no stage.
+    Biases have twice the learning rate of weights and no weight decay. Frozen parameters are left out, and so are the
+    scale and shift of every batch norm, which the published code trains in no stage.
 
     Args:
         pretrained: (name, parameter) of the modules that start from ImageNet weights, as named_parameters gives them.
         new: the same for the modules that start from random weights.
         lr: learning rate of pretrained weights.
         weight_decay: L2 factor of the weights.
-        new_factor: learning rate of new weights over that of pretrained ones.
+        new_factor: learning rate of new weights, as a multiple of lr.
 
     Returns:
         Four groups for a torch optimiser, some perhaps empty, each with its name and its base_lr for set_lr.
@@ -58,7 +58,7 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def all_finite(network: nn.Module) -> bool:
-    """Whether no weight of a network is infinite or NaN."""
+    """Whether all weights of a network are finite."""
     tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
@@ -70,17 +70,17 @@ def to_device(batch: Mapping, device: torch.device) -> dict:
 
 
 def part_of(batch: Mapping, part: int, parts: int) -> dict:
-    """One of so many equal parts of a batch; its 'counts' are those of each part."""
+    """One of several equal parts of a batch; all parts have the same 'counts'."""
     size = len(batch['image']) // parts
     rows = slice(part * size, (part + 1) * size)
     return {key: value if key == 'counts' else value[rows] for key, value in batch.items()}
 
 
 def due(done: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens now; 0 is never."""
+    """Whether something that happens every N steps is due at this step; 0 means never."""
     return every > 0 and done % every == 0
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Seed of a step's random state: distinct for all steps of all seeds in use."""
+    """Seed of a step's random state, distinct for all steps of all seeds in use."""
     return seed * 1_000_003 + step

@@ -4,8 +4,8 @@
 #   sbatch examples/slurm/run_voc_nodes.sh [options of run_voc.sh]
 #
 # Adapt the lines below to your cluster. exp/ and the data must be on a file system that all nodes share. The published
-# batch sizes, 8 for CAM and affinity training and 10 for DeepLab, divide among two GPUs in all. For eight, set
-# --gpus-per-node=4 and GPUS_PER_NODE=4 and give --train_seg:batch-size 16.
+# batch sizes, 8 for CAM and affinity training and 10 for DeepLab, can be divided among two GPUs in total. For eight, set
+# --gpus-per-node=4 and GPUS_PER_NODE=4, and give --train_seg:batch-size 16.
 #SBATCH --job-name=hfpl
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -32,8 +32,8 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1     # restarted workers must not fin
 ./run_voc.sh --launcher "$launcher" "$@" &
 run=$!
 
-# Five minutes before the time limit (USR1) and at preemption (TERM), the processes save and exit with status 75: the job
-# is requeued, and runs the same commands again, which resume.
+# Five minutes before the time limit (USR1) and at preemption (TERM), the processes save and exit with status 75; then
+# the job is requeued and runs the same commands again, which resume.
 trap 'kill -TERM "$run"' USR1 TERM
 status=129
 while [ "$status" -gt 128 ]; do         # a signal ends the wait, not the run

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# All stages on VOC 2012, on one node with several GPUs. Submit it in the checkout of the code:
+# All stages on VOC 2012, on one node with several GPUs. Submit it from the repository:
 #
 #   DATA=/scratch/me sbatch examples/slurm/run_voc_one_node.sh [options of run_voc.sh]
 #
-# DATA is the folder with VOCdevkit/VOC2012, IMAGE (default hfpl.sif) the container; the ImageNet weights are in
+# DATA is the folder with VOCdevkit/VOC2012, IMAGE (default hfpl.sif) the container; put the ImageNet weights into
 # pretrained/. A job that ran out of time resumes when it is submitted again. The published batch sizes, 8 for CAM and
-# affinity training and 10 for DeepLab, divide among two GPUs; with four, give --train_seg:batch-size 12.
+# affinity training and 10 for DeepLab, can be divided among two GPUs; with four, give --train_seg:batch-size 12.
 #SBATCH --job-name=hfpl-voc
 #SBATCH --nodes=1
 #SBATCH --ntasks=1

@@ -1,4 +1,4 @@
-"""AffinityNet: features in which pixels of one class are near.
+"""AffinityNet: features that are similar for pixels of the same class.
 
 Source: Ahn & Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision", CVPR 2018.
 """
@@ -13,13 +13,13 @@ LOW, MIDDLE, HIGH = 64, 128, 256    # channels of the projected conv4, conv5 and
 
 
 class AffinityNet(nn.Module):
-    """Projections of conv4, conv5 and conv6, mixed by one more layer. tool/affutils.py compares the features.
+    """Projections of conv4, conv5 and conv6, mixed by another layer; tool/affutils.py compares the features.
 
     Args:
         backbone: see lib/net/backbone.py.
     """
 
-    new_modules = ('f8_3', 'f8_4', 'f8_5', 'f9')    # not from ImageNet: learn ten times as fast
+    new_modules = ('f8_3', 'f8_4', 'f8_5', 'f9')    # not from ImageNet: higher learning rate (--head-lr)
     class_module = None
 
     def __init__(self, backbone: Backbone):

@@ -1,6 +1,6 @@
-"""The interface of a backbone, the names of its tensors, and the choice of one by its name.
+"""The interface of a backbone, the names of its tensors, and the creation of one by its name.
 
-A head never asks which backbone it has. It reads these attributes, so another backbone needs no change in a head.
+A head never asks which backbone it has; it reads these attributes. So a new backbone needs no change in a head.
 """
 from collections.abc import Mapping
 from importlib import import_module
@@ -20,11 +20,11 @@ HIDDEN_PREFIX = 'backbone.'
 class Backbone(Protocol):
     """An nn.Module with these attributes."""
 
-    taps: Mapping[str, int]             # channels of each feature map that forward returns
+    taps: Mapping[str, int]             # number of channels of each feature map that forward returns
     stride: int                         # pixels of the image per position of conv4, conv5 and conv6, in each direction
     norm: Norm                          # normalisation that the input images must have
     frozen_prefixes: tuple[str, ...]    # submodules that keep their ImageNet weights in the CAM and affinity stages
-    size_step: int | None               # images are best given in sizes of a multiple of it plus 1; None: in any size
+    size_step: int | None               # image sizes should be a multiple of it plus 1; None: any size
 
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Images [N, 3, H, W] to feature maps by tap name. Heads need 'conv4', 'conv5', 'conv6', all of size
@@ -32,10 +32,10 @@ class Backbone(Protocol):
 
 
 def hide_backbone_prefix(net: nn.Module) -> None:
-    """Make the state dict of `net` name the tensors of net.backbone without 'backbone.', as published files do.
+    """Make the state dict of `net` name the tensors of net.backbone without 'backbone.', as in published files.
 
-    SEAM and AffinityNet were published as subclasses of their backbone (`conv1a.weight`). Ours own any backbone,
-    so the names are translated on the way out and in. This also holds below DataParallel and DistributedDataParallel.
+    SEAM and AffinityNet were published as subclasses of their backbone (`conv1a.weight`). Here a network contains its
+    backbone, so names are translated on saving and loading, also inside DataParallel and DistributedDataParallel.
     named_parameters() keeps the prefix; state_dict(keep_vars=True) gives the parameters by their published names.
     """
     net.register_state_dict_post_hook(_remove_prefix)
@@ -43,7 +43,7 @@ def hide_backbone_prefix(net: nn.Module) -> None:
 
 
 def _remove_prefix(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict) -> None:
-    """Rename in place; everything is put back, so that the order stays: backbone first, then the head."""
+    """Rename in place; all entries are re-inserted, to keep the order: backbone first, then the head."""
     long = prefix + HIDDEN_PREFIX
     for name in [name for name in state if name.startswith(prefix)]:
         value = state.pop(name)
@@ -52,7 +52,7 @@ def _remove_prefix(module: nn.Module, state: dict[str, Any], prefix: str, local_
 
 def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict, strict: bool,
                 missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str]) -> None:
-    """The way back. A name that the backbone lacks stays, so strict loading reports it as it is in the file."""
+    """The inverse. A name that the backbone lacks is kept, so strict loading reports it as it is in the file."""
     for name in module.backbone.state_dict():
         if prefix + name in state:
             state[prefix + HIDDEN_PREFIX + name] = state.pop(prefix + name)
@@ -67,31 +67,31 @@ def make_backbone(name: str, width: float = 1, stride: int | None = None, dropou
 
     Args:
         name: 'resnet38d' or 'timm:NAME'.
-        width: width multiplier of ResNet-38d; a timm network is as wide as its name says.
-        stride: pixels of the image per position of the features; None: what the network has.
-        dropouts: of ResNet-38d's last two blocks; a timm network has no dropout of its own here.
+        width: width multiplier of ResNet-38d; a timm network has a fixed width.
+        stride: output stride, in pixels; None: the network's own.
+        dropouts: of ResNet-38d's last two blocks; a timm network is used without dropout.
         bn_momentum: weight of a new batch in the running statistics.
 
     Raises:
-        ImportError: if timm is needed and not installed.
+        ImportError: if timm is needed but not installed.
         ValueError: if the backbone is unknown or lacks this stride.
     """
     if name == RESNET38D:
         if stride not in (None, ResNet38d.stride):
             raise ValueError(f'--output-stride {stride}: {RESNET38D} has {ResNet38d.stride}; leave the flag out')
         return ResNet38d(width, dropouts, bn_momentum)
-    if name.startswith(TIMM):       # imported by name: other backbones do without timm
+    if name.startswith(TIMM):       # imported by name: other backbones do not need timm
         timm_backbone = import_module('lib.net.timm_backbone')
         return timm_backbone.TimmBackbone(name.removeprefix(TIMM), stride, bn_momentum)
     raise ValueError(f'--backbone {name} is unknown; use {RESNET38D} or {TIMM}NAME')
 
 
 def trained_backbone(path: Path, width: float) -> Backbone:
-    """The backbone that a trained network's file was made with, to be filled from that file.
+    """The backbone of a trained network's file, with random weights, to be loaded from that file.
 
     Args:
-        path: the file; a published one does not say its backbone: then it is ResNet-38d.
-        width: of ResNet-38d, for a file that does not say it.
+        path: the file; a published one does not name its backbone, which is ResNet-38d then.
+        width: of ResNet-38d, for a file that does not hold it.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -105,7 +105,7 @@ def trained_backbone(path: Path, width: float) -> Backbone:
 
 
 def check_network(path: Path, kind: str, backbone: str | None) -> dict:
-    """Make sure that a trained network's file exists, is of this kind and was made with this backbone, if it says so.
+    """Make sure that a trained network's file exists and, as far as it says, has this kind and backbone.
 
     Args:
         path: the file; a published one has no such description.

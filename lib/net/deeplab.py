@@ -17,15 +17,15 @@ class DeepLab(nn.Module):
 
     Args:
         backbone: see lib/net/backbone.py.
-        num_classes: with background.
+        num_classes: including background.
         fov_channels: channels of the head.
-        dilation: of its 3x3 convolution, in positions of conv6.
+        dilation: of the head's 3x3 convolution, in positions of conv6.
         dropout: fraction of values dropped before the classifier.
         bn_momentum: weight of a new batch in the running statistics, also set on every batch norm of the backbone.
             The published 3e-4 suits 20,000 steps; a few hundred steps need 0.1.
     """
 
-    new_modules = ('conv_fov', 'conv_fov2', 'cls_conv')     # not from ImageNet: learn ten times as fast
+    new_modules = ('conv_fov', 'conv_fov2', 'cls_conv')     # not from ImageNet: higher learning rate (--head-lr)
     class_module = 'cls_conv'
 
     def __init__(self, backbone: Backbone, num_classes: int, fov_channels: int = 512, dilation: int = 12,

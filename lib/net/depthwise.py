@@ -1,6 +1,6 @@
 """Dilated depthwise convolution on a CPU, where PyTorch's own is slow once the dilation exceeds 2.
 
-Seen with 1,152 channels, 5x5, dilation 4, maps of 21x21 in bfloat16: 12 times faster.
+Measured with 1,152 channels, 5x5, dilation 4, maps of 21x21 in bfloat16: 12 times faster.
 """
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ class SplitDepthwise(nn.Conv2d):
 
 
 def with_fast_depthwise(model: nn.Module) -> nn.Module:
-    """The model with its widely dilated depthwise convolutions replaced; tensors and their names stay."""
+    """The model with its widely dilated depthwise convolutions replaced; tensors and their names are unchanged."""
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Conv2d and _is_slow(layer):
             split = SplitDepthwise(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding,

@@ -1,4 +1,4 @@
-"""What a stage trains and what stays fixed: chosen once, in the script, never a side effect of train().
+"""What a stage trains and what is frozen: chosen once, in the script, never a side effect of train().
 
                       CAM, affinity                        segmentation
     weights           freeze_early or freeze_backbone      freeze_norm_affine or freeze_backbone
@@ -21,9 +21,9 @@ def norm_layers(net: nn.Module) -> Iterator[_BatchNorm]:
 
 
 def freeze_early(net: nn.Module) -> None:
-    """CAM and affinity stages: fix the scale and shift of every batch norm, and the early layers of the backbone.
+    """CAM and affinity stages: freeze the scale and shift of every batch norm, and the early layers of the backbone.
 
-    The early layers are net.backbone.frozen_prefixes. Everything else is trained, whatever was chosen before.
+    The early layers are net.backbone.frozen_prefixes. Everything else is trained, whatever was set before.
     """
     freeze_norm_affine(net)
     for name in net.backbone.frozen_prefixes:
@@ -31,13 +31,13 @@ def freeze_early(net: nn.Module) -> None:
 
 
 def freeze_backbone(net: nn.Module) -> None:
-    """Any stage on fixed features: only the head is trained, without scale and shift of batch norms."""
+    """Any stage on frozen features: only the head is trained, without scale and shift of batch norms."""
     freeze_norm_affine(net)
     net.backbone.requires_grad_(False)
 
 
 def freeze_norm_affine(net: nn.Module) -> None:
-    """Segmentation stage: fix the scale and shift of every batch norm; every convolution is trained, the first too.
+    """Segmentation stage: freeze the scale and shift of every batch norm; every convolution is trained, even the first.
 
     The original keeps scale and shift out of its optimiser in all stages.
     """
@@ -51,13 +51,13 @@ FREEZE_SEG = {'norm': freeze_norm_affine, 'backbone': freeze_backbone}
 
 
 def set_train_mode(net: nn.Module, batch_norm: str) -> None:
-    """Training mode: dropout is on, and batch norm does as told.
+    """Set training mode: dropout is on, and batch norm uses the given statistics.
 
     Args:
         net: the network, or its DataParallel wrapper.
-        batch_norm: 'running' normalises with the stored statistics and leaves them alone (CAM and affinity stages);
+        batch_norm: 'running' normalises with the stored statistics and does not change them (CAM and affinity stages);
             'batch' normalises with those of the batch and updates the stored ones (segmentation stage; the original
-            never calls train(), so its network stays in the mode in which PyTorch makes it: this one).
+            never calls train(), so its network stays in the initial mode of PyTorch, which is this one).
     """
     assert batch_norm in ('running', 'batch')
     net.train()
@@ -68,7 +68,7 @@ def set_train_mode(net: nn.Module, batch_norm: str) -> None:
 
 def make_optimizer(network: nn.Module, lr: float, momentum: float, weight_decay: float,
                    head_lr: float = 10) -> torch.optim.SGD:
-    """SGD on all that a stage trains: the backbone at lr, network.new_modules at head_lr times it, biases twice that.
+    """SGD on all that a stage trains: the backbone at lr, network.new_modules at head_lr * lr, biases at twice that.
 
     Frozen tensors, and the scale and shift of batch norm, are in no group.
     """
@@ -76,7 +76,7 @@ def make_optimizer(network: nn.Module, lr: float, momentum: float, weight_decay:
     is_new = {name: name.split('.')[0] in network.new_modules for name, _ in named}
     groups = lr_groups([pair for pair in named if not is_new[pair[0]]], [pair for pair in named if is_new[pair[0]]],
                        lr, weight_decay, head_lr)
-    # Not fused=True: on CPUs it mixes up weights and gradients that lie differently in memory (torch 2.14).
+    # Not fused=True: on CPUs it mixes up weights and gradients of different memory layout (torch 2.14).
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)
 
 

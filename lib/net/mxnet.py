@@ -1,6 +1,6 @@
-"""Reader of MXNet's .params files, the form in which the ImageNet weights of ResNet-38d are published.
+"""Reader of MXNet's .params files, the format in which the ImageNet weights of ResNet-38d are published.
 
-MXNet is retired and cannot be installed beside current packages; its file format is simple. All numbers are
+MXNet is retired and cannot be installed next to current packages, but its file format is simple. All numbers are
 little-endian. Layout: u64 magic, u64 0, u64 count, the arrays, u64 count, the names.
 """
 import math
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 FILE_MAGIC = 0x112
-V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA     # first word of an array; files of 2016 have ndim there instead
+V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA     # first word of an array; files from 2016 have ndim there instead
 DTYPES = {0: '<f4', 1: '<f8', 2: '<f2', 3: 'u1', 4: '<i4', 5: 'i1', 6: '<i8'}
 MOST_DIMENSIONS = 32
 UNKNOWN_SHAPE = 0xFFFFFFFF                          # ndim -1 of v3
@@ -27,7 +27,7 @@ def resnet38d_tensors(path: Path) -> dict[str, torch.Tensor]:
     """State dict of ResNet38d from its .params file.
 
     Raises:
-        FileNotFoundError, ValueError: as the two functions below.
+        FileNotFoundError, ValueError: as in the two functions below.
     """
     arrays = read_mxnet_params(path)
     try:
@@ -43,19 +43,19 @@ def read_mxnet_params(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it is not such a file, is truncated, or holds what this reader does not know.
+        ValueError: if it is not such a file, is truncated, or has content that this reader does not support.
     """
     try:
         return _read_file(_Reader(Path(path).read_bytes()))
     except ValueError as error:
-        raise ValueError(f'{path}: {error}; fetch the file again') from error
+        raise ValueError(f'{path}: {error}; download the file again') from error
 
 
 def resnet38d_from_mxnet(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """State dict of ResNet38d, float32, of the arrays of its MXNet file; the ImageNet classifier is dropped.
+    """State dict of ResNet38d, float32, from the arrays of its MXNet file; the ImageNet classifier is dropped.
 
     Raises:
-        ValueError: if a name belongs to another network, or two arrays have one name.
+        ValueError: if a name belongs to another network, or two arrays have the same name.
     """
     state = {}
     for full_name, array in arrays.items():
@@ -106,7 +106,7 @@ def _read_file(reader: _Reader) -> dict[str, np.ndarray]:
         raise ValueError(f'not an MXNet .params file: starts with {magic[0]:#x} {magic[1]:#x}, not {FILE_MAGIC:#x} 0x0')
     arrays = []
     for _ in range(count := reader.number('<u8')):
-        arrays.append(_read_array(reader))      # not all at once: the count may be wrong
+        arrays.append(_read_array(reader))      # one at a time: the count may be wrong
     named = reader.number('<u8')
     if named != count:
         raise ValueError(f'corrupt: {count} arrays but {named} names')
@@ -122,7 +122,7 @@ def _read_array(reader: _Reader) -> np.ndarray:
     if first in (V2, V3) and (storage := reader.number('<i4')):
         raise ValueError(f'holds an array of storage type {storage} (sparse); only dense ones, type 0, are read')
     ndim = reader.number('<u4') if first in (V1, V2, V3) else first
-    # An array without a shape ends here. From v3 on, ndim 0 is a single number, and -1 says that there is none.
+    # An array without a shape ends here. From v3 on, ndim 0 means a single number, -1 no array.
     if ndim == (UNKNOWN_SHAPE if first == V3 else 0):
         return np.empty(0, np.float32)
     if ndim > MOST_DIMENSIONS:
@@ -130,7 +130,7 @@ def _read_array(reader: _Reader) -> np.ndarray:
     shape = reader.take('<i8' if first in (V1, V2, V3) else '<u4', ndim).tolist()
     if any(size < 0 for size in shape):
         raise ValueError(f'corrupt: an array has the shape {tuple(shape)}')
-    reader.take('<i4', 2)       # device type and id: where it lay when it was saved
+    reader.take('<i4', 2)       # device type and id: where it was when it was saved
     code = reader.number('<i4')
     if code not in DTYPES:
         raise ValueError(f'holds an array of data type {code}; known are {sorted(DTYPES)}')

@@ -1,4 +1,4 @@
-"""ResNet-38d, the wide residual network behind SEAM, AffinityNet and HFPL, dilated to output stride 8.
+"""ResNet-38d, the wide residual network of SEAM, AffinityNet and HFPL, dilated to output stride 8.
 
 Source: network A1 of Wu, Shen, van den Hengel, "Wider or Deeper", 2016; dilations as in SEAM and AffinityNet.
 """
@@ -35,8 +35,8 @@ class ResNet38d(nn.Module):
         dropouts: fraction of channels dropped in b6 and in b7.
         bn_momentum: weight of a new batch in the running statistics.
 
-    State-dict names are those of the published checkpoints. Fresh weights are PyTorch's default ones: they keep the
-    activations in bounds even with batch norm fixed at mean 0 and variance 1, as the CAM stage has it without ImageNet.
+    State-dict names are those of the published checkpoints. The initial weights are PyTorch's defaults: they keep
+    activations bounded even with batch norm frozen at mean 0 and variance 1, as in CAM training from random weights.
     """
 
     stride = 8
@@ -73,7 +73,7 @@ class ResNet38d(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions. forward() also returns the activated input, of which the taps are made."""
+    """Two 3x3 convolutions. forward() also returns the activated input, which the taps use."""
 
     def __init__(self, channels: int, middle: int, out: int, stride: int, dilations: tuple[int, int], momentum: float):
         super().__init__()
@@ -88,8 +88,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         activated = F.relu(self.bn_branch2a(x), inplace=True)
-        # The shortcut skips pixels before its 1x1 convolution, not in it: with stride 2, few channels and channels_last
-        # that convolution's gradient wrote beyond its memory on CPUs (torch 2.14).
+        # The shortcut subsamples before its 1x1 convolution, not in it: with stride 2, few channels and
+        # channels_last, that convolution's gradient wrote out of bounds on CPUs (torch 2.14).
         shortcut = x if self.same_shape else self.conv_branch1(activated[..., ::self.stride, ::self.stride])
         y = self.conv_branch2a(activated)
         y = self.conv_branch2b1(F.relu(self.bn_branch2b1(y), inplace=True))
@@ -98,7 +98,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, dilated 3x3 and 1x1 convolution with dropout of channels before the latter two."""
+    """1x1, dilated 3x3 and 1x1 convolution, with channel dropout before the latter two."""
 
     def __init__(self, channels: int, first: int, second: int, out: int, dilation: int, dropout: float,
                  momentum: float):
@@ -122,5 +122,5 @@ class Bottleneck(nn.Module):
 
 
 def conv(channels: int, out: int, size: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    """Convolution without bias; at stride 1 the map keeps its size."""
+    """Convolution without bias; at stride 1 the size of the map is unchanged."""
     return nn.Conv2d(channels, out, size, stride, padding=dilation * (size // 2), dilation=dilation, bias=False)

@@ -20,11 +20,11 @@ class Seam(nn.Module):
 
     Args:
         backbone: see lib/net/backbone.py.
-        num_classes: with background.
+        num_classes: including background.
         dropout: fraction of conv6 channels dropped before the classifier.
     """
 
-    new_modules = ('fc8', 'f8_3', 'f8_4', 'f9')     # not from ImageNet: learn ten times as fast
+    new_modules = ('fc8', 'f8_3', 'f8_4', 'f9')     # not from ImageNet: higher learning rate (--head-lr)
     class_module = 'fc8'
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5):
@@ -51,7 +51,7 @@ class Seam(nn.Module):
         return SeamOutput(resize(logits, size), resize(refined, size), logits)
 
     def correlation_features(self, images: torch.Tensor, taps: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Features [N, LOW + HIGH, h, w] by which pixels are compared; they do not train the backbone."""
+        """Features [N, LOW + HIGH, h, w] for comparing pixels; no gradient flows into the backbone."""
         low, high = taps['conv4'].detach(), taps['conv5'].detach()
         small = resize(images, low.shape[-2:])
         return self.f9(torch.cat([small, F.relu(self.f8_3(low)), F.relu(self.f8_4(high))], dim=1))

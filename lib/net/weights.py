@@ -1,4 +1,4 @@
-"""Weights in and out: ImageNet weights for a backbone, and networks that a stage hands to the next.
+"""Loading and saving weights: ImageNet weights for a backbone, and the networks that stages pass on.
 
 Everything is loaded strictly. Files are read with weights_only, which refuses pickled code.
 """
@@ -20,21 +20,21 @@ REMEDY = 'download it again, or finish the stage that trains this network'
 CHANNELS = [float]
 META = {'network?': str, 'backbone?': str, 'width?': float, 'output_stride?': int, 'classes?': [str],
         'fov_channels?': int, 'dilation?': int, 'dataset?': str, 'preset?': str, 'max_side?': (int, None),
-        'norm?': [CHANNELS], 'origin?': {}}         # what save_network is told; other entries are free
+        'norm?': [CHANNELS], 'origin?': {}}         # the meta of save_network; other entries are free
 LIMITS = {'width': 4, 'output_stride': 64, 'fov_channels': 8192, 'dilation': 256, 'max_side': 16384}    # all above 0
 Tensors = dict[str, torch.Tensor]
 
 
 def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
-    """Start a backbone from ImageNet weights.
+    """Load ImageNet weights into a backbone.
 
     Args:
         backbone: the network to fill.
-        source: 'none' leaves it as it is; a .params file (MXNet, ResNet-38d); a .pth file with the backbone's tensors.
+        source: 'none' leaves it unchanged; a .params file (MXNet, ResNet-38d); a .pth file with the backbone's tensors.
             For a timm backbone see lib/net/timm_weights.py.
 
     Raises:
-        FileNotFoundError: if the file is missing; says where it comes from.
+        FileNotFoundError: if the file is missing; says where to get it.
         ValueError: if the file is corrupt, or belongs to another network or width.
     """
     path = Path(source)
@@ -56,19 +56,19 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
 
 
 def save_network(path: Path, net: nn.Module, meta: Mapping[str, Any]) -> None:
-    """Write a network's tensors and how it was made; an earlier file stays until the new one is complete.
+    """Write a network's tensors and how it was made; an existing file is kept until the new one is complete.
 
     Args:
-        path: the file; its folder is made if need be.
+        path: the file; its folder is created if needed.
         net: the network, or its DataParallel wrapper.
-        meta: how it was made: numbers, texts, lists, dictionaries (what JSON can hold).
+        meta: how it was made: numbers, strings, lists and dictionaries, as in JSON.
     """
     state = {name: tensor.detach().cpu() for name, tensor in unwrapped(net).state_dict().items()}
     write_torch(Path(path), {'state_dict': state, 'meta': json.loads(json.dumps(dict(meta)))})
 
 
 def load_network(net: nn.Module, path: Path, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """Fill a network from a file of save_network, or from a published one that holds just the tensors.
+    """Load a network from a file of save_network, or from a published one that holds only the tensors.
 
     Args:
         net: the network, or its DataParallel wrapper.
@@ -80,7 +80,7 @@ def load_network(net: nn.Module, path: Path, classes: Sequence[str] | None = Non
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if the file is corrupt, holds pickled objects or NaN, or fits another network or other classes;
+        ValueError: if the file is corrupt, holds pickled objects or NaN, or is for another network or other classes;
             net is then unchanged.
     """
     state, meta = read_network(path)
@@ -91,7 +91,7 @@ def load_network(net: nn.Module, path: Path, classes: Sequence[str] | None = Non
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What save_network was told about a file, of the right types and in range; {} for a published one.
+    """The meta of a file of save_network, with valid types and ranges; {} for a published file.
 
     Raises:
         FileNotFoundError, ValueError: as load_network.
@@ -126,7 +126,7 @@ def unwrapped(net: nn.Module) -> nn.Module:
 
 
 def _compare_classes(theirs: list[str], ours: list[str], path: Path) -> None:
-    """Refuse a network that was trained on other classes, or on the same ones in another order."""
+    """Refuse a network that was trained on other classes, or on the same classes in another order."""
     remedy = 'name the file trained on this data set'
     if len(theirs) != len(ours):
         raise ValueError(f'{path} has {len(theirs) + 1} classes, this data set needs {len(ours) + 1} (background '
@@ -153,7 +153,7 @@ def _problem_of_meta(meta: Any) -> str:
 
 
 def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
-    """Load tensors, or explain in one line why they do not fit; then net is unchanged."""
+    """Load tensors, or explain in one line why they do not fit; net is unchanged then."""
     ours = net.state_dict()
     # Counters of batches, unused with a fixed momentum, came with torch 0.4.1: older files lack them.
     missing = [name for name in ours if name not in state and not name.endswith('num_batches_tracked')]
@@ -177,5 +177,5 @@ def _load_strictly(net: nn.Module, state: Tensors, path: Path) -> None:
         if problem := unsound(tensor):
             raise ValueError(f'{path}: tensor {name} {problem}; {REMEDY}')
         if tensor.is_floating_point() != ours[name].is_floating_point():
-            raise ValueError(f'{path}: tensor {name} is of {tensor.dtype}, expected {ours[name].dtype}; {REMEDY}')
+            raise ValueError(f'{path}: tensor {name} is {tensor.dtype}, expected {ours[name].dtype}; {REMEDY}')
     net.load_state_dict(state)
