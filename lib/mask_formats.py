@@ -1,4 +1,4 @@
-"""Predicted labels in the formats of other tools: COCO JSON, YOLO polygons, Label Studio predictions."""
+"""Predicted labels in the formats of other tools: COCO JSON, YOLO polygons, Label Studio predictions, cut-outs."""
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as run_length
 
-from lib.files.fileio import write_text
-from lib.files.imageio import IGNORED, read_mask, read_size
+from lib.files.fileio import replacing, write_text
+from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from lib.files.jsonfile import write_json
 from lib.files.outpaths import refuse_foreign
 from tool.imutils import resize_nearest
@@ -107,10 +108,22 @@ def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence
                                       f'toName="image">\n{labels}  </PolygonLabels>\n</View>\n')
 
 
+def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
+    """<class>/<name>.png: the image where it shows the class, transparent elsewhere."""
+    write_text(folder / 'made_by.txt', f'made_by {MAKER}\n')
+    names = [''.join(letter if letter.isalnum() or letter in ' -_.' else '_' for letter in name).strip(' .') or '_'
+             for name in classes]
+    for item in items:
+        image = read_image(item.image, item.upright)
+        for value, mask in item.masks(classes):
+            with replacing(folder / names[value - 1] / f'{item.name}.png') as temporary:
+                Image.fromarray(np.dstack([image, mask.astype(np.uint8) * 255])).save(temporary, format='PNG')
+
+
 # The writer of each format, and the file that shows whether an existing folder was written by this code.
 FORMATS: Mapping[str, tuple[Callable[[Path, Iterable[Labelled], Sequence[str]], None], str]] = {
     'coco': (write_coco, 'rle.json'), 'yolo': (write_yolo, 'data.yaml'),
-    'labelstudio': (write_labelstudio, 'tasks.json')}
+    'labelstudio': (write_labelstudio, 'tasks.json'), 'cutouts': (write_cutouts, 'made_by.txt')}
 
 
 def check_export(folder: Path, names: Iterable[str]) -> None:

@@ -69,7 +69,7 @@ def test_fast_is_one_scale_without_flip(model):
 
 def test_exports_are_written_beside_the_labels(model, photo, tmp_path, capsys):
     words = [*LOADED_HERE, '--fast', '--device', 'cpu', '--amp', 'none', '--checkpoint', str(model), '--images',
-             str(photo), '--out', str(tmp_path / 'out'), '--export', 'coco', 'labelstudio']
+             str(photo), '--out', str(tmp_path / 'out'), '--export', 'coco', 'cutouts']
     infer_seg.main(words)
     assert json.loads((tmp_path / 'out/coco/rle.json').read_text())['images'] == [
         {'id': 1, 'file_name': 'photo.jpg', 'width': 400, 'height': 640}]

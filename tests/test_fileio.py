@@ -1,4 +1,6 @@
 """Safe writing, also on a full disk and in a read-only folder (small tmpfs; skipped where mounting is not allowed)."""
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,8 +12,9 @@ import torch
 import infer_seg
 import train_aff
 from lib.data.labelio import read_maps, write_maps
-from lib.files.fileio import CannotWrite, replacing
+from lib.files.fileio import CannotWrite, replacing, write_text
 from lib.files.torchfile import read_torch, write_torch
+from lib.run.lock import lock_folder
 from tests.running import HEAD, LOADED_HERE, NETWORK, SCALES, TRAINING, error_line, error_lines, place
 
 
@@ -115,3 +118,15 @@ def test_writers_of_one_file_never_mix(tmp_path):
             met.add(path.read_text())
     assert met <= {'a' * 50_000, 'b' * 50_000} and met
     assert [writer.returncode for writer in writers] == [0, 0] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_system_without_locks_takes_files_but_no_runs(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(fcntl, 'flock', no_locks)
+    write_text(tmp_path / 'a.txt', 'text')
+    assert [path.name for path in tmp_path.iterdir()] == ['a.txt']
+    with pytest.raises(CannotWrite, match='cannot be locked .No locks available.*choose another folder'):
+        with lock_folder(tmp_path / 'run'):
+            pass

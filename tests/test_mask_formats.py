@@ -108,6 +108,13 @@ def test_label_studio_tasks_fit_their_configuration(folder, items):
         assert (filled([points], 30, 40) != masks_of(items[0])[value]).sum() <= 8
 
 
+def test_cutouts_are_transparent_outside_the_class(folder, items):
+    cutout = np.array(Image.open(folder / 'cutouts/wren/a.png'))
+    assert np.array_equal(cutout[..., 3] == 255, masks_of(items[0])[1])
+    assert np.array_equal(cutout[..., :3], np.array(Image.open(items[0].image)))
+    assert sorted(path.name for path in (folder / 'cutouts').iterdir()) == ['made_by.txt', 'red _kite_ _ co', 'wren']
+
+
 @pytest.mark.parametrize('name', FORMATS)
 def test_only_folders_of_our_own_are_written(folder, items, tmp_path, name):
     check_export(folder, FORMATS)

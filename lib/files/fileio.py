@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR,
-             errno.ENOLCK, errno.EOPNOTSUPP)        # the last two: a file system without flock
+EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)       # of a file system without flock
 
 
 class CannotWrite(OSError):
@@ -58,7 +58,8 @@ def write_text(path: Path, text: str) -> None:
 
 def lock_file(path: Path, wait: bool = True) -> TextIO | None:
     """A file of this name, opened to append and locked (flock): by no other process until it is closed or this one
-    ends. None if another process has it and `wait` is not set."""
+    ends. None if another process has it and `wait` is not set. Where the file system has no locks, a file without one
+    if `wait` is set; otherwise OSError."""
     while True:
         file = open(path, 'a+')
         try:
@@ -70,6 +71,11 @@ def lock_file(path: Path, wait: bool = True) -> TextIO | None:
             return None
         except FileNotFoundError:       # the process that had it has renamed or removed it
             pass
+        except OSError as error:
+            if wait and error.errno in NO_LOCKS:        # better than no file at all
+                return file
+            file.close()
+            raise
         file.close()
 
 
