@@ -143,7 +143,7 @@ def main(argv=None):
     digests, model = Digests(args.folder / '.digests.json'), folder / 'model.pth'
     origin = training_origin(args, spec, digests, whole.samples, whole.labels)
     if not args.fresh and is_trained(model, origin):
-        ranks.print_rank0(f'{model} is trained: nothing left to do (--fresh starts over)')
+        ranks.print_rank0(f'{model} is already trained: nothing to do (--fresh starts over)')
         return
 
     # Train on the two sets in turn.

@@ -108,7 +108,7 @@ def test_auto_is_filled_in_from_the_run_and_refused_for_another_network(tmp_path
     (tmp_path / 'cam/model.pth').write_bytes(b'network')
     digests = Digests()
     args = Namespace(folder=tmp_path, dataset='my.json', run='my', alpha='auto', seed_alphas='auto', other='auto')
-    with pytest.raises(FileNotFoundError, match='--alpha is auto: choose with python -m lib.choose --dataset my.json'):
+    with pytest.raises(FileNotFoundError, match='--alpha is auto: run python -m lib.choose --dataset my.json'):
         fill_in(args, digests, ['alpha', 'seed_alphas'])
     record = {'origin': {'network': digests(tmp_path / 'cam/model.pth')}, 'background_score': 0.5, 'alpha': 1.0,
               'seed_alphas': [0.6, 4.8]}
@@ -134,7 +134,7 @@ def test_a_run_chooses_once_and_recommends(toy, run_folder, tmp_path, capsys):
     shutil.copytree(run_folder, exp / 'toy')
     common = (*place(toy, exp), *LOADED_HERE, *NETWORK)
     line = error_line(infer_aff.main, (*common, '--alpha', 'auto'), capsys)
-    assert '--alpha is auto: choose with python -m lib.choose' in line
+    assert '--alpha is auto: run python -m lib.choose' in line
     choose.main([*common, *SCALES])
     record = json.loads((exp / 'toy' / FILE).read_text())
     assert 0.1 <= record['background_score'] <= 0.9 and record['alpha'] == alpha_of(record['background_score'])

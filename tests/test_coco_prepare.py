@@ -198,7 +198,7 @@ def test_lists_that_this_command_did_not_write_stay(root, tmp_path, capsys, name
     (tmp_path / 'lists').mkdir()
     (tmp_path / 'lists' / name).write_text('mine\n')
     line = error_lines(main, words, capsys)[-1]
-    assert f'{name} exists with another content than python -m coco.prepare would write' in line
+    assert f'{name} exists and differs from what python -m coco.prepare would write' in line
     assert len(list(root.glob('Masks/*.png'))) == masks         # 0: refused before any is painted
     assert [path.name for path in (tmp_path / 'lists').iterdir()] == [name]
     (tmp_path / 'lists' / name).unlink()

@@ -112,8 +112,8 @@ def test_scores_say_how_many_were_left_out(finished, spoilt, capsys):
         'val': (4, [CUT, MASK]), 'train': (11, [DEEP])}
     assert all(result['images'] == record['images'] for record in records for result in record['results'])
     evaluation.main([*place(spoilt, finished), '--table'])
-    lines = [line for line in capsys.readouterr().out.splitlines() if 'left out' in line and line.startswith('val')]
-    assert lines == [f'val: left out 2 of 6 images: corrupt: {CUT}, {MASK}']
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'skipped' in line and line.startswith('val')]
+    assert lines == [f'val: skipped 2 of 6 images as corrupt: {CUT}, {MASK}']
 
 
 def test_without_the_flag_every_stage_names_the_file_and_the_flag(finished, spoilt, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_without_the_flag_every_stage_names_the_file_and_the_flag(finished, spoi
         if script is report:
             continue
         line = refusal(script, words, capsys)
-        assert 'leave it out with --on-corrupt skip' in line, (script, line)
+        assert 'skip it with --on-corrupt skip' in line, (script, line)
         assert any(f'{name}.' in line for name in (DEEP, CUT, MASK)), (script, line)
 
 
@@ -138,7 +138,7 @@ def test_a_corrupt_mask_alone_is_named_before_training_and_in_scoring(run_folder
     if script is evaluation:                                        # the score is kept, but not given out for another
         script.main([*where, *LOADED_HERE, *words, *SKIP])
     line = refusal(script, (*where, *LOADED_HERE, *words), capsys)
-    assert 'val_00003.png' in line and 'leave it out with --on-corrupt skip' in line
+    assert 'val_00003.png' in line and 'skip it with --on-corrupt skip' in line
     assert not (tmp_path / 'exp/other/seg/metrics.jsonl').exists()
 
 

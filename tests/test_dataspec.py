@@ -54,7 +54,7 @@ def test_faulty_lists_are_named_with_the_line(spec, content, message):
 
 
 def test_missing_list_names_the_command_and_the_lists_there(spec):
-    with pytest.raises(FileNotFoundError, match='val.txt does not exist; make it with make lists; lists here: train'):
+    with pytest.raises(FileNotFoundError, match='val.txt does not exist; make it with make lists; existing lists: train'):
         spec.samples('val')
 
 
@@ -165,5 +165,5 @@ def test_a_command_named_as_the_remedy_can_be_pasted(name, tmp_path):
     root, lists = tmp_path / "it's here", tmp_path / 'my lists'
     with pytest.raises(FileNotFoundError) as error:
         get_spec(name, root, lists).samples('val')
-    command = str(error.value).split('make it with ')[1].split('; lists here')[0]
+    command = str(error.value).split('make it with ')[1].split('; existing lists')[0]
     assert shlex.split(command)[3:] == ['--data-root', str(root), '--lists', str(lists)]

@@ -133,7 +133,7 @@ def test_gpus_of_one_process_compute_in_the_dtype_asked_for(two_gpus, monkeypatc
 def test_a_network_that_needs_the_whole_batch_takes_one_gpu(two_gpus, capsys):
     network = nn.Linear(1, 1)
     assert devices.parallel(network, CUDA, whole_batch=True) is network
-    assert 'one GPU of 2 is used' in capsys.readouterr().out
+    assert 'only one of 2 GPUs is used' in capsys.readouterr().out
     assert devices.parallel(network, torch.device('cuda:1')) is network
 
 

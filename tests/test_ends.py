@@ -169,11 +169,11 @@ def test_a_stage_broken_off_says_why_and_the_same_command_ends_as_an_unbroken_on
 
 
 EXHAUSTED = {
-    'memory': ('import torch\ndef main():\n    torch.empty(1 << 50)\n', 'memory ran out; free memory'),
-    'memory of Python': ('def main():\n    bytearray(1 << 60)\n', 'memory ran out; free memory'),
+    'memory': ('import torch\ndef main():\n    torch.empty(1 << 50)\n', 'out of memory; free some'),
+    'memory of Python': ('def main():\n    bytearray(1 << 60)\n', 'out of memory; free some'),
     'memory of a worker': ('import resource\ndef hungry(size):\n'
                            '    resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))\n    bytearray(1 << 32)\n'
-                           'def main():\n    list(map_in_workers(hungry, [1], 1))\n', 'memory ran out; free memory'),
+                           'def main():\n    list(map_in_workers(hungry, [1], 1))\n', 'out of memory; free some'),
     'file handles': ('import resource\ndef main():\n    resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))\n'
                      '    Pool(abs, 8)\n', 'too many open files; raise the limit'),
     'processes': ('import os, errno\ndef fork():\n    raise OSError(errno.EAGAIN, "no")\nos.fork = fork\n'
@@ -229,7 +229,7 @@ def test_output_into_a_closed_pipe_is_one_line(tmp_path):
     process.stdout = None
     code, _, lines = ended(process)
     assert code == 2
-    assert lines == ['error: the output was closed before all was printed; run the same command again to see it']
+    assert lines == ['error: the output stream was closed early; run the same command again to see everything']
 
 
 def test_letters_that_the_terminal_lacks_are_printed_as_codes(tmp_path):

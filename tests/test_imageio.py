@@ -75,7 +75,7 @@ def test_values_of_no_known_range_are_refused_in_one_line(tmp_path, value, kind)
 
 def test_colour_of_12_bits_in_16_is_refused_and_not_read_as_black(picture, tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), picture.astype(np.uint16) * 16)
-    with pytest.raises(ValueError, match='colour of 16 bits that uses 12 at most: save it with 8'):
+    with pytest.raises(ValueError, match='16-bit colour with at most 12 bits used: save it with 8'):
         read_image(tmp_path / 'a.png')
     cv2.imwrite(str(tmp_path / 'b.png'), picture[..., ::-1].astype(np.uint16) * 257)
     np.testing.assert_array_equal(read_image(tmp_path / 'b.png'), picture)

@@ -152,7 +152,7 @@ def test_a_finished_run_is_left_alone_with_and_without_its_checkpoint(tmp_path, 
     for _ in range(2):
         before = contents(tmp_path)
         assert not Task(tmp_path).run().seen and contents(tmp_path) == before
-        assert 'model.pth is trained: nothing left to do (--fresh starts over)' in capsys.readouterr().out
+        assert 'model.pth is already trained: nothing to do (--fresh starts over)' in capsys.readouterr().out
         (tmp_path / 'last.pth').unlink(missing_ok=True)
 
 

@@ -79,8 +79,8 @@ def test_the_flag_names_of_the_reference_are_accepted(capsys):
 
 @pytest.mark.parametrize('words, problem', [
     (('--loss_weight', '0.2'), 'argument --loss-weight: say of which loss: --isl-weight or --fsl-weight'),
-    (('--network', 'network.vgg16_cls'), 'argument --network: network.vgg16_cls is not a network of this code; choose '
-                                         'one with --backbone'),
+    (('--network', 'network.vgg16_cls'), 'argument --network: network.vgg16_cls is not supported; choose a '
+                                         'network with --backbone'),
     (('--session_name', 'exp/ckpts/cam'), '--run exp/ckpts/cam is not a plain name; use --exp')])
 def test_flags_of_the_reference_that_mean_something_else_are_one_line(words, problem):
     with pytest.raises(ValueError) as refusal:

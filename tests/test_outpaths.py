@@ -137,7 +137,7 @@ def test_lists_of_the_same_content_stay_and_others_are_refused_before_any_is_wri
     time = (tmp_path / 'a.txt').stat().st_mtime_ns
     write_lists(tmp_path, {'a.txt': 'x\n', 'b.txt': 'y\n'}, 'voc12.prepare')
     assert (tmp_path / 'a.txt').stat().st_mtime_ns == time
-    with pytest.raises(ValueError, match='b.txt exists with another content .*; delete it, or choose another --lists'):
+    with pytest.raises(ValueError, match='b.txt exists and differs from .*; delete it, or choose another --lists'):
         write_lists(tmp_path, {'c.txt': '', 'b.txt': 'z\n'}, 'voc12.prepare')
     assert contents(tmp_path) == {tmp_path / 'a.txt': b'x\n', tmp_path / 'b.txt': b'y\n'}
 

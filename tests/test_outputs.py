@@ -242,7 +242,7 @@ def test_auto_is_recorded_as_what_it_became(again, monkeypatch, capsys, toy):
         run(stage, '--amp', 'auto')
         assert 'all 6 images are finished' in capsys.readouterr().out
     run(trained, '--amp', 'auto')
-    assert 'is trained: nothing left to do' in capsys.readouterr().out
+    assert 'is already trained: nothing to do' in capsys.readouterr().out
     monkeypatch.setattr(devices, 'has_bfloat16', lambda device: True)
     for stage in (*stages.values(), trained):
         assert '--amp was none, is bf16' in refused(stage, capsys, '--amp', 'auto')
@@ -256,7 +256,7 @@ def test_training_on_a_replaced_image_is_refused_and_other_spellings_of_its_inpu
     stage = train_cam_voc.main, (*place(tmp_path / 'toy/../data/dataset.json', tmp_path), *LOADED_HERE, *CAM_TRAINING,
                                  '--weights', tmp_path / 'w.pth')
     run(stage)
-    assert 'is trained: nothing left to do' in capsys.readouterr().out
+    assert 'is already trained: nothing to do' in capsys.readouterr().out
     former = replace_image(tmp_path / 'data/images', 'train_00001')
     before = (folder / 'cam/model.pth').read_bytes()
     for missing in ('', 'last.pth'):
@@ -265,7 +265,7 @@ def test_training_on_a_replaced_image_is_refused_and_other_spellings_of_its_inpu
     assert (folder / 'cam/model.pth').read_bytes() == before
     (tmp_path / 'data/images/train_00001.jpg').write_bytes(former)
     run(stage)
-    assert 'is trained: nothing left to do' in capsys.readouterr().out
+    assert 'is already trained: nothing to do' in capsys.readouterr().out
 
 
 def test_three_processes_make_the_same_files_as_one_and_whoever_runs_again_does_a_lost_share(again, monkeypatch):

@@ -113,7 +113,7 @@ def test_every_problem_is_listed_at_once_in_order_of_its_line(home, capsys):
                        'c.jpg,wren\a,train', 'a.png,kite,val', 'e.jpg,wren,dev', 'f.jpg,"wren'], 'image,labels,split')
     lines = problems(home, capsys)
     expected = ['3: has 4 fields, the header 3', '5: an empty name is not in photos', '6: x.jpg is not in photos',
-                '7: a.jpg was in labels.csv:2 too, with another split', '8: photos/broken.jpg is ',
+                '7: a.jpg is also in labels.csv:2, with a different split', '8: photos/broken.jpg is ',
                 '9: ../b.png is not in photos; did you mean b.jpg?', "10: 'wren\\x07' cannot be the name of a class",
                 '11: a.png has the same name as a.jpg (labels.csv:2)', "12: has split 'dev'; use train, val, test",
                 '13: cannot be read']

@@ -269,7 +269,7 @@ def test_warnings_say_which_classes_cannot_be_learned(home, capsys):
     make(home, home / 'l.csv')
     printed = capsys.readouterr().out
     assert 'warning: every image shows bird: labels alone cannot tell where it is' in printed
-    assert 'warning: nest, wren are always in the same images: nothing tells them apart' in printed
+    assert 'warning: nest, wren always occur in the same images, so they cannot be told apart' in printed
     assert 'warning: nest, wren: fewer than 5 images each' in printed
 
 
@@ -280,7 +280,7 @@ def test_warnings_say_which_classes_cannot_be_learned(home, capsys):
     ('l.json', '{', 'is not valid JSON'),
     ('l.json', '{"samples": [{"filepath": "a.jpg"}]}', 'expected a table'), ('l.json', '[1, 2]', 'expected a table'),
     ('l.json', '[{"image": "a.jpg"}]', 'has no column of labels'),
-    ('l.xml', '<annotations/>', 'has no <image> of CVAT'), ('l.xml', '<annotations', 'is not valid XML'),
+    ('l.xml', '<annotations/>', 'has no <image> element'), ('l.xml', '<annotations', 'is not valid XML'),
     ('l.yaml', 'names: [wren]', 'is not a list of labels in a form'),
     ('l.json', coco(categories=[{'id': 1}]), 'lacks "name"'), ('none.csv', None, 'does not exist'),
     ('l.csv', b'\xff\xfeno text\x00', 'names no image')])
@@ -316,7 +316,7 @@ def test_tasks_without_annotations_are_left_out_and_counted(home, capsys):
 def test_the_encoding_of_windows_is_read_and_named(home, capsys):
     (home / 'l.csv').write_bytes(lines('image,labels', lambda n, ls: f'{n},zaunkönig').encode('cp1252'))
     assert make(home, home / 'l.csv').classes == ('zaunkönig',)
-    assert 'is not in UTF-8 (byte ' in (text := capsys.readouterr().out) and 'read as cp1252' in text
+    assert 'is not UTF-8 (byte ' in (text := capsys.readouterr().out) and 'read as Windows-1252' in text
 
 
 def test_equal_names_in_different_folders_are_different_images(home):

@@ -89,7 +89,7 @@ def test_a_palette_that_an_optimiser_reordered_is_refused(tmp_path):
 def test_masks_of_0_and_255_are_refused_with_the_value_to_use(home, capsys):
     for path in (home / 'masks').iterdir():
         Image.fromarray(np.where(read_mask(path, 3) > 0, 255, 0).astype(np.uint8)).save(path)
-    assert 'masks hold nothing but 0 and 255, which means ignored; save objects with the value of their class, 1' in \
+    assert 'masks hold only 0 and 255 (ignored); save objects with the value of their class, 1' in \
         problems(home, capsys)[0]
     assert not (home / 'my.json').exists()
 

@@ -152,5 +152,5 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_the_next_sizes(monkeypatc
 def test_tasks_of_srun_alone_cannot_train_together(monkeypatch):
     told(monkeypatch, SLURM_PROCID=0, SLURM_STEP_NUM_TASKS=2)
     monkeypatch.delenv('MASTER_ADDR', raising=False)
-    with pytest.raises(ValueError, match='2 tasks of srun cannot train together by themselves; start torchrun'):
+    with pytest.raises(ValueError, match='2 srun tasks cannot train together; start torchrun'):
         devices.connect(torch.device('cpu'))

@@ -206,7 +206,7 @@ def test_a_finished_stage_is_not_trained_again_and_fresh_trains_it_again(run_fol
     model = tmp_path / 'toy/aff/model.pth'
     before = model.stat().st_mtime_ns
     train_aff.main(words)                   # the same seeds in a folder that is named: nothing has changed
-    assert 'is trained: nothing left to do' in capsys.readouterr().out and model.stat().st_mtime_ns == before
+    assert 'is already trained: nothing to do' in capsys.readouterr().out and model.stat().st_mtime_ns == before
     train_aff.main([*words, '--fresh'])
     assert model.stat().st_mtime_ns != before and model.read_bytes() == (run_folder / 'aff/model.pth').read_bytes()
 

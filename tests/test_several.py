@@ -51,8 +51,8 @@ def test_groups_are_compared_seed_by_seed(seeds):
     assert found.groups[-1] == 'B - A: both-2 - seam-2, both-10 - seam-10'
     cells = rows(found.tables[0])
     assert cells['val mIoU: CAM, best of 0.00 to 0.95'] == ['42.00 ± 2.00', '48.67 ± 3.06',
-                                                            '+4.00 ± 0.00 (2 of 2 above)']
-    assert cells['val contour F: CAM at 0.25'][2] == '+4.00 ± 1.41 (2 of 2 above)'
+                                                            '+4.00 ± 0.00 (2 of 2 positive)']
+    assert cells['val contour F: CAM at 0.25'][2] == '+4.00 ± 1.41 (2 of 2 positive)'
     assert found.settings == ['What differs between the runs:', '  cam --seed: A 1, 2, 10; B 2, 3, 10',
                               '  cam --isl-weight: A 0.0; B 0.2']
 
@@ -82,7 +82,7 @@ def test_the_table_and_the_report_show_the_same(seeds, capsys):
     text = capsys.readouterr().out
     report.main(words)
     page = (seeds / 'report.html').read_text()
-    for part in ('42.00 ± 2.00', '+4.00 ± 0.00 (2 of 2 above)', 'B - A: both-2 - seam-2, both-10 - seam-10',
+    for part in ('42.00 ± 2.00', '+4.00 ± 0.00 (2 of 2 positive)', 'B - A: both-2 - seam-2, both-10 - seam-10',
                  'cam --isl-weight: A 0.0; B 0.2', 'val mIoU: CAM at 0.25'):
         assert part in text and part in page, part
 
@@ -91,7 +91,7 @@ def test_wrong_names_are_one_line(seeds, capsys):
     for main in (evaluation.main, report.main):
         words = ('--exp', seeds, '--run', 'seam-*', 'nothing-*', *(('--table',) if main is evaluation.main else ()))
         assert ('--run nothing-*: ' in error_line(main, words, capsys)
-                and 'has no run of this name with scores (there are: both-2, both-3, seam-1' in error_line(
+                and 'has no run of this name with scores (runs with scores: both-2, both-3, seam-1' in error_line(
                     main, words, capsys))
     assert 'several runs are compared with --table' in error_line(
         evaluation.main, ('--exp', seeds, '--run', 'seam-1', 'seam-2'), capsys)

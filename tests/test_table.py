@@ -24,7 +24,7 @@ def row(text, name):
 
 def test_one_evaluation_says_what_split_protocol_and_threshold_it_is_of():
     text = evaluation_text(record('cam'))
-    assert text.startswith('CAM of birds val, 6 images, protocol reference (void left out of IoU')
+    assert text.startswith('CAM of birds val, 6 images, protocol reference (void is ignored in IoU')
     assert row(text, 'CAM at 0.25') == ['40.00', '30.00']
     assert row(text, 'CAM at 0.31, best of 0.00 to 0.95') == ['50.50', '35.25']
     assert row(text, 'CAM at 0.31, best of 0.00 to 0.59 (published)') == ['50.50', '35.25']

@@ -101,5 +101,5 @@ def test_annotations_with_a_namespace_and_lists_with_a_byte_order_mark_are_read(
     assert prepare(tree, tmp_path / 'lists')['train'] == ['a', 'b']
     assert classes_of(tree / 'Annotations/a.xml') == ['dog', 'person']
     (tree / 'Annotations/a.xml').write_text('<html/>')
-    with pytest.raises(ValueError, match='a.xml is not an annotation of VOC'):
+    with pytest.raises(ValueError, match='a.xml is not a VOC annotation'):
         classes_of(tree / 'Annotations/a.xml')

@@ -169,7 +169,7 @@ def test_an_unknown_preset(data, tmp_path, capsys):
 def test_an_unknown_split(run_folder, data, tmp_path, capsys, main):
     network = ('--checkpoint', run_folder / 'seg/model.pth') if main is infer_seg.main else ()
     refused(tmp_path, capsys, main, (*place(data / 'dataset.json', tmp_path / 'exp'), '--split', 'test', *network),
-            r'lists/test\.txt does not exist', 'lists here: train, val')
+            r'lists/test\.txt does not exist', 'existing lists: train, val')
 
 
 def test_an_unknown_device(data, tmp_path, capsys):

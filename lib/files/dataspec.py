@@ -1,4 +1,4 @@
-"""A data set as the rest of the code sees it: class names, paths, split lists and image-level labels.
+"""A data set for the rest of the code: class names, paths, split lists and image-level labels.
 
 A list, <lists>/<split>.txt, has one sample per line: '/JPEGImages/a.jpg /SegmentationClassAug/a.png' (paths below the
 root; the mask is optional) or the bare name 'a' (paths from the templates). The name of an image is its path below
@@ -22,7 +22,7 @@ MOST_CLASSES = 254      # mask values 1 to 254
 
 
 class Sample(NamedTuple):
-    """One line of a list; mask is None where the data set has none for this image."""
+    """One line of a list; mask is None if the data set has none for this image."""
 
     name: str
     image: Path
@@ -41,7 +41,7 @@ class DatasetSpec:
         prepare, flag: the command that writes the lists, and the value of --dataset; both appear in messages.
         upright: rotate images as their EXIF tag says.
         max_side: larger images and masks are reduced to this long side in pixels when read.
-        on_corrupt: 'error', or 'skip' to leave images that cannot be decoded out of every split, and masks of scores.
+        on_corrupt: 'error', or 'skip' to skip images that cannot be decoded in every split, and masks in scores.
     """
 
     name: str
@@ -97,13 +97,14 @@ class DatasetSpec:
         return self.train_split if split == self.score_split else split
 
     def samples(self, split: str, limit: int | None = None) -> list[Sample]:
-        """The first samples of a split in list order, or all; no image is opened, unless corrupt ones are left out.
+        """The first samples of a split in list order, or all; no image is opened, unless corrupt ones are skipped.
 
         Raises FileNotFoundError if the list is missing, ValueError if it is empty, repeats an image or is malformed.
         """
         path = self.lists / f'{split}.txt'
         others = ', '.join(sorted(other.stem for other in self.lists.glob('*.txt') if other.stem != 'labels')) or 'none'
-        samples = [self._sample(line, place) for place, line in _lines(path, f'{self._remedy}; lists here: {others}')]
+        samples = [self._sample(line, place)
+                   for place, line in _lines(path, f'{self._remedy}; existing lists: {others}')]
         if not samples:
             raise ValueError(f'{path} names no image{self._remedy}')
         name, times = Counter(sample.name for sample in samples).most_common(1)[0]
@@ -119,7 +120,7 @@ class DatasetSpec:
         return samples
 
     def left_out(self, split: str, limit: int | None = None) -> list[str]:
-        """Names of the corrupt images that samples() leaves out."""
+        """Names of the corrupt images that samples() skips."""
         kept = {sample.name for sample in self.samples(split, limit)}
         listed = replace(self, on_corrupt='error').samples(split, limit)
         return [sample.name for sample in listed if sample.name not in kept]

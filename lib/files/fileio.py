@@ -17,7 +17,7 @@ class CannotWrite(OSError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which replaces `path` when the block ends without an error.
+    """Yield a temporary path; it replaces `path` when the block ends without an error.
 
     The folder is created if absent. File and folder are flushed to disk (fsync) before this returns. A block that
     raises leaves neither the temporary file nor a changed `path`; what a killed process leaves is used when the same
@@ -57,9 +57,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def lock_file(path: Path, wait: bool = True) -> TextIO | None:
-    """A file of this name, opened to append and locked (flock): by no other process until it is closed or this one
-    ends. None if another process has it and `wait` is not set. Where the file system has no locks, a file without one
-    if `wait` is set; otherwise OSError."""
+    """A file of this name, opened to append and locked (flock) until it is closed or this process ends.
+
+    None if another process holds the lock and `wait` is not set. If the file system has no locks, the file is not
+    locked if `wait` is set; otherwise OSError.
+    """
     while True:
         file = open(path, 'a+')
         try:
@@ -69,10 +71,10 @@ def lock_file(path: Path, wait: bool = True) -> TextIO | None:
         except BlockingIOError:
             file.close()
             return None
-        except FileNotFoundError:       # the process that had it has renamed or removed it
+        except FileNotFoundError:       # the process that held the lock has renamed or removed it
             pass
         except OSError as error:
-            if wait and error.errno in NO_LOCKS:        # better than no file at all
+            if wait and error.errno in NO_LOCKS:        # better than not writing at all
                 return file
             file.close()
             raise

@@ -1,7 +1,7 @@
 """Reading images and masks, and writing label PNGs in the VOC palette.
 
-EXIF rotation is applied on request only: the masks of the public data sets lie in the orientation in which their
-images are stored.
+EXIF rotation is applied on request only: the masks of the public data sets have the orientation in which their images
+are stored.
 """
 import functools
 import struct
@@ -20,13 +20,13 @@ from lib.files.fileio import replacing
 from lib.files.origin import png_text
 from tool.imutils import IGNORED, resize_bicubic, resize_nearest, scaled_size
 
-# Of the files in a folder that are taken for images, in training and prediction.
+# Of files in a folder that are read as images, in training and prediction.
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm',
                   '.tif', '.tiff', '.webp')
 EXIF_ORIENTATION, EXIF_QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 END_MARKS = {**dict.fromkeys(('.jfif', '.jpe', '.jpeg', '.jpg'), b'\xff\xd9'), '.png': b'IEND'}
 TIFF_LARGEST = 281          # tag: the largest value that a sample can have
-# What samples of more than 8 bits can be, by their largest value: 8, 12 or 16 bits; floats from 0 to 1 besides.
+# Possible maxima of samples with more than 8 bits: 8, 12 or 16 bits are used; floats are from 0 to 1.
 DEPTHS = (255, 4095, 65535)
 GREY_STEPS = {'L;2': 85, 'L;4': 17}     # PIL stretches grey of 2 and 4 bits to 8
 THREADS = 4
@@ -60,7 +60,7 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
         else:
             image = np.array(turned.convert('RGB'))
             if ';16' in raw and image.max(initial=0) <= DEPTHS[1] >> 8:
-                raise ValueError('colour of 16 bits that uses 12 at most: save it with 8')
+                raise ValueError('16-bit colour with at most 12 bits used: save it with 8 bits per channel')
     return resize_bicubic(image, *size)
 
 
@@ -87,10 +87,10 @@ def reduced_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]
 
 
 def check_intact(path: Path) -> Path:
-    """The path of an image that, at a cheap look, has a readable header and its end; the same errors as read_image.
+    """The path of an image whose header and end are readable (a quick check); the same errors as read_image.
 
-    Decoded in full are formats without a mark at their end, and a JPEG or PNG that does not end as it should, since
-    some have bytes behind their end.
+    Formats without an end marker are decoded completely, and so is a JPEG or PNG that does not end with it, since some
+    have bytes after their end.
     """
     read_size(path)
     mark = END_MARKS.get(path.suffix.lower())
@@ -103,7 +103,7 @@ def check_intact(path: Path) -> Path:
 
 @functools.cache
 def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
-    """Those of some image files that cannot be decoded, small: a JPEG takes 2 ms. Missing ones are not among them."""
+    """The images that cannot be decoded, tried at a small size: 2 ms per JPEG. Missing ones are not among them."""
     def is_corrupt(path: Path) -> bool:
         try:
             read_image(path, max_side=16)
@@ -182,14 +182,14 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} does not exist; restore the {kind}, or fix the list that names it') from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f'{path} has more than the {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels that are read; '
-                         'shrink it, or cut it into tiles') from error
+        raise ValueError(f'{path} has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} megapixels, the limit; '
+                         'downscale it, or cut it into tiles') from error
     except UNREADABLE as error:
         if getattr(error, 'errno', None):       # an error of the system, not of the content
             raise OSError(f'{path} cannot be read ({error.strerror}); check the permissions, the disk and the memory') \
                 from error
         reason = (str(error) or type(error).__name__).splitlines()[0].split(str(path))[0].strip(" '")
-        raise Corrupt(f'{path} is not a readable {kind} ({reason}); restore it, drop it from the list, or leave it out '
+        raise Corrupt(f'{path} is not a readable {kind} ({reason}); restore it, remove it from the list, or skip it '
                       'with --on-corrupt skip') from error
 
 
@@ -202,8 +202,8 @@ def _size(file: Image.Image, upright: bool) -> tuple[int, int]:
 def _reduce_depth(values: np.ndarray, largest: tuple | int | None) -> np.ndarray:
     """Grey of more than 8 bits (PIL's modes I and F) to 8-bit RGB.
 
-    White is the largest value possible as the file says it; else 1 for floats up to there, and what fits of 8, 12 and
-    16 bits, as cameras and microscopes store 12 bits in 16.
+    White is the maximum declared in the file; otherwise 1 for floats up to 1, else the first maximum of 8, 12 or 16
+    bits that fits all values, as cameras and microscopes store 12 bits in 16.
     """
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind == 'f' and high <= 1.01:

@@ -24,7 +24,7 @@ def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
 
 
 def read_json_lines(path: Path, shape: Any = object, remedy: str = RESTORE) -> list:
-    """The values of a file with one JSON value per line, without a last line that a kill cut off. No file: no values.
+    """The values of a file with one JSON value per line, ignoring a truncated last line. No file: no values.
     """
     lines = Path(path).read_bytes().split(b'\n')[:-1] if Path(path).exists() else []
     return [_checked(line, shape, f'{path}:{number}', remedy) for number, line in enumerate(lines, 1)]

@@ -1,6 +1,6 @@
 """The origin of a file, stored in the file itself: what it was made from, as JSON.
 
-PNG: a text chunk before the pixels. JPEG: a comment. .npz: the first member, uncompressed. .npy: behind the pickle.
+PNG: a text chunk before the pixels. JPEG: a comment. .npz: the first member, uncompressed. .npy: after the pickle.
 .pth: an entry of its meta, see lib/net/weights.py. In all but .pth the JSON is plain ASCII and starts with its
 alphabetically first key, so one search finds it in every format.
 """
@@ -23,7 +23,7 @@ ENDS = {'.png': (b'IEND\xaeB`\x82', 0), '.jpg': (b'\xff\xd9', 0), '.npz': (b'PK\
 
 
 class State(NamedTuple):
-    """What the beginning and end of a file tell."""
+    """What the beginning and end of a file reveal."""
 
     origin: dict | None     # None for a file without one
     intact: bool            # whether it ends as its format does, so was not truncated

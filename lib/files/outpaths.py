@@ -1,4 +1,4 @@
-"""Where a command may write: never over one of its inputs, and never over a file that it did not make.
+"""Checks of output paths: a command never overwrites one of its inputs, or a file that it did not write.
 
 A file says which command made it: JSON in its entry "made_by", HTML in <meta name="generator">.
 """
@@ -25,7 +25,7 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 def refuse_foreign(path: Path, maker: str, flag: str = '--out', former: str | None = None) -> None:
     """Make sure that a file to be written is absent, empty or written by the same command; else raise ValueError.
 
-    `former` is the name that the command had before.
+    `former` is an earlier name of the command.
     """
     if not os.path.lexists(path):
         return
@@ -41,7 +41,7 @@ def check_lists(folder: Path, texts: Mapping[str, str], maker: str) -> None:
     for name, text in texts.items():
         path = folder / name
         if path.exists() and path.read_bytes() != text.encode():
-            raise ValueError(f'{path} exists with another content than python -m {maker} would write; delete it, or '
+            raise ValueError(f'{path} exists and differs from what python -m {maker} would write; delete it, or '
                              'choose another --lists')
 
 

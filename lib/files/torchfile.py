@@ -47,7 +47,7 @@ def unsound(tensor: torch.Tensor) -> str:
     if tensor.layout != torch.strided or tensor.device.type != 'cpu' or tensor.is_quantized or tensor.is_complex():
         return f'is not a plain tensor of numbers ({tensor.layout}, {tensor.dtype}, {tensor.device})'
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f'claims the shape {tuple(tensor.shape)}, for which the file has no numbers'
+        return f'has shape {tuple(tensor.shape)}, but the file lacks the values'
     if tensor.is_floating_point() and not tensor.float().isfinite().all():      # float64 may overflow
         return 'holds NaN or infinite values'
     return ''

@@ -12,8 +12,8 @@ def read_xml(path: Path, remedy: str = 'export it again') -> ElementTree.Element
 
 
 def read_voc_objects(path: Path, remedy: str = 'remove it') -> tuple[str, ...]:
-    """Class names of the objects in an annotation of VOC; ValueError if the file is none."""
+    """Class names of the objects in a VOC annotation; ValueError if the file is not one."""
     root = read_xml(path, remedy)
     if root.tag.rpartition('}')[2] != 'annotation':
-        raise ValueError(f'{path} is not an annotation of VOC (<annotation>); {remedy}')
+        raise ValueError(f'{path} is not a VOC annotation (<annotation>); {remedy}')
     return tuple((element.findtext('{*}name') or '').strip() for element in root.iterfind('.//{*}object'))

@@ -1,15 +1,16 @@
-"""Your own photos as a data set: a folder and a list of labels become a dataset.json. No image is copied.
+"""Turn your own photos into a data set: a folder and a list of labels become a dataset.json. No image is copied.
 
     python -m lib.own photos/ labels.csv --out data/my.json
     python -m lib.own photos/ --out data/my.json                    a folder per class, no list
     python -m lib.own photos/ labels.csv --masks masks/ --classes wren "red kite" --out data/my.json
 
-The labels can be a table (CSV, Excel), JSON (records, a mapping, COCO, Label Studio), JSON lines, XML of CVAT, or a
-folder of XML of VOC; docs/own_data.md shows them all. Classes are all labels that occur, in alphabetical order, or
-those of --classes: masks count them from 1. A mask is a palette or grey PNG with the name of its image: 0 background,
-255 ignored; some images may have none.
+The labels can be a table (CSV, Excel), JSON (records, a mapping, COCO, Label Studio), JSON lines, CVAT XML, or a folder
+of VOC XML; docs/own_data.md shows them all. The classes are all labels that occur, in alphabetical order, or those of
+--classes; masks number them from 1. A mask is a palette or grey PNG with the name of its image: 0 background, 255
+ignored; some images may have none.
 
-All problems are listed, and nothing is written; or the lists go to a folder beside dataset.json, data/my_lists.
+If there are problems, all are listed and nothing is written. Otherwise the lists go to a folder next to the .json file,
+data/my_lists.
 """
 import argparse
 import hashlib
@@ -40,28 +41,27 @@ SPLITS = ('train', 'val', 'test')
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = Parser(__doc__)
-    parser.add_argument('photos', type=Path, help='folder of the images, with subfolders')
-    parser.add_argument('labels', type=Path, nargs='*', help='the list of their labels, or several; without any, the '
-                        'folders of the images are the classes')
-    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='dataset.json to write; its name is '
-                        'that of the data set and its runs, for example data/my.json')
+    parser = Parser(__doc__, prog='python -m lib.own')
+    parser.add_argument('photos', type=Path, help='folder of the images, including subfolders')
+    parser.add_argument('labels', type=Path, nargs='*', help='one or more lists of labels; without one, each subfolder '
+                        'is a class')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE', help='file to write; its name becomes that '
+                        'of the data set and of its runs, for example data/my.json')
     parser.add_argument('--masks', type=Path, metavar='DIR', help='folder of ground-truth masks, for scores only')
-    parser.add_argument('--mask-orientation', choices=ORIENTATIONS, help='what masks of images with an EXIF rotation '
-                        'are drawn on: the image as viewers show it, or its pixels as stored; then images are not '
-                        'rotated')
+    parser.add_argument('--mask-orientation', choices=ORIENTATIONS, help='orientation of the masks of images with an '
+                        'EXIF rotation: upright as in image viewers, or as stored; with stored, images are not rotated')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='all classes, in the order of the values in the '
                         'masks; any other label is an error')
-    parser.add_argument('--merge', nargs='+', type=renaming, default=[], metavar='OLD=NEW', help='labels that mean '
-                        'another label, for example dogs=dog, or no class, for example normal=none')
-    parser.add_argument('--keep-labels', action='store_true', help='labels that look alike are different classes')
-    parser.add_argument('--separator', help='between the labels in a cell of a table: a character, or none; by default '
-                        'the one that makes the fewest distinct labels')
+    parser.add_argument('--merge', nargs='+', type=renaming, default=[], metavar='OLD=NEW', help='labels to replace by '
+                        'another one, for example dogs=dog, or by no class, for example normal=none')
+    parser.add_argument('--keep-labels', action='store_true',
+                        help='treat labels that look alike as different classes')
+    parser.add_argument('--separator', help='character between several labels in one cell, or none; the default is the '
+                        'one that yields the fewest distinct labels')
     parser.add_argument('--val', type=number(0, 1, above=True, below=True), default=0.2, metavar='FRACTION',
-                        help='fraction of the images held out for validation, where the labels name no such split')
+                        help='fraction of the images held out for validation, if the labels define no such split')
     parser.add_argument('--max-side', type=integer(32, LARGEST_SIDE), default=500, metavar='PIXELS',
-                        help='larger images are reduced to this long side when read; training and inference are set '
-                        'up for it')
+                        help='larger images are reduced to this long side when read; crop sizes follow')
     return parser
 
 
@@ -74,7 +74,7 @@ def renaming(word: str) -> tuple[str, str]:
 
 
 def split_rows(rows: Sequence[Row], fraction: float, source: str, log: Log) -> dict[str, list[Row]]:
-    """Rows by split, as the label list says; if it names no val, a fraction of the others is held out.
+    """Rows by split, as the label list says; if it has no val, a fraction of the training images is held out.
 
     The choice depends on the names alone, so the same list always gives the same split; a class keeps at least one
     image in train.
@@ -93,8 +93,7 @@ def split_rows(rows: Sequence[Row], fraction: float, source: str, log: Log) -> d
         splits |= {'train': [row for row in pool if row not in val], 'val': [row for row in pool if row in val]}
     for name in ('train', 'val'):
         if not splits[name]:
-            log.problem(source, f'leaves no image for {name}; add images: a class needs two before one of them is held '
-                        'out for val')
+            log.problem(source, f'leaves no image for {name}; add images: a class needs at least two')
     taught = {label for row in splits['train'] for label in row.labels}
     for name in sorted({label for row in rows for label in row.labels} - taught if taught else ()):
         log.problem(source, f'no image of the split train shows {name!r}')
@@ -156,11 +155,11 @@ def stop_at(problems: Sequence[tuple[str, str]], source: str) -> None:
     if len(problems) > MOST_LINES:
         print(f'... and {len(problems) - MOST_LINES} more', file=sys.stderr)
     count = 'one problem' if len(problems) == 1 else f'{len(problems)} problems'
-    raise ValueError(f'{count} in {source} and what it names; nothing was written')
+    raise ValueError(f'{count} in {source} and the files that it names; nothing was written')
 
 
 def describe(out: Path, splits: Mapping[str, list[Row]], classes: Sequence[str]) -> str:
-    """What is in the set: images by split, and a line for each class."""
+    """Contents of the set: images by split, and a line for each class."""
     rows = [row for part in splits.values() for row in part]
     sizes = ', '.join(f'{len(part)} {name}' for name, part in splits.items())
     counts = Counter(label for row in rows for label in row.labels)
@@ -184,13 +183,13 @@ def main(argv: list[str] | None = None) -> None:
     refuse_foreign(args.out, MAKER, former=FORMER_MAKER)
     source = ', '.join(map(str, args.labels)) or str(args.photos)
 
-    # The labels of all images that have any, whatever form they are in.
+    # The labels of all images that have any, whatever their format.
     log, photos, classes, masks, splits = Log(), Folder(args.photos), [], {}, {}
     rows = [row for path in args.labels for row in read_labels(path, args.separator, log)]
     rows = match_images(rows if args.labels else read_folders(photos, log), photos, log)
     rows = clean_labels(splits_by_name(rows, log), dict(args.merge), log)
 
-    # What only all rows together can tell.
+    # Checks that need all rows.
     if not log.problems:
         classes = find_classes(rows, args.classes, args.keep_labels, source, log)
     if args.masks and not log.problems:

@@ -1,4 +1,4 @@
-"""Every form of label list that is read, recognised by ending and content: one small reader each, one kind of row."""
+"""All formats of label lists, recognised by file extension and content; each reader yields the same kind of rows."""
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -10,8 +10,8 @@ from lib.files.xmlfile import read_voc_objects, read_xml
 from lib.own.photos import Folder, Log, Row
 from lib.own.tables import SPLIT_NAMES, read_csv, read_excel, read_text, rows_of
 
-FORMS = ('a table (.csv, .tsv, .txt, .xlsx), JSON (records, a mapping, COCO, Label Studio), JSON lines, XML of CVAT, a '
-         'folder of XML of VOC, or no list at all for a folder per class')
+FORMS = ('a table (.csv, .tsv, .txt, .xlsx), JSON (records, a mapping, COCO, Label Studio), JSON lines, CVAT XML, a '
+         'folder of VOC XML, or no list for a folder per class')
 NO_CLASS_FOLDERS = {'none', 'normal', 'background', 'negative', 'negatives', 'free'}
 COCO = {'images': [{'id': (int, str), 'file_name': str}], 'categories': [{'id': (int, str), 'name': str}],
         'annotations?': [{'image_id': (int, str), 'category_id': (int, str)}]}
@@ -20,9 +20,9 @@ MAPPING = {str: (str, [str], None)}
 
 
 def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
-    """The rows of a label list of any form: a file, or a folder of VOC's XML; separator: see rows_of().
+    """The rows of a label list in any format: a file, or a folder of VOC XML; separator: see rows_of().
 
-    Raises FileNotFoundError or ValueError if it is missing, or nothing of it can be read.
+    Raises FileNotFoundError or ValueError if it is missing or cannot be read at all.
     """
     ending = path.suffix.lower()
     if path.is_dir():
@@ -34,13 +34,13 @@ def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
     if ending == '.xml':
         return read_cvat(path)
     if ending not in ('.xlsx', '.xlsm', '.csv', '.tsv', '.txt', ''):
-        raise ValueError(f'{path} is not a list of labels in a form that is read: {FORMS}')
+        raise ValueError(f'{path} is not a list of labels in a supported format: {FORMS}')
     read = read_excel if ending in ('.xlsx', '.xlsm') else read_csv
     return rows_of(read(path, log), path, separator, log)
 
 
 def read_json(path: Path, separator: str | None, log: Log) -> list[Row]:
-    """JSON of any form; a .json may hold JSON lines, too."""
+    """JSON of any kind; a .json file may also hold JSON lines."""
     text = read_text(path, log)
     try:
         try:
@@ -103,21 +103,23 @@ def read_cvat(path: Path) -> list[Row]:
                 SPLIT_NAMES.get(image.get('subset', '').casefold(), ''))
             for image in read_xml(path).iterfind('{*}image')]
     if not rows:
-        raise ValueError(f'{path} has no <image> of CVAT: export it as "CVAT for images"; of VOC name the folder')
+        raise ValueError(f'{path} has no <image> element: export it from CVAT as "CVAT for images"; for VOC XML, name '
+                         'the folder')
     return rows
 
 
 def read_voc(folder: Path) -> list[Row]:
-    """A folder with an XML file of VOC per image, named like the image."""
+    """A folder with one VOC XML file per image, named like the image."""
     rows = [Row(str(path), path.relative_to(folder).with_suffix('').as_posix(), read_voc_objects(path))
             for path in sorted(folder.rglob('*.xml'))]
     if not rows:
-        raise ValueError(f'{folder} is a folder without XML files; for a folder per class name no list of labels')
+        raise ValueError(f'{folder} is a folder without XML files; if you have a folder per class, give no list of '
+                         'labels')
     return rows
 
 
 def read_folders(photos: Folder, log: Log) -> list[Row]:
-    """A folder per class, below folders train, val, test or not; what is deeper belongs to the class."""
+    """A folder per class, optionally below folders train, val, test; deeper folders belong to the class."""
     folders = {image: image.split('/')[:-1] for image in photos.images if '/' in image}
     splits = {}
     while folders and all(len(parts) > 1 for parts in folders.values()):
@@ -138,14 +140,14 @@ def read_folders(photos: Folder, log: Log) -> list[Row]:
 
 
 def splits_by_name(rows: Sequence[Row], log: Log) -> list[Row]:
-    """Rows with the splits that the folders of the images, or else the label lists, are named after, if all are."""
+    """Rows with splits from the names of the images' folders, or else of the label lists, if all of them name one."""
     folders = [str(PurePosixPath(row.image).parent) for row in rows]
     lists = ['/'.join(Path(row.location.partition(':')[0]).parts[-2:]) for row in rows]
     for what, paths in (('folders of the images', folders), ('lists', lists)):
         splits = [next((SPLIT_NAMES[word] for word in re.split('[^a-z]+', path.casefold()) if word in SPLIT_NAMES), '')
                   for path in paths]
         if all(splits) and 'train' in splits and len(set(splits)) > 1 and not any(row.split for row in rows):
-            log.note(f'splits are those that the {what} are named after')
+            log.note(f'splits are taken from the names of the {what}')
             return [row._replace(split=split) for row, split in zip(rows, splits)]
     return list(rows)
 

@@ -1,4 +1,4 @@
-"""Labels as people write them: what separates them, which mean no class, which are the same class written twice."""
+"""Labels as people write them: separators, labels that mean no class, and spellings of the same class."""
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.files.dataspec import check_classes, shortened
 from lib.own.photos import Log, Row, composed
 
-# Characters that a name can hold, too, separate labels only where the labels they give also stand alone.
+# Characters that a name can also contain separate labels only if the resulting labels also occur alone.
 SEPARATORS = (';', '|', ',', '/', '+', '&', ' ')
 NO_CLASS = {'', 'none', 'n/a', 'na', 'nan', 'null', '-', 'nothing', 'background'}
 FEW = 5                 # images of a class
@@ -16,7 +16,7 @@ MOST_LINES = 100        # about problems of one kind
 
 
 def tidied(label: str) -> str:
-    """A label without the quotes and spaces around it."""
+    """A label without surrounding quotes and spaces."""
     return ' '.join(composed(label).strip(' \t\r\n\'"').split())
 
 
@@ -29,7 +29,7 @@ def split_cell(cell: str, separator: str) -> list[str]:
 
 
 def choose_separator(cells: Iterable[str], path: Path, log: Log) -> str:
-    """The separator that makes the fewest distinct labels; a problem where that leaves a doubt."""
+    """The separator that yields the fewest distinct labels; a problem if that is ambiguous."""
     cells = sorted({cell for cell in cells if tidied(cell).casefold() not in NO_CLASS})
     whole = {label for cell in cells for label in split_cell(cell, 'none')}
     parts = {separator: [split_cell(cell, separator) for cell in cells] for separator in SEPARATORS}
@@ -131,8 +131,8 @@ def warn_about_classes(rows: Sequence[Row], classes: Sequence[str], log: Log) ->
             log.note(f'warning: every image shows {", ".join(names)}: labels alone cannot tell where it is; add images '
                      'without it')
         elif len(names) > 1:
-            log.note(f'warning: {shortened(names)} are always in the same images: nothing tells them apart; add images '
-                     'that show only one of them')
+            log.note(f'warning: {shortened(names)} always occur in the same images, so they cannot be told apart; add '
+                     'images that show only one of them')
     if few := [name for name, numbers in shown.items() if len(numbers) < FEW]:
-        log.note(f'warning: {shortened(few)}: fewer than {FEW} images each, from which a class is hardly learned; add '
-                 'images, or merge or leave out the class')
+        log.note(f'warning: {shortened(few)}: fewer than {FEW} images each, too few to learn a class; add images, or '
+                 'merge or drop the class')

@@ -13,7 +13,7 @@ ORIENTATIONS = ('upright', 'stored')
 
 
 def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, Path]:
-    """The mask below `folder` of each image that has one; reports masks that could be those of two images."""
+    """The mask below `folder` of each image that has one; reports masks that could belong to two images."""
     masks, found, owners = Folder(folder, ('.png',)), {}, {}
     for row in rows:
         paths = masks.find(without_suffix(row.image))
@@ -32,7 +32,7 @@ def find_masks(rows: Sequence[Row], folder: Path, log: Log) -> dict[str, Path]:
 
 def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], classes: Sequence[str], fixed: bool,
                 orientation: str | None, log: Log) -> None:
-    """Report masks, given by image, that are corrupt, of another size than their image, or whose meaning is in doubt.
+    """Report masks, given by image, that are corrupt, differ in size from their image, or are ambiguous.
 
     fixed: whether the user has given the order of the classes; orientation: one of ORIENTATIONS, if the user has said
     how the masks are drawn.
@@ -55,7 +55,7 @@ def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], class
             height, width = sizes[orientation or 'upright']
             log.problem(row.location, f'{path} is {mask.shape[1]}x{mask.shape[0]} pixels, its image {width}x{height}')
 
-    # Images that EXIF rotates: masks that fit one orientation only decide it for all.
+    # Images that EXIF rotates: masks that fit only one orientation decide for all.
     decided = {fits[0] for fits in turned.values() if len(fits) == 1}
     if turned and not orientation and decided != {'upright'}:
         log.problem('--masks', f'{len(turned)} images with masks are rotated by EXIF ({shortened(sorted(turned))}): '
@@ -63,8 +63,8 @@ def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], class
                        'are the masks drawn on the rotated images, as viewers show them (--mask-orientation upright), '
                        'or on their pixels as stored (--mask-orientation stored)?'))
     if shown[:, IGNORED].any() and not shown[:, 1:IGNORED].any():
-        log.problem('--masks', f'masks hold nothing but 0 and {IGNORED}, which means ignored; save objects with the '
-                    'value of their class, 1 for the first')
+        log.problem('--masks', f'masks hold only 0 and {IGNORED} (ignored); save objects with the value of their '
+                    'class, 1 for the first')
     elif not log.problems:
         _check_order(rows, classes, shown[:, 1:len(classes) + 1], fixed, log)
 

@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 @dataclass
 class Log:
-    """What there is to say: problems with their locations, which end the command, and notes."""
+    """Messages: problems with their locations, which end the command, and notes."""
 
     problems: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -68,14 +68,14 @@ def composed(name: str) -> str:
 
 
 def without_suffix(image: str) -> str:
-    """A path without the ending of its file: the name of the image in lists and outputs."""
+    """A path without its file extension: the name of the image in lists and outputs."""
     return os.path.splitext(image)[0]
 
 
 def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
     """One row per labelled image, with the path of its file below the folder and the labels of all its lines.
 
-    Reports images that are missing, corrupt or have the name of another one; notes what is left out.
+    Reports images that are missing, corrupt or have the name of another one; notes what is skipped.
     """
     lines, names, matched, named = {}, {}, [], set()
     near = {_stem(image): image for image in photos.images}
@@ -94,7 +94,8 @@ def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
         other = names.setdefault(without_suffix(image), first)
         for row in others:
             if (row.split, row.labels is None) != (first.split, first.labels is None):
-                log.problem(row.location, f'{row.image} was in {first.location} too, with another split or no labels')
+                log.problem(row.location, f'{row.image} is also in {first.location}, with a different split or without '
+                            'labels')
         if other is not first:
             log.problem(first.location, f'{first.image} has the same name as {other.image} ({other.location}); names '
                         'in a folder must differ in more than the ending')
@@ -104,12 +105,12 @@ def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
             labels = dict.fromkeys(label for row in (first, *others) for label in row.labels or ())
             matched.append(first._replace(image=image, labels=tuple(labels)))
     if repeated := [image for image in lines if len(lines[image]) > 1]:
-        log.note(f'{len(repeated)} images have several lines ({shortened(repeated)}): their labels are joined')
+        log.note(f'{len(repeated)} images have several lines ({shortened(repeated)}): their labels are merged')
     for files, what in (([image for image in lines if lines[image][0].labels is None], 'images without a label yet'),
                         ([image for image in photos.images if image not in named], 'images that the list lacks'),
                         (photos.others, 'files that are not images')):
         if files:
-            log.note(f'left out in {photos.folder}: {len(files)} {what}: {shortened(files)}')
+            log.note(f'skipped in {photos.folder}: {len(files)} {what}: {shortened(files)}')
     return matched
 
 

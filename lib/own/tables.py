@@ -1,7 +1,7 @@
 """Label lists in tables: CSV, Excel, and JSON records, which say the same with keys in place of columns.
 
-Columns are found by the names that people give them, or by what is in them. Labels are in one column, several to a
-cell or one line each, or in a column of 0 and 1 per class.
+Columns are recognised by their usual names or by their content. Labels are in one column, with several in a cell or
+one per line, or in a column of 0 and 1 per class.
 """
 import csv
 import io
@@ -16,7 +16,7 @@ from lib.files.imageio import IMAGE_SUFFIXES
 from lib.own.labels import choose_separator, split_cell
 from lib.own.photos import Log, Row
 
-# Names of columns without spaces, underscores and digits; the first that occurs counts.
+# Names of columns, without spaces, underscores and digits; the first one that occurs is used.
 IMAGES = ('image', 'filename', 'imagefilename', 'imagefile', 'imagename', 'imagepath', 'filepath', 'path', 'img',
           'imgpath', 'imgname', 'fname', 'file', 'photo', 'picture', 'images', 'files', 'name', 'imageid', 'id')
 LABELS = ('labels', 'label', 'tags', 'tag', 'classes', 'class', 'categories', 'category', 'labelname', 'classname',
@@ -29,19 +29,19 @@ Record = tuple[str, Mapping[str, Any]]          # location and values by column
 
 
 def read_text(path: Path, log: Log) -> str:
-    """The text of a file in UTF-8, UTF-16 or, with a note, in the encoding of Windows."""
+    """The text of a file in UTF-8, UTF-16 or, with a note, Windows-1252."""
     content = path.read_bytes()
     encoding = detect_encoding(content)
     try:
         return content.decode('utf-8-sig' if encoding == 'utf-8' else encoding)
     except UnicodeDecodeError as error:
-        log.note(f'{path} is not in UTF-8 (byte {error.start}); read as cp1252, the encoding of Windows: check names '
-                 'with accents, or save it as "CSV UTF-8"')
+        log.note(f'{path} is not UTF-8 (byte {error.start}); it is read as Windows-1252: check accented names, or save '
+                 'it as "CSV UTF-8"')
         return content.decode('cp1252', errors='replace')
 
 
 def read_csv(path: Path, log: Log) -> list[Record]:
-    """Records of a text table; fields are separated by what comes first in its first line."""
+    """Records of a text table; the first separator in its first line separates the fields."""
     text, lines = read_text(path, log), []
     separator = next((char for char in text.partition('\n')[0] if char in ',;\t'), ' ')
     reader = csv.reader(io.StringIO(text, newline=''), delimiter=separator, strict=True, skipinitialspace=True)
@@ -79,8 +79,8 @@ def _records(lines: Sequence[tuple[str, list[str]]], path: Path, log: Log) -> li
     (_, header), *below = lines
     fewest = len(header)
     if _is_image(header[0]):
-        log.note(f'{path} has no header: the first column is taken for images, a column of train, val or test for the '
-                 'split, others for labels')
+        log.note(f'{path} has no header: the first column is read as images, a column of train, val or test as the '
+                 'split, the others as labels')
         _, *columns = zip_longest(*(cells for _, cells in lines), fillvalue='')
         header = ['image', *('split' if {_word(cell) for cell in column} <= SPLIT_NAMES.keys() else f'label{number}'
                              for number, column in enumerate(columns))]
@@ -122,14 +122,15 @@ def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: L
         onehot = [name for name in rest if words[name] <= ZERO | ONE and words[name] != {''}]
         for name in rest:
             if '-1' in words[name] <= ZERO | ONE | {'-1'}:
-                log.problem(path, f'column {name!r} holds -1, expected 0 or 1 for every class; decide the unknown ones')
+                log.problem(path, f'column {name!r} holds -1, expected 0 or 1 for every class; replace unknown values '
+                            'by 0 or 1')
         labels = rest if len(rest) == 1 and not onehot else []
     if records and not (labels or onehot):
         raise ValueError(f'{path} has no column of labels among {", ".join(columns)}; name one "labels", or give each '
                          'class a column of 0 and 1')
     if ignored := [name for name in rest if name not in labels + onehot]:
-        log.note(f'{path}: columns not used: {", ".join(ignored[:10])}'
-                 + (', where not all is 0 or 1' if onehot else ''))
+        log.note(f'{path}: unused columns: {", ".join(ignored[:10])}'
+                 + (', with values other than 0 and 1' if onehot else ''))
     cells = [value for _, record in records for name in labels if isinstance(value := record.get(name), str)]
     separator = separator or choose_separator(cells, path, log)
 

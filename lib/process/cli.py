@@ -1,4 +1,4 @@
-"""What every command line has in common: its parser, ranges of numbers, progress bars."""
+"""Shared by all command lines: the parser, number ranges, progress bars."""
 import argparse
 import re
 import sys
@@ -17,7 +17,7 @@ COUNT = 10 ** 9                 # more steps, images or minutes than any run has
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Shows the range of numbers, defaults where there are any, and the docstring as it is written."""
+    """Shows number ranges, defaults if there are any, and the docstring as it is written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         facts = [action.type.expected] if hasattr(action.type, 'expected') else []
@@ -83,7 +83,7 @@ def or_auto(convert: Callable) -> Callable:
 
 def _number(kind: type, form: re.Pattern, fits: Callable, expected: str) -> Callable:
     def convert(word: str):
-        # Python takes more for a number than a user does: 1_000, nan, ' 1', digits of other scripts.
+        # Python accepts more as a number than a user would: 1_000, nan, ' 1', digits of other scripts.
         if not form.fullmatch(word) or len(word) > 100 or not fits(value := kind(word)):
             raise argparse.ArgumentTypeError(f'{word[:100]!r} is not accepted; expected {expected}')
         return value
@@ -92,12 +92,12 @@ def _number(kind: type, form: re.Pattern, fits: Callable, expected: str) -> Call
 
 
 def bar_style(title: str, unit: str = 'image') -> dict:
-    """Settings of every tqdm bar. In a file, one line every half minute is enough."""
+    """Settings of all tqdm bars; in a log file, one line every half minute is enough."""
     terminal = sys.stderr.isatty()
     return {'desc': title, 'unit': unit, 'dynamic_ncols': terminal, 'mininterval': 0.5 if terminal else 30,
             'maxinterval': 1 if terminal else 60}
 
 
 def progress(items: Iterable, title: str, unit: str = 'image', total: int | None = None) -> tqdm:
-    """A bar over items: how many per second, and the time left. Of several processes, rank 0 shows it."""
+    """A bar over items: items per second and time left. Of several processes, only rank 0 shows it."""
     return tqdm(items, total=total, disable=not ranks.is_first(), **bar_style(title, unit))

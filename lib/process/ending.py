@@ -1,4 +1,4 @@
-"""How a program ends: with one line that says what to do, whatever ends it, and without leaving processes behind."""
+"""How a program ends: whatever the cause, with one line that says what to do, and without leaving processes behind."""
 import ctypes
 import errno
 import multiprocessing
@@ -16,14 +16,14 @@ EXIT_STATUS = 75        # "temporary failure" of sysexits.h: the same command re
 RANK0_FIRST = 2         # seconds in which rank 0 can report an error before the others do
 PR_SET_PDEATHSIG = 1
 AGAIN = 'then run the same command again: it resumes'
-MEMORY = f'memory ran out; free memory, use fewer --workers, or in training --accumulate 2, {AGAIN}'
-GPU_MEMORY = ('the GPU is out of memory; in training, --accumulate 2 halves the need at the same result; --amp bf16 '
+MEMORY = f'out of memory; free some, use fewer --workers, or in training --accumulate 2, {AGAIN}'
+GPU_MEMORY = ('the GPU is out of memory; in training, --accumulate 2 halves the need with the same result; --amp bf16 '
               'and more GPUs help too; a lower --batch-size or --crop-size changes the result')
 TOO_MANY = f'too many open files; raise the limit (ulimit -n 4096) or use fewer --workers, {AGAIN}'
 BY_NUMBER = {errno.ENOMEM: MEMORY, errno.EMFILE: TOO_MANY, errno.ENFILE: TOO_MANY,
              errno.EAGAIN: f'no more processes can be started; use fewer --workers, {AGAIN}',
              errno.ENOSPC: f'no space is left for the output; free some, {AGAIN}',
-             errno.EPIPE: 'the output was closed before all was printed; run the same command again to see it'}
+             errno.EPIPE: 'the output stream was closed early; run the same command again to see everything'}
 NO_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|std::bad_alloc")
 LOST = re.compile(r'Connection (closed|reset) by peer|gloo/transport|NCCL|Broken pipe')
 
@@ -31,7 +31,7 @@ LOST = re.compile(r'Connection (closed|reset) by peer|gloo/transport|NCCL|Broken
 class Stopped(BaseException):
     """A signal ended the run before it was finished; its message says where the same command resumes.
 
-    No Exception: what catches those, as readers of files do, must not take it for one of theirs.
+    Not an Exception: code that catches those, as file readers do, must not catch this one.
     """
 
 
@@ -39,7 +39,7 @@ class Signals:
     """While the context lasts, the first signal that asks a program to end is noted in `caught`.
 
     With at_once it also raises Stopped, whatever the main thread does. A second SIGINT (Ctrl-C) always ends the program
-    at once. A SIGHUP that is ignored (nohup) stays ignored.
+    at once. An ignored SIGHUP (nohup) stays ignored.
     """
 
     def __init__(self, at_once: bool = False):
@@ -79,7 +79,7 @@ def run_script(main: Callable) -> NoReturn:
     torchrun = 'TORCHELASTIC_RUN_ID' in os.environ
     if torchrun:
         end_with_parent(signal.SIGTERM)
-    # Letters that the terminal lacks are printed as escapes, and what goes to a closed stream is dropped.
+    # Characters that the terminal lacks are printed as escapes; output to a closed stream is dropped.
     sys.stdout, sys.stderr = (stream or open(os.devnull, 'w') for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):

@@ -1,4 +1,4 @@
-"""How the drivers start a stage: in one process or, by torchrun, in several; no process outlives the one it belongs to.
+"""Start a stage of a driver in one process or, with torchrun, in several; no process outlives its parent.
 
     python -m lib.process.launch --standalone --nproc-per-node 4 -- train_seg.py --dataset voc12
 
@@ -55,7 +55,7 @@ def _reported(status: int, name: str) -> int:
 
 
 def main(words: Sequence[str]) -> int:
-    """Be torchrun; the status is that of the process that failed first."""
+    """Act as torchrun; the status is that of the process that failed first."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

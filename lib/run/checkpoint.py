@@ -43,7 +43,7 @@ def trained_origin(path: Path) -> dict:
 def remove_training(model: Path, last: Path) -> None:
     """Remove what an earlier training left: the network, then the last checkpoint.
 
-    In this order a run killed meanwhile is never taken for finished: it resumes from the last one or starts over.
+    In this order, a run that is killed in between never looks finished: it resumes from the checkpoint or starts over.
 
     Raises:
         ValueError: if one was not written by this code; then nothing is removed.

@@ -16,15 +16,15 @@ CHOSEN = {'origin': {'network': str}, 'background_score': float, 'alpha': float,
 
 
 def alpha_of(score: float) -> float:
-    """The power of the background score (1 - m) ** power that a class m exceeds where it exceeds a constant score.
+    """The exponent for which the background score (1 - m) ** power of a class score m is equivalent to a constant one.
 
-    Both in their open intervals: score in (0, 1).
+    The score is in (0, 1), without the ends.
     """
     return round(math.log(score) / math.log(1 - score), 3)
 
 
 def chosen_score(folder: Path, otherwise: float) -> float:
-    """The background score that was chosen for the CAM network of a run's folder, or another if none was."""
+    """The background score that was chosen for a run's CAM network, or `otherwise`."""
     file, network = folder / FILE, folder / 'cam' / 'model.pth'
     if not file.exists():
         return otherwise
@@ -33,7 +33,7 @@ def chosen_score(folder: Path, otherwise: float) -> float:
 
 
 def read_recommended(folder: Path) -> dict | None:
-    """The recommendation in a run's folder; None if there is none, or labels have been made anew since."""
+    """The recommendation in a run's folder; None if there is none, or if labels have been regenerated since."""
     file, digests = folder / RECOMMENDED, Digests(folder / '.digests.json')
     if not file.exists():
         return None
@@ -43,7 +43,7 @@ def read_recommended(folder: Path) -> dict | None:
 
 
 def recommended_rows(record: dict) -> list[list]:
-    """What was measured of each stage, as a table; its first row the titles."""
+    """The measurements of each stage as a table, whose first row has the titles."""
     return [['labels of', 'evidence, percent', 'area, percent', 'localisation'],
             *([STAGE_NAMES[stage], 100 * found['evidence'], 100 * found['area'], found['localisation']]
               for stage, found in record['stages'].items())]
@@ -51,21 +51,21 @@ def recommended_rows(record: dict) -> list[list]:
 
 def recommended_text(record: dict) -> str:
     """The recommendation for the terminal."""
-    head = (f'Judged from image-level labels, on {record["split"]}: how much of what the classifier knows a class by '
-            'is labelled (evidence), and on what area')
+    head = (f'Judged from image-level labels, on {record["split"]}: how much of the class the CAM network still sees '
+            'in the labelled pixels alone (evidence), and their area')
     return '\n'.join([head, '', *aligned(recommended_rows(record)), '', advice(record)])
 
 
 def advice(record: dict) -> str:
     """The recommendation in a sentence."""
     chosen, last = record['recommended'], [*record['stages']][-1]
-    rest = (f'; the {STAGE_NAMES[last]} has lost classes, or its labels flow over the images: look at them before you '
-            'use it') if chosen != last else ''
+    rest = (f'; the {STAGE_NAMES[last]} has lost classes, or its labels spill over the objects: inspect them before '
+            'you use them') if chosen != last else ''
     return f'Recommended: {STAGE_NAMES[chosen]}{rest}.'
 
 
 def fill_in(args: argparse.Namespace, digests: Digests, needed: Sequence[str], network: Path | None = None) -> None:
-    """Replace the needed settings that are `auto` by what was chosen for a CAM network, in place.
+    """Replace the needed settings that are `auto` by those chosen for a CAM network, in place.
 
     Args:
         args, digests: of the script.
@@ -73,13 +73,13 @@ def fill_in(args: argparse.Namespace, digests: Digests, needed: Sequence[str], n
         network: the file that makes the CAMs; the default is that of the run.
 
     Raises:
-        FileNotFoundError, ValueError: if nothing was chosen, or for another network; says how to choose.
+        FileNotFoundError, ValueError: if none were chosen, or for another network; says how to choose.
     """
     if not (wanted := [name for name in needed if getattr(args, name) == AUTO]):
         return
     flag, network = '--' + wanted[0].replace('_', '-'), network or args.folder / 'cam' / 'model.pth'
     other = '' if network == args.folder / 'cam' / 'model.pth' else f' --checkpoint {quote(str(network))}'
-    remedy = (f'choose with python -m lib.choose --dataset {quote(args.dataset)} --run {quote(args.run)}{other}, or '
+    remedy = (f'run python -m lib.choose --dataset {quote(args.dataset)} --run {quote(args.run)}{other}, or '
               f'give {flag} a value')
     chosen = read_json(args.folder / FILE, CHOSEN, f'{flag} is auto: {remedy}')
     if network.exists() and digests(network) != chosen['origin']['network']:

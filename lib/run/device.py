@@ -113,7 +113,8 @@ def parallel(network: nn.Module, device: torch.device, *, amp: torch.dtype | Non
     world = ranks.place().world
     gpus = torch.cuda.device_count() if device.type == 'cuda' and device.index is None and world == 1 else 1
     if whole_batch and gpus > 1:
-        print(f'note: one GPU of {gpus} is used, as batch norm needs the whole batch; torchrun uses all of them')
+        print(f'note: only one of {gpus} GPUs is used, because batch norm needs the whole batch; torchrun uses all of '
+              'them')
         gpus = 1
     if amp:
         network = Autocast(network, device, amp)
@@ -135,7 +136,7 @@ def connect(device: torch.device) -> None:
     if world == 1 or distributed.is_initialized():
         return
     if 'MASTER_ADDR' not in os.environ:
-        raise ValueError(f'{world} tasks of srun cannot train together by themselves; start torchrun on each node, see '
+        raise ValueError(f'{world} srun tasks cannot train together; start torchrun on each node, see '
                          'examples/slurm/run_voc_nodes.sh')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
@@ -148,7 +149,7 @@ def connect(device: torch.device) -> None:
 
 
 def any_of(flags: Sequence[bool]) -> list[bool]:
-    """For each flag, whether it is set in any process. Does not wait for the device."""
+    """For each flag, whether it is set in any process. Does not synchronise with the device."""
     if not distributed.is_initialized():
         return list(flags)
     shared = torch.tensor(flags, dtype=torch.uint8)
@@ -175,7 +176,7 @@ def mean_of_all(values: torch.Tensor) -> torch.Tensor:
 
 
 def by_the_first(function: Callable[[], None]) -> None:
-    """Call a function in rank 0 while the others wait; an error of it is raised in all."""
+    """Call a function in rank 0 while the others wait; its error is raised in all."""
     problem = ''
     if ranks.is_first():
         try:

@@ -1,4 +1,4 @@
-"""The training loop of all stages. It knows no loss, network or data set; a step knows no logging or checkpoint."""
+"""The training loop of all stages, independent of losses, networks and data sets; a step does no logging or saving."""
 import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,8 +21,8 @@ from lib.run.lock import lock_folder
 from lib.run.record import Record
 from tool.torchutils import all_finite, due, part_of, set_lr, step_seed, to_device
 
-PATIENCE = 25           # steps in which a batch with labels must come
-PARTS = 'network', 'optimizer', 'scaler'        # of a run that a checkpoint holds
+PATIENCE = 25           # steps within which some batch must have labels
+PARTS = 'network', 'optimizer', 'scaler'        # of a run that are in a checkpoint
 
 
 class Terms:
@@ -40,7 +40,7 @@ class Terms:
         self.unchecked.append((step, values, samples))
 
     def problem(self) -> str:
-        """Which term stopped being finite, when and on which samples; '' if none did. Waits for the device."""
+        """Which term is no longer finite, when and on which samples; '' if all are. Synchronises with the device."""
         unchecked, self.unchecked = self.unchecked, []
         finite = torch.stack([values for _, values, _ in unchecked]).isfinite().tolist() if unchecked else []
         for (step, _, samples), flags in zip(unchecked, finite):
@@ -56,19 +56,19 @@ class Terms:
         return means
 
     def state(self) -> dict:
-        """What a checkpoint needs for the next means to be those of an uninterrupted run."""
+        """What a checkpoint must hold so that the next means are those of an uninterrupted run."""
         sums = [] if self.sums is None else mean_of_all(self.sums).tolist()
         return {'names': self.names, 'sums': sums, 'count': self.count}
 
     def load(self, state: Mapping) -> None:
-        """Put a state back."""
+        """Restore a state."""
         self.names, self.count = state['names'], state['count']
         self.sums = torch.tensor(state['sums'], device=self.device) if state['sums'] else None
 
 
 @dataclass
 class Run:
-    """A training run, which train() takes from its last checkpoint to its last step.
+    """A training run, which train() continues from its last checkpoint to its last step.
 
     Args:
         args: the script's settings.
@@ -125,7 +125,7 @@ class Run:
 
     def checked(self, counts: torch.Tensor) -> torch.Tensor:
         """The counts of a batch; ValueError if all of the first batches were without labels."""
-        if self.unlabelled is not None:         # later batches do not wait for the device
+        if self.unlabelled is not None:         # later batches do not synchronise with the device
             self.unlabelled = None if counts.any() else self.unlabelled + 1
             if self.unlabelled == min(PATIENCE, self.steps):
                 raise ValueError(self.no_labels)
@@ -134,10 +134,10 @@ class Run:
     def checkpoint_due(self, done: int, stop: bool) -> tuple[bool, bool]:
         """Whether to save and whether to stop after a step, agreed on by all processes.
 
-        Losses are checked when they are recorded or the network is saved: that makes the host wait for a GPU.
+        Losses are checked only when they are recorded or the network is saved, as this synchronises with the GPU.
 
         Raises:
-            ValueError: if a loss term or, where the network is saved, a weight is not finite.
+            ValueError: if a loss term or, when the network is saved, a weight is not finite.
         """
         save = (done == self.steps or due(done, self.args.save_every)
                 or time.monotonic() - self.saved >= 60 * self.args.save_minutes)
@@ -173,8 +173,8 @@ class Run:
         state = load_checkpoint(self.last, self.origin)
         done = state['step'] if state else 0
         if len(steps := set(texts_of_all(f'step {done}'))) > 1:
-            raise ValueError(f'the processes of this run find {self.last} at {" and ".join(sorted(steps))}; all need '
-                             'the same --exp, on a file system that all nodes share')
+            raise ValueError(f'the processes of this run see {self.last} at different steps ({", ".join(sorted(steps))}'
+                             '); all nodes need the same --exp on a shared file system')
         if state is None:
             return 0
         try:
@@ -183,7 +183,7 @@ class Run:
             self.terms.load(state['terms'])
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f'{self.last} belongs to a different network; {AGAIN}') from error
-        ranks.print_rank0(f'resuming {self.last} after step {done}')
+        ranks.print_rank0(f'resuming from {self.last} after step {done}')
         return done
 
 
@@ -191,8 +191,8 @@ def train(run: Run, *, step: Callable[[Mapping], Mapping[str, torch.Tensor]],
           batches: Callable[[int], Iterable[Mapping]], lr_factor: Callable[[int], float]) -> None:
     """Train to the last step, resuming from last.pth where there is one, and write model.pth.
 
-    Every step starts from a random state made of (seed, step), so an interrupted run ends as an uninterrupted one. At
-    SIGTERM, SIGINT or SIGUSR1 a checkpoint is written after the running step.
+    Every step is seeded from (seed, step), so an interrupted run ends exactly like an uninterrupted one. At SIGTERM,
+    SIGINT or SIGUSR1 a checkpoint is written after the current step.
 
     Args:
         run: what is trained.
@@ -210,7 +210,7 @@ def train(run: Run, *, step: Callable[[Mapping], Mapping[str, torch.Tensor]],
         if run.args.fresh and not ranks.was_restarted():
             by_the_first(lambda: remove_training(run.model, run.last))
         if is_trained(run.model, run.origin):
-            ranks.print_rank0(f'{run.model} is trained: nothing left to do (--fresh starts over)')
+            ranks.print_rank0(f'{run.model} is already trained: nothing to do (--fresh starts over)')
             return
         done = run.restore()
         if done < run.steps:

@@ -1,4 +1,4 @@
-"""Flags that several scripts share, and how a script's settings come about: flag given > preset > default."""
+"""Flags that several scripts share, and the resolution of settings: given flag > preset > default."""
 import argparse
 import os
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 from lib.process.cli import COUNT, LARGEST_SEED, Parser, integer, number
 from lib.run.settings import COMMON, SETTINGS, row_of
 
-# A flag changes the numbers in every file that its stage makes, unless .affects says otherwise where it is defined:
-# NOTHING for a flag that only says how or where to run, and for a path, as files count by what is in them;
-# or the kinds of output that it changes.
+# A flag affects the results in every file of its stage, unless its definition sets .affects: to NOTHING for flags that
+# only control how or where to run, and for paths, as files are compared by content; or to the kinds of output that it
+# affects.
 NOTHING = ()
-# Hidden names of flags: those of the reference and former ones.
+# Hidden aliases of flags: names in the reference and former names.
 RENAMED = {'max-epoches': 'epochs', 'wt-dec': 'weight-decay', 'num-samples': 'isl-samples', 'session-name': 'run',
            'num-workers': 'workers', 'logt': 'walk-log2-steps', 'log-steps': 'walk-log2-steps',
            'out-cam-pred-alpha': 'background-score', 'seeds': 'crf-seeds', 'no-seeds': 'no-crf-seeds'}
@@ -28,17 +28,17 @@ def base_parser(doc: str, several_runs: bool = False) -> Parser:
     add = _adder(parser.add_argument_group('data and output'))
     add('--dataset', default='voc12', help='voc12, coco, toy, or the path of a dataset.json')
     add('--data-root', '--voc12-root', '--coco-root', type=Path, metavar='DIR',
-        help='folder of the images; the default is the data set\'s folder in data/')
+        help='root folder of the images; the default is the data set\'s folder in data/')
     add('--lists', type=Path, metavar='DIR',
         help='folder with <split>.txt and labels.txt; the default is the data set\'s own')
     add('--exp', type=Path, default=Path('exp'), metavar='DIR', help='folder of all runs')
     add('--run', metavar='NAME', **({'nargs': '+', 'default': []} if several_runs else {}),
         help='name of the run, a folder in --exp; the default is the data set\'s name'
-        + ('; several names, and patterns such as \'seed-*\', are compared: each pattern is a group, the names are '
-           'another' if several_runs else ''))
+        + ('; several names, or patterns such as \'seed-*\', are compared: each pattern is a group, and all plain '
+           'names form one group' if several_runs else ''))
     add('--limit', type=integer(1, COUNT), metavar='N', help='use only the first N images of the split')
     add('--workers', type=integer(0, 256), default=min(4, os.cpu_count() or 1), metavar='N',
-        help='worker processes that read images, run the CRF and the like; 0 does everything in the main process')
+        help='worker processes, which read images, run the CRF and so on; 0 runs everything in the main process')
     add('--on-corrupt', choices=('error', 'skip'), default='error',
         help='on an image or ground-truth mask that cannot be decoded: stop, or skip it in every stage and report it; '
         'a missing file is always an error')
@@ -50,7 +50,7 @@ def base_parser(doc: str, several_runs: bool = False) -> Parser:
 
 def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = None) -> None:
     """Flags of the stages that run a network; `backbone` is the default of training, None that of inference."""
-    affects = None if backbone else NOTHING             # a trained network's file says it; a published one does not
+    affects = None if backbone else NOTHING             # stored in a trained network's file, but not in a published one
     group = parser.add_argument_group('network and device')
     group.add_argument('--device', default='auto',
                        help='auto (a GPU if there is one), cpu, cuda or cuda:N').affects = NOTHING
@@ -62,8 +62,8 @@ def add_device_flags(parser: argparse.ArgumentParser, backbone: str | None = Non
                        'timm, convolutional or a transformer' if backbone else argparse.SUPPRESS).affects = affects
     if backbone:
         group.add_argument('--output-stride', type=integer(1, 64), metavar='PIXELS',
-                           help='output stride of the backbone; the default is 8 where it can have it, otherwise its '
-                           'own, such as the patch size of a transformer')
+                           help='output stride of the backbone; the default is 8 if the network can be dilated to it, '
+                           'otherwise its own, such as the patch size of a transformer')
     group.add_argument('--network', dest='backbone', type=reference_network, default=argparse.SUPPRESS,
                        help=argparse.SUPPRESS).affects = affects
 
@@ -72,7 +72,7 @@ def reference_network(word: str) -> str:
     """Value of --network: a module of the reference such as network.resnet38_SEAM, whose head the stage decides on."""
     if 'resnet38' in word:
         return 'resnet38d'
-    raise argparse.ArgumentTypeError(f'{word} is not a network of this code; choose one with --backbone')
+    raise argparse.ArgumentTypeError(f'{word} is not supported; choose a network with --backbone')
 
 
 def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, momentum: float) -> None:
@@ -84,7 +84,7 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
     group.add_argument('--momentum', type=number(0, 1, below=True), default=momentum, help='momentum of SGD')
     group.add_argument('--weight-decay', type=number(0, 1), default=5e-4, help='weight decay; biases have none')
     group.add_argument('--max-steps', type=integer(1, COUNT), metavar='N',
-                       help='stop after N steps; the learning rate still falls to zero at the last of them')
+                       help='number of training steps; the learning rate falls to zero at the last one')
     group.add_argument('--poly-power', type=number(0, 100, above=True), default=0.9,
                        help='the learning rate falls as (1 - step / steps) to this power')
     add = _adder(group)
@@ -94,12 +94,12 @@ def add_training_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: 
     add('--picture-every', type=integer(0, COUNT), default=500, metavar='N',
         help='steps between visualisations in TensorBoard; 0 for none')
     add('--accumulate', type=integer(1, 1024), default=1, metavar='N',
-        help='gradient accumulation steps per batch: less memory; results differ by rounding')
+        help='gradient accumulation steps per batch: takes less memory; results differ by rounding only')
 
 
 def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: float,
                    lr_help: str) -> argparse._ArgumentGroup:
-    """Those of everything that lib/run/loop.py trains; returns the group."""
+    """Flags of everything that lib/run/loop.py trains; returns their group."""
     group = parser.add_argument_group('training')
     group.add_argument('--batch-size', type=integer(1, 65536), default=batch_size,
                        help='images per step, over all GPUs')
@@ -109,7 +109,7 @@ def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: floa
     add = _adder(group)
     add('--log-every', type=integer(1, COUNT), default=25, metavar='N', help='steps between log entries')
     add('--save-minutes', type=number(0, COUNT), default=10, metavar='M',
-        help='minutes between checkpoints; one is saved at SIGTERM, SIGINT and SIGUSR1 too')
+        help='minutes between checkpoints; one is also saved at SIGTERM, SIGINT and SIGUSR1')
     add('--save-every', type=integer(0, COUNT), default=0, metavar='N',
         help='steps between additional checkpoints; 0 for none')
     add_fresh_flag(group)
@@ -118,11 +118,11 @@ def add_loop_flags(parser: argparse.ArgumentParser, *, batch_size: int, lr: floa
 
 def add_fresh_flag(group: argparse._ActionsContainer) -> None:
     """The flag of everything that resumes."""
-    _adder(group)('--fresh', action='store_true', help='start over, removing the output of an earlier run')
+    _adder(group)('--fresh', action='store_true', help='start over and replace the output of an earlier run')
 
 
 def _adder(group: argparse._ActionsContainer) -> Callable:
-    """group.add_argument, for flags that change no numbers."""
+    """group.add_argument, for flags that do not affect results."""
     def add(*names: str, **settings) -> None:
         group.add_argument(*names, **settings).affects = NOTHING
     return add
@@ -172,11 +172,11 @@ def plain_flag(word: str) -> str:
 
 
 def settings(args: argparse.Namespace, kind: str | None = None) -> dict:
-    """The settings that change the numbers in a stage's files, as plain JSON values.
+    """The settings that affect the results in a stage's files, as plain JSON values.
 
     Args:
         args: of resolve().
-        kind: of output, where the stage makes several: flags that change others alone are left out.
+        kind: of output, if the stage makes several: flags that affect only others are omitted.
     """
     affects = getattr(args, 'affects', {})
     return {key: value for key, value in plain_args(args).items()

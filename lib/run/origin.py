@@ -1,9 +1,9 @@
-"""What the files of a stage are made from: their origin, which each of them carries (lib/files/origin.py).
+"""The origin of a stage's files: what each was made from, stored in the file itself (lib/files/origin.py).
 
     {'settings': {...}, 'classes': [...], 'network': digest, 'inputs': {'image': digest, ...}}
 
-`settings` are those that change numbers (see lib/run/options.py), `inputs` are the file's own. A file is up to date if
-and only if its origin is that of the file that would be made now.
+`settings` are those that affect results (see lib/run/options.py), `inputs` are the file's own. A file is up to date if
+and only if its origin equals that of the file that would be made now.
 """
 import argparse
 import contextlib
@@ -25,18 +25,18 @@ from lib.run.options import settings
 NEW_OR_BOTH = 'use --fresh to regenerate {}, or --run NAME to keep both'
 OWN = 'inputs'
 LENGTH = 16             # hexadecimal digits that are kept
-RECENT = 2.0            # seconds in which a file may change again without getting another time
-MOST = 1_000_000        # files that are remembered
+RECENT = 2.0            # seconds within which a file can change without a new modification time
+MOST = 1_000_000        # files that are cached
 THREADS = 4
 
 
 class Digests:
-    """Digests of files, remembered in a file that may be lost at any time.
+    """Digests of files, cached in a file that may be deleted at any time.
 
-    Paths are not remembered, so moved folders cost nothing. A file changed in the last two seconds is read each time.
+    Paths are not cached, so moved folders cost nothing. A file changed in the last two seconds is read each time.
 
     Args:
-        memory: the file that keeps digests between commands; None for none.
+        memory: the cache file; None for none.
     """
 
     def __init__(self, memory: Path | None = None):
@@ -65,7 +65,7 @@ class Digests:
         return digests
 
     def save(self) -> None:
-        """Remember the digests for later commands, if that is possible."""
+        """Cache the digests for later commands, if that is possible."""
         if self.memory and self.new:
             with contextlib.suppress(CannotWrite), replacing(self.memory) as temporary:
                 temporary.write_text(json.dumps(dict(list(self.known.items())[-MOST:]), separators=(',', ':')))
@@ -78,8 +78,8 @@ def text_digest(parts: Sequence) -> str:
 
 
 def _key(path: str | Path) -> str | None:
-    """What tells this state of a file from others; '' if the file may still change without changing that, None if it
-    does not exist."""
+    """A key for the current state of a file; '' if the file could change without changing the key, None if it does not
+    exist."""
     try:
         stat = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -99,7 +99,7 @@ def stage_origin(args: argparse.Namespace, spec: DatasetSpec, kind: str | None =
     Args:
         args: the script's settings, with --amp resolved.
         kind: of output, where the stage makes several.
-        digests: of what all files are made from, such as the network.
+        digests: of inputs that all files share, such as the network.
     """
     return json.loads(origin_text({'settings': {**spec.reading, **settings(args, kind)},
                                    'classes': list(spec.classes), **digests}))
@@ -126,7 +126,7 @@ def training_origin(args: argparse.Namespace, spec: DatasetSpec, digests: Digest
 
 
 def difference(then: Mapping, now: Mapping) -> str:
-    """What differs between two origins, in words; '' if nothing does."""
+    """The differences between two origins, in words; '' if there are none."""
     words = [f'--{key.replace("_", "-")} was {_short(old)}, is {_short(new)}'
              for key, old, new in _changes(then.get('settings', {}), now.get('settings', {}))]
     if then.get('classes') != now.get('classes'):
@@ -137,7 +137,7 @@ def difference(then: Mapping, now: Mapping) -> str:
 
 
 def check_labels(paths: Sequence[Path], spec: DatasetSpec, images: Sequence[str] = (), remedy: str = '') -> None:
-    """Make sure that files of an earlier stage are of this data set's classes, and of the images as they are now.
+    """Make sure that files of an earlier stage were made for these classes and from the images as they are now.
 
     Files without an origin, such as those of other code, are accepted.
 

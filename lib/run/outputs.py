@@ -1,7 +1,7 @@
-"""Folders with one file per image that a stage makes: which files are up to date, and which process makes the others.
+"""Output folders of a stage, with one file per image: which are up to date, and which process makes the others.
 
-Each file carries its origin (lib/run/origin.py). Of three processes each takes every third image and needs to know
-nothing of the others: the next run makes what a lost one left.
+Each file holds its origin (lib/run/origin.py). With three processes, each takes every third image, independently of the
+others; the next run makes the files of a process that died.
 """
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,14 +32,14 @@ class Output(NamedTuple):
 class Work:
     """This process's part of the images that are not up to date.
 
-    With --fresh all images are done; their former files are removed when the first begins, so a run that is refused
-    before, for example for its network, removes none.
+    With --fresh, all images are processed; their old files are removed when the first one starts, so a run that is
+    refused before, for example because of its network, removes none.
 
     Args:
         args: the script's settings.
         names: of all images, in list order.
         outputs: the folders; an image is finished when it has a file of its origin in each.
-        sources: for each image what its files are made from: files, which count by content, or plain values.
+        sources: for each image, what its files are made from: files, which are compared by content, or plain values.
         digests: of those files.
 
     Raises:
@@ -69,8 +69,8 @@ class Work:
         return [(output.path(name), origin_text({**output.origin, OWN: self.inputs[name]})) for output in self.outputs]
 
     def begin(self, device: torch.device) -> None:
-        """Note what makes the files from here on; with --fresh remove the former ones."""
-        self.digests.save()         # not before: a refused run leaves nothing
+        """Record what makes the files from here on; with --fresh, remove the old ones."""
+        self.digests.save()         # not earlier: a refused run leaves nothing
         if self.fresh:
             self.remove(self.names[index] for index in self.todo)
         for output in self.outputs if ranks.is_first() else ():

@@ -32,9 +32,9 @@ SCORE = {'what': ('cam', 'cam-crf', 'cam-pred', 'walk', 'seg'), 'protocol': ('re
 class Record:
     """The record of one training stage in its folder.
 
-    args.json holds the resolved settings, env.json the command, the machine and the digests of the inputs, log.txt
-    start, end and warnings, metrics.jsonl every loss term by step, and TensorBoard events the same with visualisations.
-    A run resumed after `step` appends; records of later steps are dropped, as those steps are done again.
+    args.json holds the resolved settings; env.json the command, the machine and the digests of the inputs; log.txt
+    start, end and warnings; metrics.jsonl every loss term by step; TensorBoard events the same with visualisations.
+    A run resumed after `step` appends; records of later steps are dropped, as those steps are repeated.
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, device, step: int, origin: Mapping | None = None):
@@ -111,7 +111,7 @@ def git_state() -> str | None:
 
 
 def write_made_by(folder: Path, args: argparse.Namespace, device, origin: Mapping) -> None:
-    """Write made_by.json in an output folder: what made its files last. A user's own file of that name stays.
+    """Write made_by.json in an output folder: what last wrote its files. A user's own file of that name is kept.
 
     `origin` is the part that all of them share, see lib/run/origin.py.
     """
@@ -121,7 +121,7 @@ def write_made_by(folder: Path, args: argparse.Namespace, device, origin: Mappin
 
 
 def add_score(path: Path, record: dict) -> None:
-    """Append an evaluation to a run's scores.json; others that do so wait while it is replaced."""
+    """Append an evaluation to a run's scores.json; other processes that do so wait."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps([*read_scores(path), record], indent=1, ensure_ascii=False) + '\n', 'utf-8')
 

@@ -36,11 +36,11 @@ def are_several(words: Sequence[str]) -> bool:
 
 
 def compare(exp: Path, words: Sequence[str]) -> Comparison:
-    """The newest scores of the runs in a folder that names and patterns mean.
+    """The newest scores of the runs in a folder that match names and patterns.
 
-    Each pattern is a group, and the plain names together are one. Groups are compared with the first one, run by run:
-    those of which the wildcards of both patterns match the same, such as a seed, or else in order if the groups are of
-    one size. The deviation is that of a sample (n - 1).
+    Each pattern is a group, and all plain names form one group. Groups are compared with the first one, run by run:
+    runs for which the wildcards of both patterns match the same text, such as a seed, are paired; otherwise in order,
+    if the groups have the same size. The deviation is that of a sample (n - 1).
 
     Raises:
         ValueError: if a name or pattern has no run with scores.
@@ -67,8 +67,8 @@ def _find_groups(exp: Path, words: Sequence[str]) -> dict[str, dict[str, str]]:
         wild = slice(len(literal[0]), -len(literal[-1]) or None) if literal[1:] else slice(None)
         found = {run[wild]: run for run in scored if fnmatchcase(run, word)}
         if not found:
-            raise ValueError(f'--run {word}: {exp} has no run of this name with scores (there are: '
-                             f'{", ".join(scored[:10]) or "none"}); make some with eval.py')
+            raise ValueError(f'--run {word}: {exp} has no run of this name with scores (runs with scores: '
+                             f'{", ".join(scored[:10]) or "none"}); score it with eval.py')
         groups.setdefault(word if literal[1:] else names, {}).update(found)
     return groups
 
@@ -100,7 +100,7 @@ def _tables(records: Mapping[str, list[dict]], members: Mapping[str, list[str]],
 
 
 def _spread(values: Sequence[float | None], sign: str = '') -> str:
-    """'mean ± deviation'; the mean alone of one value; how many there are if some are missing."""
+    """'mean ± deviation', or the mean alone if there is only one value; with their number if some are missing."""
     known = [value for value in values if value is not None]
     if not known:
         return '-'
@@ -110,7 +110,7 @@ def _spread(values: Sequence[float | None], sign: str = '') -> str:
 
 def _gain(pairs: Sequence[tuple[float | None, float | None]]) -> str:
     gains = [one - base for one, base in pairs if None not in (one, base)]
-    return f'{_spread(gains, "+")} ({sum(gain > 0 for gain in gains)} of {len(gains)} above)' if gains else '-'
+    return f'{_spread(gains, "+")} ({sum(gain > 0 for gain in gains)} of {len(gains)} positive)' if gains else '-'
 
 
 def _recorded(folder: Path, scores: Sequence[Mapping]) -> dict[str, str]:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from tool.evalutils import PUBLISHED, THRESHOLDS
 
-PROTOCOL_RULE = {'reference': 'void left out of IoU, background in contours; absent classes stay in the mean',
-                 'strict': 'void ignored everywhere; absent classes left out of the mean'}
+PROTOCOL_RULE = {'reference': 'void is ignored in IoU and counts as background in contours; absent classes stay in the '
+                 'mean', 'strict': 'void is ignored everywhere; absent classes are left out of the mean'}
 NAMES_SHOWN = 10
 STAGE_NAMES = {'cam': 'CAM', 'cam-crf': 'CAM with CRF', 'cam-pred': 'CAM labels', 'walk': 'random walk',
                'seg': 'segmentation'}
@@ -15,7 +15,7 @@ BEST = {'curve': f'best of 0.00 to {END:.2f}',
 
 
 class Table(NamedTuple):
-    """Scores under one protocol: {row: {column: percent or None}}, lines to be read with them, what they are of."""
+    """Scores under one protocol: their title, {row: {column: percent or None}}, and notes on them."""
 
     title: str
     rows: dict[str, dict[str, float | None]]
@@ -23,7 +23,7 @@ class Table(NamedTuple):
     records: Sequence[dict] = ()
 
     def grid(self) -> list[list]:
-        """A row of titles, then the rows, each begun by its name."""
+        """A row of titles, then the rows, each starting with its name."""
         columns = list(dict.fromkeys(column for row in self.rows.values() for column in row))
         return [['percent', *columns], *([name, *map(row.get, columns)] for name, row in self.rows.items())]
 
@@ -73,7 +73,7 @@ def _means(result: Mapping) -> dict[str, float | None]:
 
 
 def _notes(records: Sequence[dict]) -> list[str]:
-    """How many images were scored, the best thresholds, and what must be known of the scores."""
+    """The number of images scored, the best thresholds, and warnings about the scores."""
     counts, best, lines = {}, {}, {}
     for record in records:
         split = record['split']
@@ -96,7 +96,7 @@ def _warnings(record: dict) -> list[str]:
     absent, highest = len(record.get('absent', [])), max([0, *(result['miou'] or 0 for result in record['results'])])
     rule = ('each counts 0 in mIoU, and 100 in contour F unless it is predicted; strict leaves them out'
             if record['protocol'] == 'reference' else 'they are left out')
-    lines = [f'left out {len(names)} of {record["images"] + len(names)} images: corrupt: {shown}'] if names else []
+    lines = [f'skipped {len(names)} of {record["images"] + len(names)} images as corrupt: {shown}'] if names else []
     lines += [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
     return lines + [f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}'
                     for best in record['results'] if best.get('best') == 'curve'
@@ -118,19 +118,19 @@ def aligned(rows: Sequence[Sequence]) -> list[str]:
 
 
 def _best(result: Mapping) -> str | None:
-    """Of which thresholds that of a result is the best; earlier versions had the published ones alone."""
+    """The range in which the threshold of a result is the best; earlier versions had only the published one."""
     best = result.get('best')
     return BEST['published' if best is True else best] if best else None
 
 
 def row_name(record: Mapping, result: Mapping, at: bool = False) -> str:
-    """Name of a row: of the best threshold without the threshold, unless `at`."""
+    """Name of a row; with `at`, a best threshold is shown too."""
     best = _best(result)
     return STAGE_NAMES[record['what']] + (_at(result, at) if at or not best else '') + (f', {best}' if best else '')
 
 
 def _at(result: Mapping, number: bool = True) -> str:
-    """At which threshold or strength a result is; without `number` a chosen score is named so, as it differs by run."""
+    """The threshold or strength of a result; without `number`, a chosen score is called so, as it differs by run."""
     if 'alpha' in result:
         return f', alpha {result["alpha"]:g}'
     if result.get('chosen') and not number:
