@@ -1,15 +1,15 @@
 """Write COCO's lists, masks and image-level labels from the official instances files.
 
     python -m coco.prepare --data-root data/coco2014 --lists coco
-    python -m coco.prepare --data-root data/coco2014 --lists coco --masks coco    polygons filled as by COCO's tools
+    python -m coco.prepare --data-root data/coco2014 --lists coco --masks coco    fill polygons like COCO's tools
 
 Reads  annotations/instances_{train,val}2014.json, which define the two lists, in file order, and
        annotations/instances_{train,val}2017.json, which have the better masks of the same images.
 Writes <lists>/{train2014,val2014}.txt, lines '/Images/000000391895.jpg /Masks/000000391895.png', and labels.txt;
        Masks/<id>.png under the data root, and Masks/made_by.json, which names their source and rule.
 
-The image-level labels are the classes in the mask; an image may have none. An interrupted call resumes: a mask that
-exists is read, not painted again.
+The image-level labels are the classes in the mask; an image may have none. If interrupted, the same command resumes:
+existing masks are kept.
 """
 import argparse
 import pickle
@@ -36,8 +36,8 @@ MAKER = 'coco.prepare'
 def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) -> dict[str, list[str]]:
     """Write lists, masks and labels.txt; returns the names by split.
 
-    `root` holds annotations/, and Masks/ is made in it; `rule` says how polygons are filled, see coco.masks. Masks are
-    painted by worker processes; 0 paints in this one.
+    `root` holds annotations/, and Masks/ is made in it; `rule` says how polygons are filled, see coco.masks. Worker
+    processes rasterise the masks, or with 0 this one.
 
     Raises:
         FileNotFoundError: if an instances file is missing.
@@ -69,7 +69,7 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
 
 def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category_ids: Sequence[int],
                     rule: str) -> list[int]:
-    """Mask values, without background, in the mask of one image, which is painted unless it exists.
+    """Mask values, without background, in the mask of one image, which is rasterised unless it exists.
 
     job: path of the mask, height and width of the image, its pickled annotations. The rest is as in paint_mask.
     """
@@ -99,7 +99,7 @@ def _category_ids(path: Path) -> tuple[int, ...]:
 
 
 def _claim(folder: Path, rule: str, files: Sequence[Path]) -> None:
-    """Note what the masks in a folder are made from; refuse a folder of other masks."""
+    """Record what the masks in a folder are made from; refuse a folder with other masks."""
     path = folder / 'made_by.json'
     note = {'masks': rule, 'instances': {file.name: file.stat().st_size for file in files}}
     if not any(folder.glob('[!.]*.png')):
@@ -112,13 +112,13 @@ def _claim(folder: Path, rule: str, files: Sequence[Path]) -> None:
 def add_mask_flag(parser: argparse.ArgumentParser) -> None:
     """The flag of this command and of config_coco.sh."""
     parser.add_argument('--masks', choices=RULES, default='reference',
-                        help='how polygons are filled: as in the reference (points truncated, filled by OpenCV), or as '
-                        'by COCO\'s own tools')
+                        help='how polygons are filled: as in the reference (points truncated, filled by OpenCV), or '
+                        'like COCO\'s own tools')
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write lists, masks and labels."""
-    parser = base_parser(__doc__, ROOT, LISTS, '--coco-root', '--coco_root')
+    parser = base_parser(__doc__, 'python -m coco.prepare', ROOT, LISTS, '--coco-root', '--coco_root')
     add_mask_flag(parser)
     args = parser.parse_args(argv)
     print_lists(prepare(args.data_root, args.lists, args.masks, args.workers), OFFICIAL)

@@ -2,9 +2,9 @@
 
     python -m lib.choose --dataset data/my.json --run my
 
-A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.9 the labelled
-pixels of some training images are pasted into images without the class, and the CAM network looks at them: the choice
-is the score at which labels show most of the class on the least area (the localisation of lib/evidence.py).
+A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.9, the labelled
+pixels of some training images are pasted into images without the class and judged by the CAM network: the chosen score
+is the one whose labels preserve most of the class on the smallest area (the localisation of lib/evidence.py).
 
 Reads exp/<run>/cam/model.pth and the training images; writes exp/<run>/cam/background.json, the values of
 --background-score, --alpha and --seed-alphas of the other stages where these are `auto`.
@@ -31,7 +31,7 @@ from lib.run.table import aligned
 from tool.camutils import cam_label
 
 SCORES = np.arange(0.1, 0.91, 0.1).round(2)
-FALLBACK = 0.25         # where the network knows no class
+FALLBACK = 0.25         # if the network recognises no class
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,12 +39,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = inference_parser(__doc__, 'cam', 'training')
     parser.prog = 'python -m lib.choose'
     parser.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
-                        help='test-time scales of the CAMs, those of infer_cam.py')
+                        help='test-time scales of the CAMs, as in infer_cam.py')
     return parser
 
 
 def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float, ...]) -> Measured | None:
-    """What the labels at each of SCORES show, see lib/evidence.summary()."""
+    """Measurements of the labels at each of SCORES, see lib/evidence.summary()."""
     backbone, gains, seen = inference.network.backbone, defaultdict(list), None
     for pair in read_pairs(dataset):
         name = dataset.names[pair.index]
@@ -59,7 +59,7 @@ def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float,
 
 
 def best_score(localisation: np.ndarray) -> float:
-    """Where the localisation, by SCORES, is highest: the vertex of the parabola through its maximum and neighbours."""
+    """The score of the highest localisation: the vertex of the parabola through its maximum by SCORES and neighbours."""
     top = int(localisation.argmax())
     if not 0 < top < len(SCORES) - 1:
         return float(SCORES[top])
@@ -68,20 +68,20 @@ def best_score(localisation: np.ndarray) -> float:
 
 
 def seed_alphas(score: float) -> tuple[float, float]:
-    """Powers of the background score for the two seeds: objects are sure above the first score, background below the
-    second; between them pixels are ignored."""
+    """Powers of the background score for the two seeds: objects are certain above the first score, background below the
+    second; pixels in between are ignored."""
     return alpha_of(score + (1 - score) / 8), alpha_of(score / 2)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Choose, unless it was done for this network."""
+    """Choose, unless a score was already chosen for this network."""
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     dataset = InferSet(spec, args.split or spec.train_split, args.limit)
     trained = TrainedNetwork(args, 'cam', 'seam')
     network = Digests(args.folder / '.digests.json')(trained.path)
     file, origin = args.folder / FILE, {**stage_origin(args, spec, network=network), 'split': dataset.split}
     if file.exists() and not args.fresh and read_json(file, CHOSEN)['origin'] == origin:
-        print(f'{file} was chosen before; --fresh chooses again')
+        print(f'{file} exists for this network; --fresh chooses again')
         return
     dataset.check()
     inference = trained.load(spec.classes, partial(Seam, num_classes=spec.num_classes))
@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     # Choose.
     found = measure_scores(dataset, inference, tuple(args.scales))
     if found is None:
-        print('warning: nothing to choose by: all images show each class, or none scores higher where it is shown; add '
-              f'images without it, or train longer; {FALLBACK} is used')
+        print('warning: no score can be chosen, as every image shows each class or the network recognises none; add '
+              f'images without the class, or train longer; using {FALLBACK}')
     score = FALLBACK if found is None else best_score(found.localisation)
     curve = {} if found is None else {'scores': SCORES.tolist(),
                                       **{name: values.round(4).tolist() for name, values in found._asdict().items()}}

@@ -1,8 +1,9 @@
-"""What a CAM network sees of a class in labelled pixels alone: a measure of labels that needs no masks.
+"""How much of a class a CAM network sees in the labelled pixels alone: a measure of label quality without masks.
 
-The labelled pixels of an image are pasted into an image without the class. The evidence is what the strongest class
-score of any position gains by that, relative to what the whole image gains: 0 if nothing of the class is left, 1 if all
-that the network knows it by is labelled. Good labels keep most of it on little area.
+The labelled pixels of an image are pasted into an image without the class. The evidence is the resulting gain of the
+strongest class score over all positions, relative to the gain with the whole image: 0 if nothing of the class is
+labelled, 1 if everything by which the network recognises it is. Good labels preserve most of the evidence on a small
+area.
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from lib.inference import Inference
 from lib.process.cli import progress
 from tool.imutils import resize_bicubic
 
-PAIRS, PAIRS_PER_CLASS = 40, 4          # at least so many pairs of an image and a class are looked at
+PAIRS, PAIRS_PER_CLASS = 40, 4          # minimum number of pairs of an image and a class
 POWER = 1.5             # between that of parts lost (2) and of labels that spill (1); see docs/own_data.md
 
 
@@ -45,16 +46,16 @@ def draw_pairs(labels: np.ndarray, seed: int = 0) -> list[tuple[int, int, int]]:
 
 
 def read_pairs(dataset: InferSet) -> Iterator[Pair]:
-    """Yield pairs of draw_pairs(), read."""
+    """Yield the pairs of draw_pairs() with their images."""
     for index, key, other in progress(draw_pairs(dataset.labels), 'pasting', 'pair'):
         image, background = dataset[index]['image'], dataset[other]['image']
         yield Pair(index, key, image, resize_bicubic(background, *image.shape[:2]))
 
 
 class Gain(NamedTuple):
-    """Sums over the pairs of a class: of its score in whole images, and in images that show labelled pixels alone.
+    """Sums over the pairs of a class: of its score in whole images, and in images that show only the labelled pixels.
 
-    Both above the score without the class; `kept` and `area` [labels] are by label maps, area of the image.
+    Both relative to the score without the class; `kept` and `area` (fraction of the image) are by label map [labels].
     """
 
     whole: float
@@ -87,12 +88,13 @@ class Measured(NamedTuple):
 
 
 def summary(gains: Mapping[int, Sequence[Gain]]) -> Measured | None:
-    """What the pairs of each class say together.
+    """Summary over the pairs of each class.
 
-    The localisation is evidence ** POWER * log2(1 / area): what is shown of a class, times what is known of its place.
+    The localisation is evidence ** POWER * log2(1 / area): how much of a class is labelled, times the information about
+    its location.
 
     Returns:
-        None if the network knows no class: none scores higher in images that show it than in others.
+        None if the network recognises no class: none scores higher in images that show it than in others.
     """
     rows = []
     for of_class in gains.values():

@@ -1,11 +1,11 @@
-"""Which result of a run to use, judged from image-level labels alone.
+"""Recommend which result of a run to use, from image-level labels alone.
 
     python -m lib.recommend --dataset data/my.json --run my
 
-The labels that CAMs, random walk and segmentation give to some training images are measured by the CAM network
-(lib/evidence.py). A later stage is recommended unless it localises clearly worse than an earlier one: then it has lost
-classes, or its labels flow over the images. Reads exp/<run>/cam/model.pth and the labels of all stages; writes
-exp/<run>/recommended.json, which the table and the report show.
+The labels of CAMs, random walk and segmentation for some training images are judged by the CAM network
+(lib/evidence.py). A later stage is recommended unless its localisation is clearly worse than that of an earlier one,
+which means that it has lost classes or that its labels spill over the objects. Reads exp/<run>/cam/model.pth and the
+labels of all stages; writes exp/<run>/recommended.json, which the table and the report show.
 """
 import argparse
 import os
@@ -32,7 +32,7 @@ from lib.run.options import resolve
 from lib.run.origin import Digests
 from tool.camutils import cam_label
 
-WORSE = 0.9             # a stage that localises less than this part of an earlier one is not recommended
+WORSE = 0.9             # a stage is not recommended if its localisation is below this fraction of an earlier one's
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -95,8 +95,8 @@ def main(argv: list[str] | None = None) -> None:
             used += paths
     if (found := summary(gains)) is None:
         (args.folder / RECOMMENDED).unlink(missing_ok=True)
-        print('nothing can be recommended: all images show each class, or the CAM network knows no class of the images '
-              'that all stages have labels of')
+        print('nothing can be recommended: every image shows each class, or the CAM network recognises no class in the '
+              'images for which all stages have labels')
         return
 
     chosen = recommended(dict(zip(stages, found.localisation.tolist())))

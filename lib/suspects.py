@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_flags(parser)
     group = parser.add_argument_group('labels')
     group.add_argument('--split', help='list of images; the default is the data set\'s training split')
-    group.add_argument('--imagenet', nargs=2, metavar=('BACKBONE', 'WEIGHTS'), help='--backbone and --weights as in '
+    group.add_argument('--imagenet', nargs=2, metavar=('BACKBONE', 'WEIGHTS'), help='--backbone and --weights as for '
                        'CAM training; the default is what the run\'s CAM training started from')
     group.add_argument('--folds', type=integer(2, 100), default=5, help='number of cross-validation folds')
     return parser
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     args, spec = resolve(make_parser(), argv, '', get_spec)
     dataset = InferSet(spec, args.split or spec.train_split, args.limit)
     out, device = args.folder / FILE, devices.pick_device(args.device)
-    read_suspects(out)          # refuses a file that is not ours
+    read_suspects(out)          # refuses a file that was not written by this command
     if (pooled := imagenet_features(args)) is None:
         print('no label is judged: random features (--weights none) carry no information')
         return

@@ -140,9 +140,9 @@ def test_a_run_chooses_once_and_recommends(toy, run_folder, tmp_path, capsys):
     assert 0.1 <= record['background_score'] <= 0.9 and record['alpha'] == alpha_of(record['background_score'])
     capsys.readouterr()
     choose.main([*common, *SCALES])
-    assert 'chosen before' in capsys.readouterr().out
+    assert 'exists for this network' in capsys.readouterr().out
     choose.main([*common, '--scales', '1'])
-    assert 'chosen before' not in capsys.readouterr().out, 'other CAMs'
+    assert 'exists for this network' not in capsys.readouterr().out, 'other CAMs'
     choose.main([*common, *SCALES])
     capsys.readouterr()
 
@@ -196,7 +196,7 @@ def test_a_set_whose_images_all_show_the_class_goes_on_with_a_warning(toy, run_f
     (lists / 'labels.txt').write_text(''.join('\t'.join([name, *spec.classes]) + '\n' for name in names))
     common = (*place(toy, exp), *LOADED_HERE, *NETWORK, '--lists', str(lists))
     choose.main([*common, *SCALES])
-    assert 'warning: nothing to choose by' in capsys.readouterr().out
+    assert 'warning: no score can be chosen' in capsys.readouterr().out
     assert json.loads((exp / 'toy' / FILE).read_text())['background_score'] == choose.FALLBACK
     recommend.main(common)
     assert 'nothing can be recommended' in capsys.readouterr().out and not (exp / 'toy' / RECOMMENDED).exists()

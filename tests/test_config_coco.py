@@ -94,7 +94,7 @@ def test_an_unreachable_place_is_said_with_what_to_fetch_and_where_to_put_it(ser
     shutil.copy(served / 'annotations_trainval2014.zip', tmp_path / 'archives')
     code, _, errors = attempt(capsys, nobody)
     assert code == 2 and len(errors) == 1 and 'refused' in errors[0]
-    assert (f'download annotations_trainval2017.zip, val2017.zip, train2017.zip on another machine to '
+    assert (f'download annotations_trainval2017.zip, val2017.zip, train2017.zip elsewhere, put it into '
             f'{tmp_path}/archives, then run the same command again') in errors[0]
     for name in ('annotations_trainval2017.zip', 'val2017.zip', 'train2017.zip'):
         shutil.copy(served / name, tmp_path / 'archives')

@@ -150,7 +150,7 @@ def test_the_published_checksum_is_asked_for_and_the_same_command_goes_on(served
 
 @pytest.mark.parametrize('change, message', [
     ({'benchmark_RELEASE/dataset/cls/2008_000003.mat': b'no matrix'}, '2008_000003.mat is not a mask of SBD'),
-    (None, 'has none of the files expected in it'),
+    (None, 'contains none of the expected files'),
 ])
 def test_a_bad_archive_of_masks_is_named_and_a_good_one_goes_on(served, tmp_path, capsys, change, message):
     good = (served / SBD.name).read_bytes()
@@ -216,7 +216,7 @@ def test_nobody_there_names_both_archives(tmp_path, capsys, monkeypatch):
         archive = getattr(config, name)
         monkeypatch.setattr(config, name, archive._replace(urls=(f'http://127.0.0.1:9/{archive.name}',)))
     error = error_lines(main, words(tmp_path, 'http://127.0.0.1:9'), capsys)[-1]
-    assert f'download http://127.0.0.1:9/{TRAINVAL.name}, http://127.0.0.1:9/{SBD.name} on another machine to ' in error
+    assert f'download http://127.0.0.1:9/{TRAINVAL.name}, http://127.0.0.1:9/{SBD.name} elsewhere, put it into' in error
     assert f'{tmp_path}/archives, then run the same command again' in error
 
 

@@ -186,7 +186,7 @@ def test_single_files_that_are_corrupt_are_left_out(finished, spoilt, tmp_path, 
     assert '1 of 6 files cannot be read' in error_line(infer_seg.main, words, capsys)
     infer_seg.main([*words, *SKIP])
     assert len(list((tmp_path / 'out').glob('0*.png'))) == 5
-    assert 'left out 1 files: corrupt: 00001' in capsys.readouterr().out
+    assert 'skipped 1 files as corrupt: 00001' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), OSError(24, 'Too many open files'),
@@ -221,7 +221,7 @@ def test_training_stops_or_goes_on_without_the_image_and_names_it(seeds, spoilt,
     with pytest.raises(Corrupt, match=r'train/00004\.jpg is not a readable'):
         train_aff.main([*words, '--run', 'stops'])
     train_aff.main([*words, *SKIP])
-    assert f'left out 1 images of train: corrupt: {DEEP}' in capsys.readouterr().out
+    assert f'skipped 1 images of train as corrupt: {DEEP}' in capsys.readouterr().out
     assert (tmp_path / 'toy/aff/model.pth').exists()
 
 

@@ -54,7 +54,8 @@ def test_faulty_lists_are_named_with_the_line(spec, content, message):
 
 
 def test_missing_list_names_the_command_and_the_lists_there(spec):
-    with pytest.raises(FileNotFoundError, match='val.txt does not exist; make it with make lists; existing lists: train'):
+    with pytest.raises(FileNotFoundError,
+                       match='val.txt does not exist; make it with make lists; existing lists: train'):
         spec.samples('val')
 
 

@@ -289,7 +289,8 @@ def test_pickled_files_are_read_on_request_alone(toy, both, capsys):
                                       (train_aff.main, training, '--seed-dir', 'train/crf')):
         folder = both / 'plabels' / folder
         line = error_line(main, (*given, flag, folder), capsys)
-        assert f'{folder} holds .npy files, which are pickled' in line and '--unpickle reads them' in line
+        assert f'{folder} holds .npy files, which are pickled and can contain code' in line
+        assert 'give --unpickle to read them' in line
         assert f'name it with {flag} DIR' in error_line(main, (*given, '--unpickle'), capsys)
     assert 'holds 0 folders' in error_line(train_aff.main, (*training, '--seed-dir', both, '--unpickle'), capsys)
     assert 'leave it out' in error_line(evaluation.main, (*words, '--what', 'walk', '--unpickle'), capsys)

@@ -89,7 +89,7 @@ def test_folders_and_patterns_name_images_once(photos):
 def test_what_is_left_out_of_a_folder_is_named(photos, capsys):
     (photos / 'more').mkdir()
     find_images([str(photos)])
-    assert 'left out 2 subfolders and files that are not images: labels.csv, more/' in capsys.readouterr().out
+    assert 'skipped 2 subfolders and files that are not images: labels.csv, more/' in capsys.readouterr().out
 
 
 def test_equal_names_in_different_folders_mirror_their_folders(run_folder, photos, tmp_path):

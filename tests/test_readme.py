@@ -223,7 +223,7 @@ def known_flags():
     """Flags of all scripts, and those that the drivers and other commands spell out in their text."""
     parsers = [importlib.import_module(name).make_parser() for name in SCRIPTS]
     parsers += [pipeline.make_parser(driver) for driver in ('voc12', 'own', 'demo')]
-    parsers.append(importlib.import_module('lib.setup.datasetup').make_parser('', Path(), Path()))
+    parsers.append(importlib.import_module('lib.setup.datasetup').make_parser('', '', Path(), Path()))
     flags = {flag for parser in parsers for flag in parser._option_string_actions}
     others = ('benchmarks/ablation.sh', 'coco/prepare.py', *JOBS, 'tests/fault.py', 'tests/history.py',
               'benchmarks/photo_set.py', 'benchmarks/crf_agreement.py')

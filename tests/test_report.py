@@ -75,7 +75,7 @@ def test_a_run_that_has_only_begun_is_reported(run_folder, toy, tmp_path):
 
 def test_a_run_that_is_not_there_is_refused(toy, tmp_path, capsys):
     line = error_line(report.main, place(toy, tmp_path, 'none'), capsys)
-    assert re.search('none holds no stage of a run on toy; name the run', line)
+    assert re.search('none has no outputs of a run on toy; give --run', line)
 
 
 def test_a_run_on_another_data_set_is_refused_before_anything_is_printed(run_folder, capsys):

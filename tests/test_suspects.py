@@ -134,7 +134,7 @@ def test_corrupt_images_are_left_out(words, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:60])
     assert 'none-2.png is not a readable image' in error_line(suspects.main, words, capsys)
     suspects.main([*words, '--on-corrupt', 'skip'])
-    assert 'left out 1 images of train: corrupt: x/none-2' in capsys.readouterr().out
+    assert 'skipped 1 images of train as corrupt: x/none-2' in capsys.readouterr().out
     found = entries(tmp_path)
     assert ('x/green-3', 'green', 0) in found and 'x/none-2' not in {image for image, *_ in found}
 
@@ -160,7 +160,7 @@ def test_too_few_images_and_a_file_of_the_user_are_one_line(words, tmp_path, cap
     assert '0 labels are likely wrong' in printed
     path = tmp_path / 'exp/my' / FILE
     path.write_text('image,class,given,score,verdict,seen\na,b,1,0.5,likely wrong,yes\n')
-    assert f'{FILE} is not as python -m lib.suspects writes it' in error_line(suspects.main, words, capsys)
+    assert f'{FILE} was not written by python -m lib.suspects' in error_line(suspects.main, words, capsys)
     assert 'seen' in path.read_text()
 
 

@@ -7,7 +7,7 @@ Reads  ImageSets/Segmentation/{train,val,test}.txt, Annotations/*.xml, the file 
 Writes <lists>/{train,val,train_aug,test}.txt, lines '/JPEGImages/a.jpg /SegmentationClassAug/a.png', and labels.txt.
 
 train_aug is every image with a mask in SegmentationClassAug that is not in val; without that folder it is the list
-ImageSets/Segmentation/trainaug.txt. A part of the data set works too, and is reported as such.
+ImageSets/Segmentation/trainaug.txt. A subset of the data set also works and is reported as such.
 """
 import shutil
 from functools import partial
@@ -51,9 +51,9 @@ def prepare(root: Path, lists: Path, workers: int = 0) -> dict[str, list[str]]:
 def convert_sbd(root: Path, workers: int = 0) -> None:
     """Write SegmentationClassAug from SBD/*.mat (Hariharan et al., ICCV 2011) and SegmentationClass in `root`, if any.
 
-    An image that both annotate gets VOC's mask, which has a void border and is exact; SBD's has no void pixels. Masks
-    that exist are left alone. Worker processes convert; 0 converts in this one. Raises ValueError if a file is not a
-    mask of SBD.
+    An image that both annotate gets VOC's mask, which has a void border and is exact; SBD's has no void pixels.
+    Existing masks are kept. Worker processes convert, or with 0 this one. Raises ValueError if a file is not an SBD
+    mask.
     """
     folder, matrices = root / 'SegmentationClassAug', sorted((root / 'SBD').glob('[!.]*.mat'))
     if not matrices:
@@ -116,7 +116,7 @@ def _list_line(root: Path, name: str, split: str) -> str:
 
 
 def _read_names(path: Path) -> list[str]:
-    """Names of a list with either bare names or '/JPEGImages/a.jpg ...' lines."""
+    """Image names in a list of either bare names or '/JPEGImages/a.jpg ...' lines."""
     if not path.exists():
         raise FileNotFoundError(f'{path} is missing; unpack the trainval archive first')
     words = [line.split()[0] for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
@@ -125,7 +125,7 @@ def _read_names(path: Path) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Write lists and labels."""
-    args = base_parser(__doc__, ROOT, LISTS, '--voc12-root', '--voc12_root').parse_args(argv)
+    args = base_parser(__doc__, 'python -m voc12.prepare', ROOT, LISTS, '--voc12-root', '--voc12_root').parse_args(argv)
     print_lists(prepare(args.data_root, args.lists, args.workers), OFFICIAL)
 
 

@@ -1,4 +1,4 @@
-"""What a stage finds on the disk, checked before it begins: images, masks, and what earlier stages made of them."""
+"""Checks of a stage's inputs on disk before it starts: images, masks, and outputs of earlier stages."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lib.process.ranks import print_rank0
 
 
 def read_ground_truth(spec: DatasetSpec, mask: Path | None) -> np.ndarray | None:
-    """A ground-truth mask; None if there is none, or a corrupt one that is left out."""
+    """A ground-truth mask; None if there is none, or a corrupt one that is skipped."""
     try:
         return read_mask(mask, spec.num_classes, spec.max_side) if mask and mask.is_file() else None
     except Corrupt:
@@ -20,12 +20,12 @@ def read_ground_truth(spec: DatasetSpec, mask: Path | None) -> np.ndarray | None
 
 
 def check_images(split: str, samples: Sequence[Sample], left_out: Sequence[str]) -> None:
-    """Check that all images exist and have an intact beginning and end; prints the names of those that are left out.
+    """Check that all images exist and have an intact beginning and end; prints the names of skipped ones.
 
     Raises FileNotFoundError or Corrupt.
     """
     if left_out:
-        print_rank0(f'left out {len(left_out)} images of {split}: corrupt: {shortened(left_out, 10)}')
+        print_rank0(f'skipped {len(left_out)} images of {split} as corrupt: {shortened(left_out, 10)}')
     check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
                 'check --data-root, or correct the list')
     for sample in samples:
@@ -33,7 +33,7 @@ def check_images(split: str, samples: Sequence[Sample], left_out: Sequence[str])
 
 
 def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem: str, remedy: str) -> None:
-    """Check that the files which an earlier stage made from some images exist; FileNotFoundError, or Corrupt if the
+    """Check that the outputs of an earlier stage for some images exist; FileNotFoundError, or Corrupt if the
     image of a missing one is corrupt."""
     if missing := [(sample, path) for sample, path in files if not path.is_file()]:
         if missing[0][0].image.is_file():
@@ -45,7 +45,7 @@ def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '
                 remedy: str = 'check the folder', masked_only: bool = False) -> list[tuple[Sample, Path]]:
     """Samples with their predictions, <labels_dir>/<name><suffix>, in list order; the ground truth is that of the list.
 
-    With masked_only, images without ground truth are left out. Raises FileNotFoundError if a mask or a prediction is
+    With masked_only, images without ground truth are skipped. Raises FileNotFoundError if a mask or a prediction is
     missing, naming the first and how many.
     """
     samples = spec.samples(split, limit)

@@ -19,9 +19,9 @@ from tool.imutils import IMAGENET_NORM, Norm, normalise
 
 
 class TrainSet(Dataset):
-    """What the training sets have in common. A key is (epoch, index)."""
+    """Base class of the training sets. A key is (epoch, index)."""
 
-    LABELS = 'labels'                       # what messages call the label files
+    LABELS = 'labels'                       # name of the label files in messages
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm, crop: int, seed: int, limit: int | None):
         self.spec, self.split, self.norm, self.crop, self.seed = spec, split, norm, crop, seed
@@ -134,7 +134,7 @@ def batch_keys(num_samples: int, batch: int, epochs: int, seed: int, start_step:
                part: tuple[int, int] = (0, 1)) -> Iterator[list[tuple[int, int]]]:
     """Batches of (epoch, index) for a training set: shuffled in each epoch, the rest of an epoch dropped.
 
-    The order depends on (seed, epoch) alone; start_step skips batches, so that a resumed run sees what it would have.
+    The order depends only on (seed, epoch); start_step skips batches, so that a resumed run sees the same ones.
     `part` = (index, parts) yields the index-th of so many equal parts of each batch.
     """
     steps, (part_index, parts) = num_samples // batch, part

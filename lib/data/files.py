@@ -1,4 +1,4 @@
-"""Images that belong to no data set: named one by one, by folder or by pattern."""
+"""Images outside any data set, given as files, folders or patterns."""
 import glob
 import os
 from collections import Counter
@@ -15,7 +15,7 @@ from lib.process.ranks import print_rank0
 
 def find_images(words: Sequence[str]) -> list[Path]:
     """The files, each once and in order, of files, folders (their images, without subfolders) and patterns with *, ? or
-    ** (subfolders too). Prints what is left out of a folder.
+    ** (subfolders too). Prints what is skipped in a folder.
 
     Raises FileNotFoundError if a folder holds no image or a pattern matches no file.
     """
@@ -28,7 +28,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
             others = [file.name + '/' * file.is_dir() for file in files if file not in matches]
             problem = f'{path} holds no image among {len(files)} files; expected {" ".join(IMAGE_SUFFIXES)}'
             if others and matches:
-                print_rank0(f'{path}: left out {len(others)} subfolders and files that are not images: '
+                print_rank0(f'{path}: skipped {len(others)} subfolders and files that are not images: '
                             f'{shortened(others)}')
         elif glob.has_magic(word) and not path.exists():
             matches = [Path(file) for file in sorted(glob.glob(word, recursive=True)) if Path(file).is_file()]
@@ -46,7 +46,7 @@ class FileSet(Dataset):
 
     Images whose long side exceeds max_side are reduced to it. `names` are those of the results: of the files without
     their endings; if some are equal, with their folders below the one that holds them all. With on_corrupt = 'skip'
-    images that cannot be decoded are left out; ValueError if all are.
+    images that cannot be decoded are skipped; ValueError if all are.
     """
 
     def __init__(self, files: Sequence[Path], max_side: int | None = None, on_corrupt: str = 'error'):
@@ -71,10 +71,10 @@ class FileSet(Dataset):
 
     def check(self) -> None:
         """Check that all images exist and can be read under different names; FileNotFoundError or ValueError names the
-        files. Prints what is left out.
+        files. Prints what is skipped.
         """
         if self.left_out:
-            print_rank0(f'left out {len(self.left_out)} files: corrupt: {shortened(self.left_out, 10)}')
+            print_rank0(f'skipped {len(self.left_out)} files as corrupt: {shortened(self.left_out, 10)}')
         check_files(self.paths, 'some images do not exist', 'check the names after --images')
         name, times = Counter(self.names).most_common(1)[0]
         if times > 1:
@@ -89,4 +89,4 @@ class FileSet(Dataset):
         if corrupt:
             raise ValueError(f'{len(corrupt)} of {len(self.paths)} files cannot be read as images: '
                              f'{shortened(corrupt, 10)}; remove them, name the others, or '
-                             'leave them out with --on-corrupt skip')
+                             'skip them with --on-corrupt skip')

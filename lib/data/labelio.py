@@ -1,4 +1,4 @@
-"""Files of CAMs, CRF seeds and probabilities: compressed .npz without pickle, written whole or not at all.
+"""Files of CAMs, CRF seeds and probabilities: compressed .npz without pickle, written atomically.
 
 Only this module knows how the numbers of CAMs and seeds are stored; a version in each file names the encoding.
 
@@ -21,14 +21,14 @@ from tool.camutils import strongest_class
 VERSION = 2
 INTERVALS = 200
 EDGES = (np.arange(INTERVALS + 1) / INTERVALS).astype(np.float32)
-# Middles of the intervals: sums of many values, as the affinity labels are, stay right. 0 and 1 come back as they were.
+# Middles of the intervals: sums of many values, as in affinity labels, are unbiased. 0 and 1 are restored exactly.
 VALUES = np.concatenate([[0], (np.arange(INTERVALS - 1) + 0.5) / INTERVALS, [1]]).astype(np.float32)
 REMEDY = 'python infer_cam.py --dataset NAME --split SPLIT'
 
 
 def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '',
                probs: np.ndarray | None = None) -> None:
-    """Write the CAMs of one image; they come back within 0.01, and their labels at the evaluation's thresholds exactly.
+    """Write the CAMs of one image; they are restored to within 0.01, and their labels at all thresholds exactly.
 
     Args:
         path: .npz file; its folder is made where absent.
@@ -68,7 +68,7 @@ def read_image_probs(path: Path, num_fg: int) -> np.ndarray | None:
 
 
 def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarray], origin: str = '') -> None:
-    """Write the CRF seeds of one image; they come back within 0.005, background within as much for each class.
+    """Write the CRF seeds of one image; they are restored to within 0.005, background to within that for each class.
 
     scores: background strength alpha -> scores [1 + k, H, W] in [0, 1], background first. The rest, and the errors, are
     those of write_maps.

@@ -1,4 +1,4 @@
-"""The reference's label files: a pickled NumPy dict {class index: float32 [H, W]} in .npy, shared by many codebases.
+"""The reference's label files: a pickled NumPy dict {class index: float32 [H, W]} in .npy, used by many codebases.
 
 Unpickling can run code, and even NumPy's own __setstate__ can be made to take a file's bytes for pointers. So the
 unpickler here resolves the names of arrays to one stand-in, refuses all others, and is used on request alone.
@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
     """Write the CAMs of one image as {class index from 0: float32 [H, W]}, with the arguments of labelio.write_maps.
 
-    A file without any class does not tell H and W.
+    A file without any class does not contain H and W.
     """
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:
@@ -44,7 +44,7 @@ def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.nd
 
     Args:
         path: .npy file.
-        size: (H, W) of the image, which a file without any class does not tell.
+        size: (H, W) of the image, which a file without any class does not contain.
         num_fg: number of classes of the data set, which no key may reach.
 
     Returns and raises what labelio.read_maps does; a file that asks for code is an error. The lowest pixels of the
@@ -125,8 +125,8 @@ def label_source(given: Path | None, own: Path, unpickle: bool, flag: str) -> tu
         raise ValueError(f'--unpickle reads .npy files from a folder of yours; name it with {flag} DIR')
     folder = given or own
     if not unpickle and not any(folder.glob('*.npz')) and (any(folder.glob('*.npy')) or any(folder.glob('*/*.npy'))):
-        raise ValueError(f'{folder} holds .npy files, which are pickled: a format that can carry code, so they are '
-                         'read only on request; --unpickle reads them')
+        raise ValueError(f'{folder} holds .npy files, which are pickled and can contain code; give --unpickle to read '
+                         'them')
     return folder, '.npy' if unpickle else '.npz'
 
 
@@ -138,7 +138,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _StandIn:
-    """What a file gives NumPy to make a dtype or an array of: nothing is made of it before it is checked."""
+    """The arguments that a file passes to NumPy for a dtype or an array: checked before anything is made of them."""
 
     def __init__(self, *args):
         self.args = args

@@ -1,4 +1,4 @@
-"""The former name of lib.own, for published commands: python -m lib.data.own."""
+"""Alias of lib.own under its former name, for published commands: python -m lib.data.own."""
 import runpy
 
 if __name__ == '__main__':

@@ -6,8 +6,8 @@ dataset.json holds, as for the toy set and for a user's own photos:
      "lists": "lists", "train_split": "train", "val_split": "val", "score_split": "train", "preset": "voc12"}
 
 Paths are relative to the folder of dataset.json; "root" names another folder for images and masks. Without "masks" the
-set can be trained on and predicted, not scored. "lists" holds <split>.txt and labels.txt, described in
-lib/files/dataspec.py. With "upright": true, images are turned as their EXIF tag says; "max_side" is the long side in
+set can be trained on and predicted, but not scored. "lists" holds <split>.txt and labels.txt, described in
+lib/files/dataspec.py. With "upright": true, images are rotated as their EXIF tag says; "max_side" is the long side in
 pixels to which larger images are reduced when read. lib/own writes such a file from a folder and a list of labels;
 "made_by" then says so, and no command overwrites a file without it.
 """

@@ -1,4 +1,4 @@
-"""The toy set: synthetic images with ground truth, small enough to carry the whole pipeline on a CPU in minutes.
+"""The toy set: synthetic images with ground truth, small enough for the whole pipeline to run on a CPU in minutes.
 
     python -m lib.data.toy --out data/toy --seed 0
 
@@ -24,9 +24,9 @@ MAKER = 'lib.data.toy'
 
 
 def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: bool = False) -> bool:
-    """Draw the set into `out`; False if it is already complete.
+    """Generate the set in `out`; False if it is already complete.
 
-    dataset.json is written first, so that an interrupted call knows its own files, and the lists last, so that an
+    dataset.json is written first, so that an interrupted command knows its own files, and the lists last, so that an
     unfinished set cannot be used. Files of other names are left alone. Raises ValueError if `out` holds a set with
     other parameters and `fresh` is not given, or files of somebody else.
     """
@@ -77,7 +77,7 @@ def set_files(out: Path, train: int, val: int) -> list[Path]:
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags."""
-    parser = Parser('Draw the toy set; a set drawn with the same settings is kept.')
+    parser = Parser('Generate the toy set; an existing set with the same settings is kept.', prog=f'python -m {MAKER}')
     parser.add_argument('--out', type=Path, default=Path('data/toy'), help='folder to write to')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0,
                         help='another seed gives another set of the same kind')
@@ -88,11 +88,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw the set."""
+    """Generate the set."""
     args = make_parser().parse_args(argv)
     drawn = write_set(args.out, args.seed, args.train, args.val, args.fresh)
     print(f'{args.out}: {args.train} training and {args.val} validation images, seed {args.seed}'
-          + ('' if drawn else ' (already there)'))
+          + ('' if drawn else ' (already exists)'))
 
 
 if __name__ == '__main__':

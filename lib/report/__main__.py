@@ -1,12 +1,11 @@
-"""Write exp/<run>/report.html: what was run, its scores, curves and images, in one page that needs no other file.
+"""Write exp/<run>/report.html: commands, scores, curves and images of a run, in a self-contained page.
 
     python -m lib.report --dataset data/my.json --run my
     python -m lib.report --dataset toy --run toy-0 --split train --out train.html
     python -m lib.report --run 'seam-*' 'both-*'      exp/report.html: the scores of several runs, compared
 
-Takes whatever the run holds so far. With ground truth, the images are the best, the median and the worst by the IoU of
-their segmentation; without, they are evenly spaced over the list, and CAM labels are shown at several background
-scores.
+Uses whatever outputs the run has so far. With ground truth, it shows the images with the best, median and worst IoU of
+the segmentation; without, images evenly spaced over the list, and CAM labels at several background scores.
 """
 import argparse
 import json
@@ -48,7 +47,7 @@ BEGINNINGS = ('started', 'resumed')
 
 
 class Stage(NamedTuple):
-    """One stage that has left traces. seconds is None where it cannot be told, size is in bytes."""
+    """A stage with outputs; seconds is None if unknown, size is in bytes."""
 
     title: str
     environment: dict                   # with its 'command' and settings, 'args'
@@ -80,7 +79,7 @@ def read_stages(folder: Path, spec: DatasetSpec) -> list[Stage]:
 
 
 def training_seconds(log: str) -> float | None:
-    """Time from start to end of a training by its log.txt, without breaks; None while it is unfinished."""
+    """Training time by its log.txt, without interruptions; None while it is unfinished."""
     entries = [(datetime.fromisoformat(time), word) for time, word in LOG_LINE.findall(log)]
     if not entries or entries[-1][1] != 'finished':
         return None
@@ -94,13 +93,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = base_parser(__doc__, several_runs=True)
     parser.prog = 'python -m lib.report'        # not __main__.py
     group = parser.add_argument_group('report')
-    group.add_argument('--split', help='images to show; the default is the data set\'s validation split')
+    group.add_argument('--split', help='split of the images to show; the default is the data set\'s validation split')
     group.add_argument('--out', type=Path, metavar='FILE', help='page to write; the default is exp/<run>/report.html, '
                        'exp/report.html of several runs')
-    group.add_argument('--count', type=integer(1, 1000), default=6, help='images to show')
+    group.add_argument('--count', type=integer(1, 1000), default=6, help='number of images to show')
     group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
-                       help='CAMs above it are labelled; the default is the best that eval.py found, else the one '
-                       'that the run chose, else 0.25')
+                       help='threshold above which CAMs are labelled; the default is the best that eval.py found, else '
+                       'the one chosen by python -m lib.choose, else 0.25')
     return parser
 
 
@@ -155,14 +154,13 @@ def score_sections(scores: list[dict], shown: str) -> list[dict]:
 
 
 def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
-    """Everything that one run holds; an error if it holds no stage, or is of another data set."""
+    """The page of one run; an error if it has no outputs, or is of another data set."""
     split = args.split or spec.val_split
     stages, scores = read_stages(args.folder, spec), read_scores(args.folder / 'scores.json')
     if not stages:
-        raise FileNotFoundError(f'{args.folder} holds no stage of a run on {spec.name}; name the run with --run and '
-                                '--exp')
+        raise FileNotFoundError(f'{args.folder} has no outputs of a run on {spec.name}; give --run and --exp')
     if stages[0].environment.get('classes', list(spec.classes)) != list(spec.classes):
-        raise ValueError(f'{args.folder} is not a run on {spec.name}: its classes differ; name its --dataset')
+        raise ValueError(f'{args.folder} is not a run on {spec.name}: its classes differ; give its --dataset')
     threshold = args.background_score or best_threshold(scores, split, args.folder)
     trained = next((stage for stage in stages if stage.metrics), stages[0])
     facts = {'data set': spec.name, 'classes': spec.num_fg,

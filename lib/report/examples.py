@@ -1,4 +1,4 @@
-"""What a run made of single images, laid over them; which images a report shows."""
+"""Outputs of a run for single images, drawn over them; which images a report shows."""
 import base64
 import io
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,15 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 
 def best_threshold(scores: Sequence[Mapping], split: str, folder: Path) -> float:
-    """Best threshold in the newest evaluation of the split's CAMs; if there is none, the background score that the run
-    in the folder chose, or DEFAULT_THRESHOLD."""
+    """Best threshold in the newest evaluation of the split's CAMs; if there is none, the background score chosen for
+    the run in the folder, or DEFAULT_THRESHOLD."""
     best = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
             for result in record['results'] if result.get('best')]
     return best[0] if best else chosen_score(folder, DEFAULT_THRESHOLD)
 
 
 def seeds_label(path: Path, num_fg: int) -> np.ndarray:
-    """What the two seeds of a file are sure of, uint8 [H, W]: objects by the low one, background by the high one."""
+    """Labels of which the two seeds of a file are certain, uint8 [H, W]: objects by the low, background by the high."""
     keys, scores = read_seeds(path, num_fg)
     label = labels_of(keys)[scores[min(scores)].argmax(0)]
     label[label == 0] = IGNORED
@@ -67,9 +67,9 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
 
 def draw_row(sample: Sample, image: np.ndarray, outputs: Mapping[str, np.ndarray],
              columns: str = '') -> dict[str, np.ndarray]:
-    """The image uint8 [H, W, 3], and each output laid over it, by column; ValueError if the sizes differ.
+    """The image uint8 [H, W, 3], and each output drawn over it, by column; ValueError if the sizes differ.
 
-    `columns` are all that begin with it.
+    Only columns whose name starts with `columns`.
     """
     row = {'image': image}
     for column, values in outputs.items():
@@ -84,7 +84,7 @@ def draw_row(sample: Sample, image: np.ndarray, outputs: Mapping[str, np.ndarray
 
 def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, count: int,
                  scored: bool) -> dict[str, list[dict]]:
-    """Images for the page: 'stages', what the stages made of some; 'training', the same of some training images with
+    """Images for the page: 'stages', outputs of the stages for some; 'training', the same for some training images with
     seeds; without scores 'thresholds', CAM labels at several background scores.
 
     Each is a dict of 'why' (it is shown), 'name', 'classes' and 'images' (data URIs by title).

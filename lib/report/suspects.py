@@ -32,7 +32,7 @@ def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
 
 
 def read_suspects(path: Path) -> list[Suspect]:
-    """The lines of the file; none if it does not exist. Raises ValueError if it is not as it was written."""
+    """The lines of the file; none if it does not exist. Raises ValueError if its format is wrong."""
     if not path.exists():
         return []
     try:
@@ -43,7 +43,7 @@ def read_suspects(path: Path) -> list[Suspect]:
     except (ValueError, csv.Error):
         head = None
     if head != HEAD:
-        raise ValueError(f'{path} is not as python -m lib.suspects writes it; move or rename it')
+        raise ValueError(f'{path} was not written by python -m lib.suspects; move or rename it')
     return suspects
 
 

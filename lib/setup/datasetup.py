@@ -1,4 +1,4 @@
-"""What config_voc.sh and config_coco.sh share: from archives to a verified data set, in steps that resume."""
+"""Shared by config_voc.sh and config_coco.sh: from archives to a verified data set, in steps that resume."""
 import argparse
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +18,9 @@ ARCHIVES = Path('data/archives')
 
 
 class Archive(NamedTuple):
-    """An archive, and what is taken from it: pattern and target as in unpack().
+    """An archive and what to unpack from it: pattern and target as in unpack().
 
-    `urls` are its addresses, best first; none if it is behind a registration. `md5` is given if one is published.
+    `urls` are its addresses, best first; none if it needs a registration. `md5` is given if one is published.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Archive(NamedTuple):
 class Notes:
     """<data root>/setup.json: the number of files in each folder when a step was done, by step.
 
-    A step is due again when one of its folders holds fewer files than were ever noted, so anything can be deleted.
+    A step is due again if one of its folders has fewer files than were ever noted, so anything can be deleted.
     """
 
     def __init__(self, root: Path):
@@ -86,7 +86,7 @@ def set_up(args: argparse.Namespace, spec: DatasetSpec, archives: Sequence[Archi
 
 
 def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
-    """Have archives in their folder; a ConnectionError names all that have to be put there by hand."""
+    """Download the archives that are absent; a ConnectionError names all that have to be downloaded by hand."""
     for number, archive in enumerate(archives):
         path = args.archives / archive.name
         print(f'{archive.name}: {"found in" if path.exists() else "downloading to"} {args.archives}', flush=True)
@@ -96,7 +96,7 @@ def fetch_all(archives: Sequence[Archive], args: argparse.Namespace) -> None:
         except ConnectionError as error:
             missing = [other for other in archives[number:] if not (args.archives / other.name).exists()]
             raise ConnectionError(f'{archive.name} cannot be downloaded ({error}); download '
-                              f'{", ".join((*other.urls, other.name)[0] for other in missing)} on another machine to '
+                              f'{", ".join((*other.urls, other.name)[0] for other in missing)} elsewhere, put it into '
                               f'{args.archives.absolute()}, then run the same command again') from error
 
 
@@ -114,7 +114,7 @@ def print_lists(splits: Mapping[str, Sequence[str]], official: Mapping[str, tupl
 
 
 def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode: bool = True) -> tuple[int, int]:
-    """Read every image and every mask of some lists once, in worker processes; 0 reads in this one.
+    """Read every image and mask of some lists once, in worker processes, or with 0 in this one.
 
     With `decode` images are decoded completely, else only their headers are read.
 
@@ -149,27 +149,27 @@ def count_files(folder: Path) -> int:
     return sum(path.is_file() and not path.name.startswith('.') for path in folder.iterdir()) if folder.is_dir() else 0
 
 
-def base_parser(doc: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:
+def base_parser(doc: str, prog: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:
     """Flags of preparing a data set, a part of its set-up; old_flags are further names of --data-root."""
-    parser = Parser(doc)
+    parser = Parser(doc, prog=prog)
     parser.add_argument('--data-root', *old_flags, '--data_root', type=Path, default=root, metavar='DIR',
-                        help=f'folder of the data set ({root})')
-    parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help=f'folder of the lists ({lists}/)')
+                        help='folder of the data set')
+    parser.add_argument('--lists', type=Path, default=lists, metavar='DIR', help='folder of the lists')
     parser.add_argument('--workers', type=integer(0, 256), default=os.cpu_count() or 1, metavar='N',
-                        help='worker processes; 0 does everything in the main process')
+                        help='worker processes; 0 runs everything in the main process')
     return parser
 
 
-def make_parser(doc: str, root: Path, lists: Path) -> argparse.ArgumentParser:
+def make_parser(doc: str, prog: str, root: Path, lists: Path) -> argparse.ArgumentParser:
     """Flags of both set-ups."""
-    parser = base_parser(doc, root, lists)
+    parser = base_parser(doc, prog, root, lists)
     parser.add_argument('--archives', type=Path, default=ARCHIVES, metavar='DIR',
-                        help=f'folder of archives; those in it are not downloaded ({ARCHIVES})')
-    parser.add_argument('--mirror', metavar='URL', help='server of all archives by name, tried first')
-    parser.add_argument('--tries', type=integer(1, 1000), default=8, metavar='N', help='attempts at a download (8)')
+                        help='folder of archives; existing ones are not downloaded')
+    parser.add_argument('--mirror', metavar='URL', help='base URL of a server that has all archives, tried first')
+    parser.add_argument('--tries', type=integer(1, 1000), default=8, metavar='N', help='attempts per download')
     parser.add_argument('--part', action='store_true',
-                        help='the archives hold a part of the data set: expect neither official lists nor checksums')
+                        help='the archives hold only a part of the data set: do not check lists and checksums')
     parser.add_argument('--decode', action=argparse.BooleanOptionalAction, default=True,
                         help='when verifying, decode images completely, not only their headers')
-    parser.add_argument('--verify', action='store_true', help='verify again what was set up before')
+    parser.add_argument('--verify', action='store_true', help='verify the data set again')
     return parser

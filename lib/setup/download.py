@@ -1,4 +1,4 @@
-"""Downloading large files over HTTP: resumed, retried, and checked before they get their final name."""
+"""Download large files over HTTP: resumed, retried, and checked before they get their final name."""
 import hashlib
 import http.client
 import ssl
@@ -26,7 +26,7 @@ def fetch(path: Path, urls: Sequence[str], md5: str | None = None, tries: int = 
     next call resumes there. A .zip has a checksum for each file in it, which unpacking checks.
 
     Raises:
-        ConnectionError: if no server sent it; gives the reason for each.
+        ConnectionError: if no server sends it; gives the reason for each.
         ValueError: if the file has the wrong checksum or is not an archive; a downloaded one is removed.
     """
     file, remedy, problem = path, 'move it away', ''

@@ -1,4 +1,4 @@
-"""Unpacking archives: of their regular files those that match a pattern, to paths that the archive cannot choose."""
+"""Unpack archives: regular files that match a pattern, to paths that the archive cannot choose."""
 import gzip
 import lzma
 import re
@@ -40,5 +40,5 @@ def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list
         raise ValueError(f'{archive} is corrupt ({type(error).__name__}: {error}); move it away, then run the same '
                          'command again') from error
     if not folders:
-        raise ValueError(f'{archive} has none of the files expected in it; is it the right archive?')
+        raise ValueError(f'{archive} contains none of the expected files; is it the right archive?')
     return sorted(str(folder.relative_to(root)) for folder in folders)
