@@ -1,4 +1,4 @@
-"""Toy pretraining, the substitute for ImageNet weights on the synthetic set: a backbone that knows its textures.
+"""Toy pretraining, the substitute for ImageNet weights on the synthetic set: a backbone that recognises its textures.
 
     ./run_demo.sh --stages backbone         how pretrained/toy_backbone.pth was made, on a separate synthetic set
 

@@ -106,7 +106,7 @@ def main(argv=None):
     if args.dry_run:
         return
 
-    # What the result depends on: a resumed run must find the same.
+    # What the result depends on: it must be the same in a resumed run.
     origin = stage.origin(seeds=[path for _, path in dataset.labelled()])
 
     # Train.

@@ -134,7 +134,7 @@ def main(argv=None):
     if args.dry_run:
         return
 
-    # What the result depends on: a resumed run must find the same.
+    # What the result depends on: it must be the same in a resumed run.
     origin = stage.origin(pseudo_labels=[path for _, path in dataset.labelled()])
 
     # Train. With several processes, batch norm sees the whole batch.

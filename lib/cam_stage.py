@@ -124,7 +124,7 @@ def train_cam(doc: str, dataset: str, argv: list[str] | None) -> None:
     if args.dry_run:
         return
 
-    # What the result depends on: a resumed run must find the same.
+    # What the result depends on: it must be the same in a resumed run.
     origin = stage.origin(data.labels)
 
     # Train.

@@ -59,7 +59,7 @@ def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float,
 
 
 def best_score(localisation: np.ndarray) -> float:
-    """The score of the highest localisation: the vertex of the parabola through its maximum by SCORES and neighbours."""
+    """The score of the highest localisation: the vertex of the parabola through the maximum and its neighbours."""
     top = int(localisation.argmax())
     if not 0 < top < len(SCORES) - 1:
         return float(SCORES[top])

@@ -89,7 +89,7 @@ class Stage:
         check_labels(files, self.spec, images, self.dataset.remedy())
 
     def origin(self, image_labels: np.ndarray | None = None, **label_files: Sequence[Path]) -> dict:
-        """What the network is trained on, which a resumed run must find unchanged."""
+        """What the network is trained on, which must be the same in a resumed run."""
         weights = self.digests(self.args.weights) or self.args.weights         # no file: a word such as none
         return training_origin(self.args, self.spec, self.digests, self.dataset.samples, image_labels, weights=weights,
                                **label_files)

@@ -12,7 +12,7 @@ from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import read_mask
 from lib.run.table import aligned
 
-MOST = 2000                     # images that are read, at most
+MOST = 2000                     # maximum number of images to read
 CHANCE = 1.25                   # an average precision below this multiple of the class's frequency says little
 FLOODED, EMPTY = 0.9, 0.01      # fractions of an image, on average
 

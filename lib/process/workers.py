@@ -1,10 +1,10 @@
 """Worker processes, each with a socket of its own. They can be killed at any moment, and need no shared memory.
 
-Python's pools share their queues among the workers: one that is killed while it sends a result blocks them for ever.
-What travels is plain pickle: multiprocessing's passes tensors by shared memory, which containers have little of.
+The workers of Python's pools share queues: one that is killed while it sends a result blocks the others for ever. Data
+is sent as plain pickles: those of multiprocessing pass tensors in shared memory, which is scarce in containers.
 """
 import atexit
-import multiprocessing.util  # what it does at exit comes after what is registered here
+import multiprocessing.util  # its exit handlers run after those registered here
 import os
 import pickle
 import signal
@@ -24,8 +24,8 @@ import cv2
 from lib.process.ending import AGAIN, CAUGHT, end_with_parent
 
 AHEAD = 4           # tasks per worker that are submitted at a time
-GRACE = 15          # seconds that running tasks have to finish after an error
-# Elsewhere than on Linux system libraries crash in forked processes.
+GRACE = 15          # seconds for running tasks to finish after an error
+# On other systems than Linux, system libraries crash in forked processes.
 Process = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn').Process
 KILLED = ('a worker process was killed, probably because memory ran out; free memory or use fewer processes '
           f'(--workers), {AGAIN}')
@@ -38,7 +38,7 @@ def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int
         function: sent to each worker once; it must be picklable, as must items and results.
         items: read in this process.
         workers: number of processes; 0 runs everything in this one.
-        chunk: items per task; more than 1 pays where a call takes less than a millisecond.
+        chunk: items per task; more than 1 pays off if a call takes less than a millisecond.
         ahead: tasks per worker that are submitted at a time.
     """
     if not workers:
@@ -92,7 +92,7 @@ class Pool:
         return results
 
     def close(self, submitted: Iterable[Future] = ()) -> None:
-        """End the processes; those of the tasks submitted that run have GRACE seconds, the others are cancelled."""
+        """End the processes; submitted tasks that are running have GRACE seconds, the others are cancelled."""
         try:
             self.threads.shutdown(wait=False, cancel_futures=True)
             wait([task for task in submitted if not task.cancelled()], GRACE)

@@ -22,7 +22,7 @@ def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
 
 
 def is_trained(path: Path, origin: Mapping) -> bool:
-    """Whether a network's file exists and is the one that this training makes; ValueError if it is another one."""
+    """Whether a network's file exists and has this origin; ValueError if it has another one."""
     if not path.exists():
         return False
     if changed := difference(trained_origin(path), origin):
@@ -41,7 +41,7 @@ def trained_origin(path: Path) -> dict:
 
 
 def remove_training(model: Path, last: Path) -> None:
-    """Remove what an earlier training left: the network, then the last checkpoint.
+    """Remove the files of an earlier training: the network, then the last checkpoint.
 
     In this order, a run that is killed in between never looks finished: it resumes from the checkpoint or starts over.
 

@@ -1,4 +1,4 @@
-"""What the demo starts from and should end with: the backbone in the repository, and scores with the range of seeds."""
+"""The demo's starting point and expected result: the backbone in the repository, and scores with their range."""
 from pathlib import Path
 
 from lib.run.record import read_scores
@@ -7,7 +7,7 @@ from lib.run.table import STAGE_NAMES, aligned
 BACKBONE = Path('pretrained/toy_backbone.pth')      # made by ./run_demo.sh --stages backbone
 # Validation mIoU in percent, mean over seeds 0, 1 and 2; of CAMs at the best of the published thresholds.
 EXPECTED = {'cam': 68.7, 'walk': 68.7, 'seg': 69.7}
-RANGE = 3.0             # how far seeds and processors may be from the mean
+RANGE = 3.0             # accepted deviation from the mean, for other seeds and processors
 
 
 def comparison_text(file: Path) -> str:

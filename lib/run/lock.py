@@ -13,10 +13,10 @@ from lib.process import ranks
 
 @contextmanager
 def lock_folder(folder: Path, patience: float = 2) -> Iterator[TextIO]:
-    """Hold the lock of a folder while the context lasts; ValueError if another run, which is named, holds it.
+    """Hold the lock of a folder while the context lasts; ValueError that names the other run if one holds it.
 
-    Each process of a run locks a file of its own, .lock-<rank>: the processes of one run do not exclude each other,
-    and another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
+    Each process of a run locks its own file, .lock-<rank>: the processes of one run do not exclude each other, and
+    another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
     killed process; `patience` is the time in seconds to wait for that.
     """
     path, until = Path(folder) / f'.lock-{ranks.place().rank}', time.monotonic() + patience

@@ -77,7 +77,7 @@ class Work:
             write_made_by(output.folder, self.args, device, output.origin)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove the files that a stage made of some images."""
+        """Remove the stage's files of some images."""
         for path in [output.path(name) for name in names for output in self.outputs]:
             if not _is_foreign(read_state(path)):
                 path.unlink(missing_ok=True)
