@@ -281,7 +281,7 @@ def test_warnings_say_which_classes_cannot_be_learned(home, capsys):
     ('l.json', '{"samples": [{"filepath": "a.jpg"}]}', 'expected a table'), ('l.json', '[1, 2]', 'expected a table'),
     ('l.json', '[{"image": "a.jpg"}]', 'has no column of labels'),
     ('l.xml', '<annotations/>', 'has no <image> element'), ('l.xml', '<annotations', 'is not valid XML'),
-    ('l.yaml', 'names: [wren]', 'is not a list of labels in a form'),
+    ('l.yaml', 'names: [wren]', 'is not a list of labels in a supported format'),
     ('l.json', coco(categories=[{'id': 1}]), 'lacks "name"'), ('none.csv', None, 'does not exist'),
     ('l.csv', b'\xff\xfeno text\x00', 'names no image')])
 def test_a_list_of_another_form_is_one_line(home, capsys, name, content, problem):
