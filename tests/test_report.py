@@ -81,7 +81,7 @@ def test_a_run_that_is_not_there_is_refused(toy, tmp_path, capsys):
 def test_a_run_on_another_data_set_is_refused_before_anything_is_printed(run_folder, capsys):
     words = ('--exp', run_folder.parent, '--run', 'toy')
     line = error_line(report.main, words, capsys)
-    assert 'toy is not a run on voc12: its classes differ; name its --dataset' in line
+    assert 'toy is not a run on voc12: its classes differ; give its --dataset' in line
     with pytest.raises(SystemExit):
         run_script(lambda: report.main([str(word) for word in words]))
     assert capsys.readouterr().out == ''
