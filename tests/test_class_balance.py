@@ -7,7 +7,6 @@ import train_seg
 from lib.data.datasets import SegTrainSet
 from lib.data.registry import get_spec
 from lib.files.imageio import write_label_png
-from lib.run.settings import row_of
 
 
 @pytest.fixture
@@ -46,9 +45,3 @@ def test_the_loss_is_the_weighted_sum_over_the_number_of_labelled_pixels():
                   for n, y, x in np.ndindex(2, 4, 5) if mask[n, y, x] != 255) / 35
     loss = train_seg.make_step(lambda images: images, weights)(batch)['loss']
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
-
-
-def test_the_demo_and_own_data_balance_classes_and_the_published_data_sets_do_not():
-    chosen = {preset: row_of('train_seg', preset).get('class_balance') for preset in ('voc12', 'coco', 'toy', 'own')}
-    assert chosen == {'voc12': None, 'coco': None, 'toy': 0.5, 'own': 0.5}
-    assert train_seg.make_parser().get_default('class_balance') is None

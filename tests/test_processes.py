@@ -120,7 +120,7 @@ def test_two_processes_write_the_same_files_as_one(run_folder, toy, tmp_path):
 def test_passes_are_refused_where_batch_norm_needs_the_whole_batch(run_folder, toy, tmp_path, capsys):
     script, words = stages(run_folder, toy, tmp_path)['seg']
     line = error_line(__import__(script).main, (*words, '--accumulate', '2'), capsys)
-    assert '--accumulate 2: batch norm needs the statistics of the whole batch' in line
+    assert '--accumulate 2: batch norm needs the whole batch' in line
 
 
 def told(monkeypatch, **variables):
