@@ -73,17 +73,19 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
 def class_weights(dataset: SegTrainSet, num_classes: int, power: float | None) -> torch.Tensor | None:
     """Weights float32 [C] of the classes in the loss; their mean over the labelled pixels is 1. None without a power.
 
-    A weight is the class's frequency to the power -power, 0 for a class without pixels. The frequencies are those of at
-    most COUNTED label images, evenly spaced.
+    A weight is the class's frequency to the power -power. The frequencies are those of at most COUNTED label images,
+    evenly spaced; a class without pixels there has the largest weight.
     """
     if not power:
         return None
     files = [path for _, path in dataset.labelled()]
     masks = (read_mask(path, num_classes) for path in files[::-(-len(files) // COUNTED)])
     counts = sum(np.bincount(mask.ravel(), minlength=256)[:num_classes] for mask in masks)
-    frequencies = counts / max(counts.sum(), 1)
-    weights = np.where(counts > 0, frequencies.clip(1e-6) ** -power, 0)
-    return torch.from_numpy(weights / max(frequencies @ weights, 1e-6)).float()
+    if not counts.any():
+        return None
+    frequencies = counts / counts.sum()
+    weights = np.maximum(frequencies, frequencies[counts > 0].min()) ** -power
+    return torch.from_numpy(weights / (frequencies @ weights)).float()
 
 
 def make_step(network: Callable, weights: torch.Tensor | None = None) -> Callable:

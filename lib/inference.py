@@ -121,7 +121,7 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
             stack.enter_context(lock_folder(output.folder))
         work = Work(args, dataset.names, outputs, sources, digests)
         if not args.dry_run:
-            work.remove(dataset.left_out)       # corrupt images: what was made of them before is stale
+            work.remove({*dataset.left_out} - {*dataset.names})     # corrupt images: their former results are stale
         if not work.todo:
             return
         dataset.check()

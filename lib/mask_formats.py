@@ -132,7 +132,7 @@ def check_export(folder: Path, names: Iterable[str]) -> None:
         path = folder / name / FORMATS[name][1]
         if path.exists():
             refuse_foreign(path, MAKER)
-        elif path.parent.is_dir() and any(path.parent.iterdir()):
+        elif path.parent.is_dir() and any(path.parent.glob('[!.]*')):
             raise ValueError(f'{path.parent} exists and was not written by this code; choose another --out, or move '
                              'the folder away')
 

@@ -12,6 +12,7 @@ import torch
 import infer_seg
 import train_aff
 from lib.data.labelio import read_maps, write_maps
+from lib.files import fileio
 from lib.files.fileio import CannotWrite, replacing, write_text
 from lib.files.torchfile import read_torch, write_torch
 from lib.run.lock import lock_folder
@@ -98,7 +99,7 @@ def test_temporary_files_are_never_taken_for_others_and_that_of_a_killed_process
     code = ('import os, sys; from pathlib import Path; from lib.files.fileio import replacing\n'
             'with replacing(Path(sys.argv[1])) as temporary: temporary.write_text("half"); os.kill(os.getpid(), 9)')
     assert subprocess.run([sys.executable, '-c', code, tmp_path / 'a.png']).returncode == -9
-    assert [path.suffix for path in tmp_path.iterdir()] == ['.tmp']
+    assert {path.name for path in tmp_path.iterdir()} == {'.a.png.hfpl.tmp', '.a.png.hfpl.lock'}
     with replacing(tmp_path / 'a.png') as temporary:
         temporary.write_text('new')
         assert temporary.exists() and not list(tmp_path.glob('*.png'))
@@ -118,6 +119,15 @@ def test_writers_of_one_file_never_mix(tmp_path):
             met.add(path.read_text())
     assert met <= {'a' * 50_000, 'b' * 50_000} and met
     assert [writer.returncode for writer in writers] == [0, 0] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_writer_does_not_wait_for_a_stopped_one_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(fileio, 'WAIT', 0.2)
+    with replacing(tmp_path / 'a.txt') as temporary:
+        temporary.write_text('first')
+        with pytest.raises(CannotWrite, match='a.txt.hfpl.lock is locked by another process'):
+            write_text(tmp_path / 'a.txt', 'second')
+    assert [path.name for path in tmp_path.iterdir()] == ['a.txt'] and (tmp_path / 'a.txt').read_text() == 'first'
 
 
 def test_a_file_system_without_locks_takes_files_but_no_runs(tmp_path, monkeypatch):

@@ -2,12 +2,14 @@
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 EXPLAINED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR)
+WAIT = 60       # seconds to wait for another process that writes the same file
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)       # of a file system without flock
 
 
@@ -20,29 +22,30 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path; it replaces `path` when the block ends without an error.
 
     The folder is created if absent. File and folder are flushed to disk (fsync) before this returns. A block that
-    raises leaves neither the temporary file nor a changed `path`; what a killed process leaves is used when the same
+    raises leaves neither the temporary file nor a changed `path`; what a killed process leaves is removed when the same
     file is written again. Processes that write the same file wait for each other. A writer that infers the format from
     the name has to be told it, as temporary names end in .tmp. Raises CannotWrite if the disk is full, or the folder is
     not writable or is a file.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.hfpl.tmp')
+    temporary, lock = (path.with_name(f'.{path.name}.hfpl.{ending}') for ending in ('tmp', 'lock'))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with lock_file(temporary):
+        with lock_file(lock):
             try:
+                temporary.unlink(missing_ok=True)
                 yield temporary
                 _flush(temporary)
                 os.replace(temporary, path)
-            except BaseException:
+            finally:
                 temporary.unlink(missing_ok=True)
-                raise
+                lock.unlink(missing_ok=True)
             with suppress(OSError):         # some file systems cannot flush a folder
                 _flush(path.parent)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__      # torch.save wraps the system's error
         named = getattr(cause, 'filename', None)        # a full disk names no file
-        concerned = named is None or Path(os.fsdecode(named)) in (temporary, *path.parents)
+        concerned = named is None or Path(os.fsdecode(named)) in (temporary, lock, *path.parents)
         if not concerned or getattr(cause, 'errno', None) not in EXPLAINED:
             raise
         raise CannotWrite(f'{path} cannot be written ({os.strerror(cause.errno)}); free disk space, fix the '
@@ -59,26 +62,37 @@ def write_text(path: Path, text: str) -> None:
 def lock_file(path: Path, wait: bool = True) -> TextIO | None:
     """A file of this name, opened to append and locked (flock) until it is closed or this process ends.
 
-    None if another process holds the lock and `wait` is not set. If the file system has no locks, the file is not
-    locked if `wait` is set; otherwise OSError.
+    Args:
+        path: of the file, which the caller removes while it is locked.
+        wait: up to WAIT seconds for another process that has it; otherwise None is returned then.
+
+    Raises:
+        CannotWrite: if another process has it for longer.
+        OSError: without `wait`, if the file system has no locks; with it, a file without a lock is returned then.
     """
+    until = time.monotonic() + WAIT
     while True:
         file = open(path, 'a+')
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
+            file.close()
+        except FileNotFoundError:       # the process that had it has removed it
+            file.close()
         except BlockingIOError:
             file.close()
-            return None
-        except FileNotFoundError:       # the process that held the lock has renamed or removed it
-            pass
+            if not wait:
+                return None
+            if time.monotonic() > until:
+                raise CannotWrite(f'{path} is locked by another process, perhaps a stopped one; end it, then run the '
+                                  'same command again') from None
+            time.sleep(0.02)
         except OSError as error:
-            if wait and error.errno in NO_LOCKS:        # better than not writing at all
+            if wait and error.errno in NO_LOCKS:        # better than no file at all
                 return file
             file.close()
             raise
-        file.close()
 
 
 def _flush(path: Path) -> None:

@@ -50,9 +50,11 @@ def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int
         while task := list(islice(items, chunk)):
             submitted.append(pool.submit(task))
             if len(submitted) == ahead * workers:
-                yield from submitted.popleft().result()
+                yield from submitted[0].result()
+                submitted.popleft()
         while submitted:
-            yield from submitted.popleft().result()
+            yield from submitted[0].result()
+            submitted.popleft()
     finally:
         pool.close(submitted)
 

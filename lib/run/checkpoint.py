@@ -7,6 +7,7 @@ from lib.run.origin import NEW_OR_BOTH, difference
 
 REMEDY = 'move it away'
 AGAIN = NEW_OR_BOTH.format('it')
+FORMER = ('previous.pth', 'next.pth')       # further checkpoints that earlier versions kept
 
 
 def load_checkpoint(path: Path, origin: Mapping) -> dict | None:
@@ -53,7 +54,8 @@ def remove_training(model: Path, last: Path) -> None:
     if last.exists():
         _read(last, tensors=False)
     model.unlink(missing_ok=True)
-    last.unlink(missing_ok=True)
+    for path in (last, *map(last.with_name, FORMER)):
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path, tensors: bool = True) -> dict:
