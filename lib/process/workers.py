@@ -50,11 +50,9 @@ def map_in_workers(function: Callable, items: Iterable, workers: int, chunk: int
         while task := list(islice(items, chunk)):
             submitted.append(pool.submit(task))
             if len(submitted) == ahead * workers:
-                yield from submitted[0].result()
-                submitted.popleft()
+                yield from submitted.popleft().result()
         while submitted:
-            yield from submitted[0].result()
-            submitted.popleft()
+            yield from submitted.popleft().result()
     finally:
         pool.close(submitted)
 
