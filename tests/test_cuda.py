@@ -29,7 +29,7 @@ INFERENCES = (('infer_cam', *SCALES), ('infer_aff',), ('infer_seg', *HEAD, *SCAL
 
 @pytest.fixture(scope='module', autouse=True)
 def gpu() -> None:
-    """Skip all tests of this file where there is no GPU."""
+    """Skip all tests of this file on machines without a GPU."""
     if not shutil.which('nvidia-smi') or subprocess.run([sys.executable, '-c', PROBE], env=OUTSIDE).returncode:
         pytest.skip('needs a GPU')
 
