@@ -23,7 +23,7 @@ SPLITS = {'train': 4, 'val': 2}
 IMAGE_BYTES, MASK_BYTES = 6000, 2500      # sizes of all images and masks
 # Files that hold times, versions or process numbers, and last.pth, which is not made again once a network is trained.
 NOT_COMPARED = re.compile(r'(^|/)(log\.txt|env\.json|args\.json|made_by\.json|events\.out\..*|last\.pth|previous\.pth'
-                          r'|next\.pth|corrupt\.pth|\.digests\.json|\.lock-\d+|\.scores-lock-\d+|\..*\.tmp)$')
+                          r'|next\.pth|corrupt\.pth|\.digests\.json|\.lock-\d+|\..*\.(tmp|lock))$')
 RUN_ONLY = {'--fresh': 1, '--save-every': 2, '--accumulate': 2}     # words of flags that only say how to run
 # Why a command may be refused that a clean run would do: something lies there that it does not replace unasked.
 REFUSALS = re.compile(r'were made with other settings|was trained with other settings or inputs'
@@ -233,7 +233,7 @@ class World:
         stale = [path for path in self.left_out(command, clean) if path in after and path not in self.user]
         self.fail_if(stale, f'{command} was done; no clean run makes {stale}')
         left = [path for path in after
-                if str(Path(path).parent) in folders and re.search(r'/(\.lock-\d+|\..*\.tmp)$', path)]
+                if str(Path(path).parent) in folders and re.search(r'/(\.lock-\d+|\..*\.(tmp|lock))$', path)]
         self.fail_if(left, f'{command} was done and left {left}')
 
     def left_out(self, command: Command, clean: Clean) -> list[str]:
