@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, Subset
 from lib.data.loading import single_images
 from lib.net.backbone import Backbone, check_network, trained_backbone
 from lib.net.weights import load_network
+from lib.process import ranks
 from lib.process.cli import progress
 from lib.process.workers import map_in_workers
 from lib.run import device as devices
@@ -120,7 +121,7 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         for output in outputs if not args.dry_run else ():       # a dry run writes nothing, locks included
             stack.enter_context(lock_folder(output.folder))
         work = Work(args, dataset.names, outputs, sources, digests)
-        if not args.dry_run:
+        if not args.dry_run and ranks.is_first():
             work.remove({*dataset.left_out} - {*dataset.names})     # corrupt images: their former results are stale
         if not work.todo:
             return

@@ -303,6 +303,21 @@ def test_fresh_in_several_processes_redoes_each_image_once_and_not_after_a_resta
     assert times(folder) == stamps
 
 
+@pytest.mark.parametrize('number, left', [(0, ['val_00001', 'val_00003', 'val_00005']),
+                                          (1, ['val_00000', 'val_00002', 'val_00004'])])
+def test_fresh_removes_the_old_files_of_this_process_before_it_makes_new_ones(again, monkeypatch, number, left):
+    folder, stages = again
+
+    def stop(*_, **__):
+        raise RuntimeError('stopped')
+
+    monkeypatch.setattr(inference, 'map_in_workers', stop)
+    rank(monkeypatch, number, 2)
+    with pytest.raises(RuntimeError, match='stopped'):
+        run(stages['seg'], '--fresh')
+    assert sorted(path.stem for path in (folder / 'results/val').glob('*.png')) == left
+
+
 def test_a_fresh_run_started_again_before_all_had_removed_their_files_makes_the_rest(again, monkeypatch):
     folder, stages = again
     run(stages['seg'], '--no-crf', '--fresh')
