@@ -139,7 +139,7 @@ def await_workers(process, folder):
     """Numbers of the workers of a stage that has begun its work."""
     for _ in range(1500):
         workers = [member for member in members(process.pid) if member != process.pid]
-        if workers and any(folder.rglob('*')) or process.poll() is not None:
+        if len(workers) > 1 and any(folder.rglob('*')) or process.poll() is not None:     # one may be git
             return workers
         time.sleep(0.02)
     raise AssertionError('no worker comes')
