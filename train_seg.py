@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from lib.areas import match_areas
 from lib.data.checks import read_ground_truth
 from lib.data.datasets import SegTrainSet
 from lib.data.loading import steps_of
 from lib.data.registry import get_spec
-from lib.files.imageio import IGNORED, read_mask, voc_palette
+from lib.files.imageio import IGNORED, voc_palette
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import FREEZE_SEG, set_train_mode
 from lib.net.syncnorm import share_batch_norm
@@ -31,8 +32,6 @@ from lib.run.options import NOTHING, resolve
 from lib.training import Stage, pretrained_backbone, training_parser, validation_samples
 from tool.drawing import blend
 from tool.imutils import normalise
-
-COUNTED = 2000          # label images in which classes are counted
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -48,9 +47,9 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument('--fov-channels', type=integer(1, 8192), default=512, help='number of channels of the head')
     group.add_argument('--bn-momentum', type=number(0, 1, above=True), default=3e-4,
                        help='weight of a new batch in the running statistics of batch norm')
-    group.add_argument('--class-balance', type=number(0, 1), metavar='POWER',
-                       help='weight the pixels of a class by its frequency to the power -POWER, so that small or rare '
-                       'objects are not lost; by default all pixels have the same weight')
+    group.add_argument('--match-areas', action=argparse.BooleanOptionalAction, default=False,
+                       help='after the last step, shift the logits of the classes so that each covers as much of the '
+                       'training images as its pseudo-labels do; short training shrinks classes')
     return parser
 
 
@@ -70,30 +69,12 @@ def make_network(args: argparse.Namespace, num_classes: int) -> DeepLab:
     return network
 
 
-def class_weights(dataset: SegTrainSet, num_classes: int, power: float | None) -> torch.Tensor | None:
-    """Weights float32 [C] of the classes in the loss; their mean over the labelled pixels is 1. None without a power.
-
-    A weight is the class's frequency to the power -power. The frequencies are those of at most COUNTED label images,
-    evenly spaced; a class without pixels there has the largest weight.
-    """
-    if not power:
-        return None
-    files = [path for _, path in dataset.labelled()]
-    masks = (read_mask(path, num_classes) for path in files[::-(-len(files) // COUNTED)])
-    counts = sum(np.bincount(mask.ravel(), minlength=256)[:num_classes] for mask in masks)
-    if not counts.any():
-        return None
-    frequencies = counts / counts.sum()
-    weights = np.maximum(frequencies, frequencies[counts > 0].min()) ** -power
-    return torch.from_numpy(weights / (frequencies @ weights)).float()
-
-
-def make_step(network: Callable, weights: torch.Tensor | None = None) -> Callable:
-    """The training step: mean cross-entropy over the labelled pixels, with class weights [C] if they are given."""
+def make_step(network: Callable) -> Callable:
+    """The training step: mean cross-entropy over the labelled pixels."""
 
     def step(batch: Mapping) -> dict[str, torch.Tensor]:
         logits = network(batch['image'])                                    # [N, C, H, W]
-        loss = F.cross_entropy(logits.float(), batch['mask'], weights, ignore_index=IGNORED, reduction='sum')
+        loss = F.cross_entropy(logits.float(), batch['mask'], ignore_index=IGNORED, reduction='sum')
         return {'loss': loss / batch['counts'].clamp(min=1e-6)}               # 0 where all pixels are ignored
 
     return step
@@ -142,14 +123,14 @@ def main(argv=None):
     # Train. With several processes, batch norm sees the whole batch.
     devices.connect(device)
     network = share_batch_norm(network.to(device), device)
-    weights = class_weights(dataset, spec.num_classes, args.class_balance)
-    step = make_step(stage.forward(network, whole_batch=True), None if weights is None else weights.to(device))
+    step = make_step(stage.forward(network, whole_batch=True))
+    finish = partial(match_areas, network, dataset, device) if args.match_areas else None
     no_labels = (f'all pixels of the labels in {dataset.labels_dir} are {IGNORED}, ignored, in the first batches: '
                  'nothing to learn from; check --labels')
     pictures = 'segmentation', samples, partial(draw_row, network, device)
     stage.train(network, 'deeplab', step, origin, pictures=pictures, counts=count_labelled, no_labels=no_labels,
-                lr_steps=steps + 1, fov_channels=args.fov_channels, dilation=args.dilation, dataset=spec.name,
-                preset=spec.preset, max_side=spec.max_side, norm=network.backbone.norm)
+                finish=finish, lr_steps=steps + 1, fov_channels=args.fov_channels, dilation=args.dilation,
+                dataset=spec.name, preset=spec.preset, max_side=spec.max_side, norm=network.backbone.norm)
 
 
 if __name__ == '__main__':

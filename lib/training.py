@@ -102,9 +102,10 @@ class Stage:
 
     def train(self, network: nn.Module, kind: str, step: Callable, origin: Mapping, *,
               pictures: tuple[str, Sequence, Callable], counts: Callable | None = None, no_labels: str = '',
-              lr_steps: int | None = None, **meta) -> None:
+              finish: Callable | None = None, lr_steps: int | None = None, **meta) -> None:
         """Train up to the last step, see lib/run/loop.py; the learning rate reaches 0 after `lr_steps`, if given.
 
+        `finish` is called in rank 0 after the last step, and may change the network before it is written.
         `kind` and `meta` are what inference needs to know about the network besides its backbone; `pictures` are the
         arguments of draw_pictures(), for TensorBoard.
         """
@@ -113,6 +114,8 @@ class Stage:
                 'classes': list(self.spec.classes), **meta}
 
         def save(path: Path, origin: Mapping) -> None:
+            if finish:
+                finish()
             save_network(path, network, {**meta, 'origin': origin})
 
         optimizer = make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr)

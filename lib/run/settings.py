@@ -46,9 +46,9 @@ SETTINGS = {
         'voc12': {'max_steps': 20000},
         'coco': {'max_steps': 200000},
         'toy': {'max_steps': 260, 'crop_size': 96, 'scale': (0.75, 1.25), 'lr': 0.008, 'head_lr': 3.0, 'dilation': 6,
-                'fov_channels': 128, 'bn_momentum': 0.1, 'dropout': False},
+                'fov_channels': 128, 'bn_momentum': 0.1, 'dropout': False, 'match_areas': True},
         'own': {'max_steps': lambda spec: max(600, len(spec.samples(spec.train_split)) // 2),      # 4 epochs of 8
-                'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
+                'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False, 'match_areas': True,
                 'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
                 'crop_size': lambda spec: spec.scaled(448)},
     },
