@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # The demo ends with its scores next to the expected ones.
     if driver == 'demo' and stage == 'report' and not (job.smoke or job.dry_run):
-        print(f'\n{comparison_text(job.exp / job.run / "scores.json")}')
+        print(f'\n{comparison_text(job.exp / job.run / "scores.json", job.seed)}')
 
     # A dry run ends with the first stage's check of its inputs.
     if job.dry_run and job.drawn and commands[0].tool.network:
