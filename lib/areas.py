@@ -15,7 +15,9 @@ import torch
 from lib.data.datasets import TrainSet, read_sample
 from lib.files.imageio import read_mask
 from lib.net.deeplab import DeepLab
+from lib.net.freeze import eval_mode
 from lib.predict import finished, infer_probs
+from lib.process.cli import progress
 
 IMAGES = 64                     # evenly spaced over the training images
 ROUNDS = 10, 5                  # without and then with the CRF
@@ -40,7 +42,8 @@ def matching_bias(images: Sequence[np.ndarray], probs: Sequence[np.ndarray], tar
         float64 [C] in [-3, 3], 0 for background and for classes without pixels in the target.
     """
     bias, wanted = np.zeros(len(target)), target > 0
-    for crf in (crf for crf, rounds in zip((None, 'torch'), ROUNDS) for _ in range(rounds)):
+    rounds = [None] * ROUNDS[0] + ['torch'] * ROUNDS[1]
+    for crf in progress(rounds, 'areas', 'round'):
         labels = (finished(image, _shifted(prob, bias), crf)[1] for image, prob in zip(images, probs))
         change = np.log(target.clip(1e-6)) - np.log(areas_of(labels, len(target)).clip(1e-6))
         bias += np.where(wanted, (change - change[0]).clip(-STEP, STEP), 0)
@@ -58,12 +61,9 @@ def match_areas(network: DeepLab, dataset: TrainSet, device: torch.device) -> np
     pairs = pairs[::-(-len(pairs) // IMAGES)]
     target = areas_of((read_mask(path, dataset.spec.num_classes) for _, path in pairs), dataset.spec.num_classes)
     images = [read_sample(dataset.spec, sample) for sample, _ in pairs]
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     backbone = network.backbone
-    probs = [infer_probs(image, network, (1,), backbone.norm, backbone.size_step, device) for image in images]
-    for module, training in modes.items():
-        module.training = training
+    with eval_mode(network):
+        probs = [infer_probs(image, network, (1,), backbone.norm, backbone.size_step, device) for image in images]
     bias = matching_bias(images, probs, target)
     print(f'areas matched to those of the labels: logits shifted by {bias.min():.2f} to {bias.max():.2f}')
     with torch.no_grad():

@@ -12,7 +12,7 @@ from lib.data.datasets import InferSet
 from lib.data.loading import training_batches
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.net.backbone import Backbone, make_backbone
-from lib.net.freeze import make_optimizer
+from lib.net.freeze import eval_mode, make_optimizer
 from lib.net.weights import load_imagenet, save_network
 from lib.process import ranks
 from lib.process.cli import COUNT, integer
@@ -140,10 +140,6 @@ def validation_samples(args: argparse.Namespace, spec: DatasetSpec, with_labels:
 
 def draw_pictures(network: nn.Module, name: str, samples: Sequence, draw_row: Callable) -> dict[str, np.ndarray]:
     """An image with one row per sample, from the network in eval mode; draw_row(sample) -> images uint8 [H, W, 3]."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.inference_mode():
+    with eval_mode(network), torch.inference_mode():
         rows = [side_by_side(draw_row(sample)) for sample in samples]
-    for module, training in modes.items():
-        module.training = training
     return {name: stacked(rows)}

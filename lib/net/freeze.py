@@ -6,6 +6,7 @@
                                                            set_train_mode(net.backbone, 'running') after it
 """
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -100,3 +101,13 @@ class BatchDropout2d(BatchDropout):
 
     def shape(self, x: torch.Tensor) -> tuple[int, ...]:
         return x.shape[1], 1, 1
+
+
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """The network in eval mode; afterwards every module is in its former mode."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    yield
+    for module, training in modes.items():
+        module.training = training
