@@ -67,8 +67,8 @@ def make_parser(driver: str = 'voc12') -> Parser:
                             help='for a laptop: train only the heads, on frozen ImageNet features of '
                             'EfficientNet-Lite0 (needs requirements-timm.txt)')
     if driver == 'demo':
-        parser.add_argument('--seed', type=integer(0, LARGEST_SEED - 1), default=0, metavar='N',
-                            help='seed of the synthetic set; N + 1 is the seed of all training')
+        parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=0, metavar='N',
+                            help='seed of all training; the images are the same')
     return parser
 
 
@@ -112,7 +112,7 @@ def read_job(driver: str, words: Sequence[str], caller: Path) -> argparse.Namesp
         dataset = os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
         run = path.resolve().parent.name if path.stem == 'dataset' else path.stem     # birds/dataset.json: birds
     elif driver == 'demo':
-        run, dataset = f'toy-{job.seed}', f'data/toy-{job.seed}{suffix}/dataset.json'
+        run, dataset = f'toy-{job.seed}', f'data/toy{suffix}/dataset.json'
     job.driver, job.flags, job.dataset, job.run = driver, read_flags(rest), dataset, f'{job.run or run}{suffix}'
     given, _ = base_parser('').parse_known_args(rest, argparse.Namespace(exp=None))
     root, lists, exp = (path and caller / path for path in (given.data_root, given.lists, given.exp))
@@ -127,7 +127,7 @@ def defaults(job: argparse.Namespace) -> list[Flag]:
     """The flags that the driver sets unless the user does."""
     words = []
     if job.driver == 'demo':
-        seed = f':seed {job.seed + 1}'
+        seed = f':seed {job.seed}'
         words = f'--weights {BACKBONE} --train_cam{seed} --train_aff{seed} --train_seg{seed}'.split()
     if job.driver == 'own':
         words = ['--protocol', 'strict', *(LIGHT if job.light else [])]         # a few masks may lack classes
@@ -154,9 +154,10 @@ def chain(job: argparse.Namespace) -> list[Command]:
                 add(stage, 'eval', '--what', what, '--split', scored, *(['--masked-only'] if own else []))
 
     if job.driver == 'demo':
-        add('draw', 'draw', '--out', str(Path(job.dataset).parent), '--seed', str(job.seed))
-        folder = f'data/toy-backbone{"-smoke" if job.smoke else ""}'
-        commands += [Command('backbone', tools['draw'], read_flags(['--out', folder, '--seed', '1000000']),
+        folder = Path(job.dataset).parent
+        add('draw', 'draw', '--out', str(folder), '--seed', '0')
+        folder = folder.with_name(folder.name.replace('toy', 'toy-backbone'))
+        commands += [Command('backbone', tools['draw'], read_flags(['--out', str(folder), '--seed', '1000000']),
                              read_flags(['--train', '2048', '--val', '1'])),
                      Command('backbone', tools['backbone'],
                              read_flags(['--dataset', f'{folder}/dataset.json', '--run', job.run]))]
@@ -219,8 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if caller != ROOT:
         print(f'+ cd {shlex.quote(str(ROOT))}')
     if driver == 'demo' and 'OMP_NUM_THREADS' not in os.environ:
-        os.environ['OMP_NUM_THREADS'] = '1'         # the other core reads images, runs CRFs and scores
-        print('+ export OMP_NUM_THREADS=1')
+        threads = os.environ['OMP_NUM_THREADS'] = str(min(2, os.cpu_count() or 1))     # enough for small networks
+        print(f'+ export OMP_NUM_THREADS={threads}')
     for command in commands:
         if command.stage != stage:
             print(f'\n== {command.stage}')
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     # The demo ends with its scores next to the expected ones.
     if driver == 'demo' and stage == 'report' and not (job.smoke or job.dry_run):
-        print(f'\n{comparison_text(job.exp / job.run / "scores.json", job.seed)}')
+        print(f'\n{comparison_text(job.exp / job.run / "scores.json")}')
 
     # A dry run ends with the first stage's check of its inputs.
     if job.dry_run and job.drawn and commands[0].tool.network:

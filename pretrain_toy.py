@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 class CloseUps(Dataset):
-    """Parts of single objects: image float32 [3, size, size], class index."""
+    """Parts of single objects, or background: image float32 [3, size, size], class index."""
 
     def __init__(self, count: int, size: int, seed: int, norm: Norm):
         self.images, self.labels = close_ups(count, size, seed)
@@ -70,12 +70,15 @@ class CloseUps(Dataset):
 
 
 class Classifier(nn.Module):
-    """Backbone, mean over the positions of conv6, linear layer: images [N, 3, H, W] -> logits [N, K]."""
+    """Backbone, mean over the positions of conv6, linear layer: images [N, 3, H, W] -> logits [N, K + 1].
+
+    The last logit is that of close-ups of background.
+    """
 
     def __init__(self, backbone: nn.Module, num_classes: int):
         super().__init__()
         self.backbone = backbone
-        self.classifier = nn.Linear(backbone.taps['conv6'], num_classes)
+        self.classifier = nn.Linear(backbone.taps['conv6'], num_classes + 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.backbone(images)['conv6'].mean((2, 3))).float()
@@ -98,6 +101,11 @@ def make_step(network: Callable, target: str, loss: Callable) -> Callable:
     return step
 
 
+def whole_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Multi-label loss of logits [N, K + 1] against image-level labels [N, K]."""
+    return F.multilabel_soft_margin_loss(logits[:, :-1], labels)
+
+
 def train_parts(args: argparse.Namespace, network: Classifier, whole: CamTrainSet, device: torch.device,
                 origin: Mapping, folder: Path) -> None:
     """Train on close-ups, then on the whole training images; each part is a run of its own."""
@@ -106,7 +114,7 @@ def train_parts(args: argparse.Namespace, network: Classifier, whole: CamTrainSe
     forward = devices.parallel(network, device, amp=amp, whole_batch=True)
     heads = CloseUps(args.close_ups, args.close_up_size, args.seed, network.backbone.norm)
     parts = [('close_ups', heads, 'label', F.cross_entropy, args.batch_size, args.close_up_epochs),
-             ('whole', whole, 'image_labels', F.multilabel_soft_margin_loss, args.whole_batch_size, args.whole_epochs)]
+             ('whole', whole, 'image_labels', whole_loss, args.whole_batch_size, args.whole_epochs)]
     for name, data, target, loss, batch_size, epochs in parts:
         settings = argparse.Namespace(**{**vars(args), 'batch_size': batch_size, 'accumulate': 1})
         steps = len(data) // batch_size * epochs

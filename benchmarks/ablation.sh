@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ablation of the losses: CAM training as plain SEAM, with each loss, and with both, over several seeds; then a table.
 #
-#   benchmarks/ablation.sh --dataset data/toy-0/dataset.json --weights pretrained/toy_backbone.pth
+#   benchmarks/ablation.sh --dataset toy --weights pretrained/toy_backbone.pth
 #
 # The runs are exp/<name>-<variant>-<seed>. Finished runs are skipped, an interrupted training resumes; the same name
 # with other settings is refused. Set PYTHON in the environment to use another interpreter than that of setup_env.sh.

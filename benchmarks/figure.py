@@ -1,7 +1,7 @@
 """Draw the figure of the README from a finished demo: rows of images with the output of each stage.
 
     ./run_demo.sh
-    python -m benchmarks.figure --images 3 8 21 40 --out docs/demo.png
+    python -m benchmarks.figure --images 8 12 38 57 --out docs/demo.png
 """
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def row_of(name, spec, run, threshold):
 def main(argv=None):
     """Draw it."""
     parser = Parser(__doc__)
-    parser.add_argument('--dataset', default='data/toy-0/dataset.json')
+    parser.add_argument('--dataset', default='data/toy/dataset.json')
     parser.add_argument('--run', type=Path, default=Path('exp/toy-0'))
     parser.add_argument('--images', type=integer(0, 10 ** 6), nargs='+', required=True,
                         help='indices of validation images, landscape')

@@ -1,7 +1,7 @@
 """The two losses added to another method: a plain CAM classifier on a torchvision backbone.
 
-    python -m lib.data.toy --out data/toy-0
-    python -m examples.add_on --data data/toy-0/dataset.json
+    python -m lib.data.toy
+    python -m examples.add_on --data data/toy/dataset.json
     python -m examples.add_on --network vit
 
 Trains a classifier twice from the same seed, without and with the two losses, and prints the mIoU of its class maps on
@@ -101,7 +101,7 @@ def score(spec, network: nn.Module) -> dict:
 def main(argv: list[str] | None = None) -> None:
     """Train without and with the losses and print both scores."""
     parser = Parser(__doc__, prog='python -m examples.add_on')
-    parser.add_argument('--data', default='data/toy-0/dataset.json', help='dataset.json with validation masks')
+    parser.add_argument('--data', default='data/toy/dataset.json', help='dataset.json with validation masks')
     parser.add_argument('--network', choices=NETWORKS, default='cnn', help='ResNet-18, or a small ViT')
     parser.add_argument('--steps', type=integer(1, COUNT), default=200, help='training steps of 8 images')
     parser.add_argument('--seed', type=integer(0, LARGEST_SEED), default=1, help='of weights, order and augmentation')

@@ -105,7 +105,7 @@ class Stage:
               finish: Callable | None = None, lr_steps: int | None = None, **meta) -> None:
         """Train up to the last step, see lib/run/loop.py; the learning rate reaches 0 after `lr_steps`, if given.
 
-        `finish` is called in rank 0 after the last step, and may change the network before it is written.
+        `finish` is called in all processes after the last step, and may change the network before it is written.
         `kind` and `meta` are what inference needs to know about the network besides its backbone; `pictures` are the
         arguments of draw_pictures(), for TensorBoard.
         """
@@ -113,15 +113,11 @@ class Stage:
         meta = {'network': kind, 'backbone': args.backbone, 'width': args.width, 'output_stride': args.output_stride,
                 'classes': list(self.spec.classes), **meta}
 
-        def save(path: Path, origin: Mapping) -> None:
-            if finish:
-                finish()
-            save_network(path, network, {**meta, 'origin': origin})
-
         optimizer = make_optimizer(network, args.lr, args.momentum, args.weight_decay, args.head_lr)
         draw = partial(draw_pictures, network, *pictures) if args.picture_every else None
-        run = Run(args, self.folder, network, optimizer, self.steps, self.device, origin, save=save, counts=counts,
-                  no_labels=no_labels, pictures=draw)
+        run = Run(args, self.folder, network, optimizer, self.steps, self.device, origin, finish=finish, counts=counts,
+                  no_labels=no_labels, pictures=draw,
+                  save=lambda path, origin: save_network(path, network, {**meta, 'origin': origin}))
         batches = training_batches(self.dataset, args.batch_size, self.steps, args.seed, args.workers, self.part)
         lr_factor = partial(poly_factor, total=lr_steps or self.steps, power=args.poly_power)
         train(run, step=step, batches=batches, lr_factor=lr_factor)

@@ -92,9 +92,9 @@ def test_the_whole_chain_runs_in_order(drive, driver, commands):
 
 def test_the_demo_draws_its_set_and_starts_from_the_backbone_in_the_repository(drive):
     commands = drive('demo', '--seed', '3')
-    assert commands[0] == '-m lib.data.toy --out data/toy-3 --seed 3'.split()
-    shared = ' --dataset data/toy-3/dataset.json --run toy-3'
-    given = ' --weights pretrained/toy_backbone.pth --seed 4'
+    assert commands[0] == '-m lib.data.toy --out data/toy --seed 0'.split()
+    shared = ' --dataset data/toy/dataset.json --run toy-3'
+    given = ' --weights pretrained/toy_backbone.pth --seed 3'
     assert [' '.join(words) for words in commands[1:]] == [
         command + shared + (given if command.startswith('train') else '')
         for command in chain('train_cam_voc.py', 'train', 'val', 'train')]
@@ -164,8 +164,9 @@ def test_wrong_flags_are_refused_in_one_line_before_anything_runs(refused, words
     assert all(part in text for part in expected), text
 
 
-def test_the_demo_without_its_drawing_needs_the_set(refused):
-    assert 'data/toy-987654/dataset.json does not exist' in refused('demo', '--seed', '987654', '--stages', 'train_cam')
+def test_the_demo_without_its_drawing_needs_the_set(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, 'ROOT', tmp_path)
+    assert 'data/toy/dataset.json does not exist' in refused('demo', '--stages', 'train_cam')
 
 
 @pytest.mark.parametrize('words', [('--seed',), ('--seed', 'x'), ('--seed', '--fresh'), ('--seed', '-1')])

@@ -21,11 +21,11 @@ def text_of(folder, **changes):
     def record(what, miou):
         return score_record(what=what, protocol='reference', results=[{**score_record()['results'][0], 'miou': miou}])
 
-    records = [*(record(what, 1.0) for what in EXPECTED[1] if changes.get(what, 0) is not None),
-               *(record(what, miou + changes.get(what, 0)) for what, miou in EXPECTED[1].items()
+    records = [*(record(what, 1.0) for what in EXPECTED if changes.get(what, 0) is not None),
+               *(record(what, miou + changes.get(what, 0)) for what, miou in EXPECTED.items()
                  if changes.get(what, 0) is not None), {**record('cam', 1.0), 'split': 'train'}]
     (folder / 'scores.json').write_text(json.dumps(records))
-    return comparison_text(folder / 'scores.json', 1)
+    return comparison_text(folder / 'scores.json')
 
 
 def test_the_backbone_in_the_repository_is_the_one_that_is_documented_and_fits_the_demo():
@@ -39,7 +39,7 @@ def test_the_backbone_in_the_repository_is_the_one_that_is_documented_and_fits_t
     assert all(tensors[f'{name}.running_var'].itemsize == 4 for name, layer in backbone.named_modules()
                if layer in set(norm_layers(backbone)))
     image, _, names = draw(0, 'train', 0)
-    assert (image.shape, names) == ((128, 109, 3), ['pear']) and abs(image.mean() - 89.77) < 0.1, (
+    assert (image.shape, names) == ((128, 109, 3), ['pear']) and abs(image.mean() - 89.38) < 0.1, (
         'the backbone and the expected scores are of other images: make them anew')
 
 
@@ -56,12 +56,8 @@ def test_scores_in_the_range_agree_and_others_are_said(tmp_path):
     assert 'not scored' in text and 'All scores' not in text
 
 
-def test_other_seeds_have_no_expected_scores(tmp_path):
-    assert comparison_text(tmp_path / 'scores.json', 3) == 'Expected scores are known for the seeds 0, 1, 2 only.'
-
-
 @pytest.mark.parametrize('page', ['README.md', 'docs/results.md'])
 def test_pages_quote_the_expected_scores(page):
     text = ' '.join((ROOT / page).read_text().split())
-    cam, walk, seg = (f'{EXPECTED[0][what]:g}' for what in ('cam', 'walk', 'seg'))
+    cam, walk, seg = (f'{EXPECTED[what]:g}' for what in ('cam', 'walk', 'seg'))
     assert f'{cam} % for CAMs, {walk} % for the random walk and {seg} % for the segmentation, each ± {RANGE:g}' in text

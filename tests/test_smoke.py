@@ -93,7 +93,7 @@ def test_a_smoke_run_takes_every_stage_in_90_seconds_and_two_processes_score_as_
     text_of_two, _ = two.communicate(timeout=400)
     assert two.returncode == 0, text_of_two
     assert json.loads((tmp_path / 'two/toy-0-smoke/cam/env.json').read_text())['processes'] == 2
-    assert (clone / 'data/toy-0-smoke').is_dir() and not (clone / 'exp').exists()
+    assert (clone / 'data/toy-smoke').is_dir() and not (clone / 'exp').exists()
     first, second = scores(tmp_path / 'one'), scores(tmp_path / 'two')
     assert set(first) == set(second) == {(what, split) for what in ('cam', 'walk', 'seg') for split in ('val', 'train')}
     for key in first:

@@ -71,9 +71,9 @@ def test_fresh_leaves_nothing_of_the_earlier_set(tmp_path):
     assert ' --seed 1 ' in json.loads((tmp_path / 'dataset.json').read_text())['prepare']
 
 
-def test_close_ups_show_one_class_each():
+def test_close_ups_show_one_class_each_or_background():
     images, labels = close_ups(40, 48, 0)
     assert images.shape == (40, 48, 48, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
-    assert set(labels) == set(range(len(CLASSES)))
+    assert set(labels) == set(range(len(CLASSES) + 1))
     np.testing.assert_array_equal(images, close_ups(40, 48, 0)[0])
     assert close_ups(40, 48, 1)[0].tobytes() != images.tobytes()

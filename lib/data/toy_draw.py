@@ -42,18 +42,22 @@ def draw(seed: int, split: str, index: int) -> tuple[np.ndarray, np.ndarray, lis
 
 
 def close_ups(count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw parts of single objects, one class each: a classification set for toy pretraining.
+    """Draw parts of single objects, one class each, or background: a classification set for toy pretraining.
 
-    Half of them show the head, the others any part of the body, so that the faint texture is learned as well.
+    Half of the parts show the head, the others any part of the body, so that the faint texture is learned as well.
+    Without background on its own, it would be evidence for one of the classes.
 
     Returns:
-        images uint8 [count, size, size, 3]; labels int64 [count], class indices from 0.
+        images uint8 [count, size, size, 3]; labels int64 [count], class indices from 0, and last background.
     """
     rng = np.random.default_rng((seed, len(SPLITS)))
-    labels = rng.integers(len(CLASSES), size=count)
+    labels = rng.integers(len(CLASSES) + 1, size=count)
     images = np.empty((count, size, size, 3), np.uint8)
     for i, label in enumerate(labels):
         image = _background(rng, size, size)
+        if label == len(CLASSES):
+            images[i] = _photo(rng, image)
+            continue
         middle = size * rng.uniform(0.4, 0.6, 2)
         half_length = size * np.exp(rng.uniform(*np.log((0.4, 1.4))))
         part = SHAPES[CLASSES[label]].head[0] if i % 2 else rng.uniform(-0.6, 0.6)

@@ -32,11 +32,25 @@ def wave(phase: np.ndarray) -> np.ndarray:
     return np.clip(2.5 * np.sin(2 * np.pi * phase), -1, 1)
 
 
+def checks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A chessboard with softened edges."""
+    return wave(.9 * x) * wave(.9 * y)
+
+
+def cells(x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
+    """Distance to the nearest of the points in staggered rows, `size` apart."""
+    row = np.floor(y / size)
+    return np.hypot(y / size - row - .5, (x / size + .5 * row) % 1 - .5)
+
+
 def dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Round spots in staggered rows."""
-    row = np.floor(1.75 * y)
-    across, along = 1.75 * y - row - .5, (1.75 * x + .5 * row) % 1 - .5
-    return np.clip((.34 - np.hypot(across, along)) * 10, -1, 1)
+    """Small spots, far apart, in staggered rows."""
+    return np.clip((.26 - cells(x, y, .85)) * 14, -1, 1)
+
+
+def rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Rings in staggered rows."""
+    return np.clip((.12 - np.abs(cells(x, y, .9) - .32)) * 14, -1, 1)
 
 
 SHAPES = {
@@ -48,15 +62,15 @@ SHAPES = {
     'fish': Shape(np.concatenate([arc(np.linspace(-2.75, 2.75, 36), .78, .46) + (.22, 0),
                                   [(-1, .46), (-.78, 0), (-1, -.46)]]),
                   lambda x, y: wave(2 * x), (.58, .34, .30)),
-    # A gear wheel of nine teeth with ten sectors around the head's centre.
+    # A gear wheel of nine teeth with a chessboard.
     'gear': Shape(wheel(36, np.where(np.arange(36) % 4 < 2, .86, .64)),
-                  lambda x, y: wave(5 * np.arctan2(y, x) / np.pi), (.00, .40, .36)),
+                  checks, (.00, .40, .36)),
     # A quadrilateral with a long and a short end and bands along the body.
     'kite': Shape(np.array([(-1, 0), (.34, .62), (.95, 0), (.34, -.62)]), lambda x, y: wave(2 * y), (.32, .36, .32)),
-    # A thick round end that narrows to a blunt neck, with circles around the head's centre.
+    # A thick round end that narrows to a blunt neck, with rings.
     'pear': Shape(np.concatenate([arc(np.linspace(-2.45, 2.45, 32), .58, .58) + (.38, 0),
                                   [(-.45, .26), (-.88, .22), (-1, 0), (-.88, -.22), (-.45, -.26)]]),
-                  lambda x, y: wave(2.1 * np.hypot(x, y)), (.44, .38, .36)),
+                  rings, (.44, .38, .36)),
     # A star of five points with spots.
     'star': Shape(wheel(10, np.where(np.arange(10) % 2 == 0, 1.0, .50)), dots, (.10, .36, .34)),
 }

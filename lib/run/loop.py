@@ -79,6 +79,7 @@ class Run:
         device: of this process.
         origin: what the network is trained on, see lib/run/origin.py. A model.pth of this origin is finished, and
             nothing is done; one of another, or such a checkpoint, is refused without --fresh.
+        finish: is called in all processes after the last step, and may change the network.
         save: (path, origin) -> writes the trained network; None for a training that is a part of another.
         counts: batch -> numbers that losses are divided by; the step finds their mean over the parts in
             batch['counts']. If all are 0 in the first batches, training stops with the message `no_labels`.
@@ -92,6 +93,7 @@ class Run:
     steps: int
     device: torch.device
     origin: Mapping
+    finish: Callable[[], None] | None = None
     save: Callable[[Path, Mapping], None] | None = None
     counts: Callable[[Mapping], torch.Tensor] | None = None
     no_labels: str = ''
@@ -215,6 +217,8 @@ def train(run: Run, *, step: Callable[[Mapping], Mapping[str, torch.Tensor]],
         done = run.restore()
         if done < run.steps:
             _take_steps(run, done, step, batches(done), lr_factor, signals)
+        if run.finish:
+            run.finish()
         if run.save:
             by_the_first(lambda: run.save(run.model, run.origin))
 

@@ -45,7 +45,7 @@ SETTINGS = {
     'train_seg': {
         'voc12': {'max_steps': 20000},
         'coco': {'max_steps': 200000},
-        'toy': {'max_steps': 260, 'crop_size': 96, 'scale': (0.75, 1.25), 'lr': 0.008, 'head_lr': 3.0, 'dilation': 6,
+        'toy': {'max_steps': 220, 'crop_size': 96, 'scale': (0.75, 1.25), 'lr': 0.0015, 'head_lr': 12.0, 'dilation': 2,
                 'fov_channels': 128, 'bn_momentum': 0.1, 'dropout': False, 'match_areas': True},
         'own': {'max_steps': lambda spec: max(600, len(spec.samples(spec.train_split)) // 2),      # 4 epochs of 8
                 'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False, 'match_areas': True,
