@@ -4,7 +4,8 @@
 
 A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.9, the labelled
 pixels of some training images are pasted into images without the class and judged by the CAM network: the chosen score
-is the one whose labels preserve most of the class on the smallest area (the localisation of lib/evidence.py).
+is the lowest one whose labels, nearly as well as any, preserve the class on a small area (the localisation of
+lib/evidence.py).
 
 Reads exp/<run>/cam/model.pth and the training images; writes exp/<run>/cam/background.json, the values of
 --background-score, --alpha and --seed-alphas of the other stages where these are `auto`.
@@ -31,6 +32,7 @@ from lib.run.table import aligned
 from tool.camutils import cam_label
 
 SCORES = np.arange(0.1, 0.91, 0.1).round(2)
+CLOSE = 0.98            # fraction of the highest localisation
 FALLBACK = 0.25         # if the network recognises no class
 
 
@@ -59,12 +61,13 @@ def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float,
 
 
 def best_score(localisation: np.ndarray) -> float:
-    """The score of the highest localisation: the vertex of the parabola through the maximum and its neighbours."""
-    top = int(localisation.argmax())
-    if not 0 < top < len(SCORES) - 1:
-        return float(SCORES[top])
-    before, at, after = localisation[top - 1:top + 2]
-    return round(float(SCORES[top] + (SCORES[1] - SCORES[0]) * (before - after) / (2 * (before - 2 * at + after))), 2)
+    """The lowest score, interpolated between SCORES, whose localisation is close to the highest one.
+
+    The curve is flat at its top, and later stages prefer labels that are a little too large to some that are too small.
+    """
+    scores = np.linspace(SCORES[0], SCORES[-1], 161)
+    curve = np.interp(scores, SCORES, localisation)
+    return round(float(scores[(curve >= CLOSE * curve.max()).argmax()]), 2)
 
 
 def seed_alphas(score: float) -> tuple[float, float]:
