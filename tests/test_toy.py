@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib.data.registry import get_spec
 from lib.data.toy import main, write_set
@@ -60,6 +61,14 @@ def test_drawing_again_does_nothing_or_asks_for_fresh(folder, capsys):
     line = error_line(main, ['--out', folder, '--seed', '4', '--train', '24', '--val', '6'], capsys)
     assert 'holds another toy set (python -m lib.data.toy ' in line
     assert '--seed 3 --train 24 --val 6); replace it with --fresh' in line
+
+
+def test_a_set_that_other_code_drew_is_refused(tmp_path, capsys):
+    write_set(tmp_path, train=1, val=1)
+    image = tmp_path / 'images/train_00000.jpg'
+    Image.open(image).point(lambda value: 255 - value).save(image)
+    line = error_line(main, ('--out', tmp_path, '--train', '1', '--val', '1'), capsys)
+    assert 'was drawn by other code; replace it with --fresh' in line
 
 
 def test_fresh_leaves_nothing_of_the_earlier_set(tmp_path):

@@ -14,13 +14,14 @@ from PIL import Image
 
 from lib.data.toy_draw import CLASSES, draw
 from lib.files.fileio import replacing, write_text
-from lib.files.imageio import write_label_png
+from lib.files.imageio import read_image, write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import refuse_foreign
 from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
 
 MAKER = 'lib.data.toy'
+LARGEST_DIFFERENCE = 8          # mean, in grey levels, that JPEG may make
 
 
 def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: bool = False) -> bool:
@@ -28,7 +29,7 @@ def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: 
 
     dataset.json is written first, so that an interrupted command knows its own files, and the lists last, so that an
     unfinished set cannot be used. Files of other names are left alone. Raises ValueError if `out` holds a set with
-    other parameters and `fresh` is not given, or files of somebody else.
+    other parameters or of other code and `fresh` is not given, or files of somebody else.
     """
     out, description = Path(out), Path(out) / 'dataset.json'
     refuse_foreign(description, MAKER)
@@ -36,6 +37,9 @@ def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: 
     earlier = [int(value) for value in re.findall(r'--(?:seed|train|val) (\d+)', former)]
     files, same = set_files(out, train, val), earlier == [seed, train, val]
     if same and not fresh and all(path.is_file() for path in files):
+        stored, drawn = read_image(files[3]), draw(seed, 'train', 0)[0]
+        if stored.shape != drawn.shape or abs(stored - drawn.astype(float)).mean() > LARGEST_DIFFERENCE:
+            raise ValueError(f'{out} was drawn by other code; replace it with --fresh, or choose another --out')
         return False
     if former and not same and not fresh:
         raise ValueError(f'{out} holds another toy set ({former}); replace it with --fresh, or choose another --out')
