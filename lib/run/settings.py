@@ -48,7 +48,7 @@ SETTINGS = {
         'toy': {'max_steps': 220, 'crop_size': 96, 'scale': (0.75, 1.25), 'lr': 0.0015, 'head_lr': 12.0, 'dilation': 2,
                 'fov_channels': 128, 'bn_momentum': 0.1, 'dropout': False, 'match_areas': True},
         'own': {'max_steps': lambda spec: max(600, len(spec.samples(spec.train_split)) // 2),      # 4 epochs of 8
-                'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False, 'match_areas': True,
+                'batch_size': 8, 'lr': 0.003, 'bn_momentum': 0.1, 'dropout': False,
                 'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
                 'crop_size': lambda spec: spec.scaled(448)},
     },
