@@ -63,7 +63,7 @@ def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float,
 def best_score(localisation: np.ndarray) -> float:
     """The lowest score, interpolated between SCORES, whose localisation is close to the highest one.
 
-    The curve is flat at its top, and later stages prefer labels that are a little too large to some that are too small.
+    The curve is flat at its top, and labels that are a little too large mostly cost less than some that are too small.
     """
     scores = np.linspace(SCORES[0], SCORES[-1], 161)
     curve = np.interp(scores, SCORES, localisation)

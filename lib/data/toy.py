@@ -37,7 +37,7 @@ def write_set(out: Path, seed: int = 0, train: int = 160, val: int = 96, fresh: 
     earlier = [int(value) for value in re.findall(r'--(?:seed|train|val) (\d+)', former)]
     files, same = set_files(out, train, val), earlier == [seed, train, val]
     if same and not fresh and all(path.is_file() for path in files):
-        stored, drawn = read_image(files[3]), draw(seed, 'train', 0)[0]
+        stored, drawn = read_image(out / f'images/{image_names("train", 1)[0]}.jpg'), draw(seed, 'train', 0)[0]
         if stored.shape != drawn.shape or abs(stored - drawn.astype(float)).mean() > LARGEST_DIFFERENCE:
             raise ValueError(f'{out} was drawn by other code; replace it with --fresh, or choose another --out')
         return False
