@@ -140,20 +140,22 @@ def defaults(job: argparse.Namespace) -> list[Flag]:
 def chain(job: argparse.Namespace) -> list[Command]:
     """All commands of a driver, with the flags that the user cannot change."""
     spec, tools, commands, shared = job.spec, tools_of(job.driver), [], ('--dataset', job.dataset, '--run', job.run)
-    masked = [spec.val_split, spec.score_split]
-    if own := job.driver == 'own':
+    own, demo = job.driver == 'own', job.driver == 'demo'
+    masked = [spec.val_split] if demo else [spec.val_split, spec.score_split]
+    if own:
         masked = [split for split in masked if any(sample.mask for sample in spec.samples(split))]
 
     def add(stage: str, tool: str, *words: str) -> None:
         commands.append(Command(stage, tools[tool], read_flags([*words, *(shared if tool != 'draw' else ())])))
 
-    def infer(stage: str, what: str, train_split: str, *val_words: str) -> None:
-        for split, scored in ((spec.val_split, spec.val_split), (train_split, spec.score_split)):
-            add(stage, stage, '--split', split, *(val_words if split == spec.val_split else ()))
-            if scored in masked:
+    def infer(stage: str, what: str, *splits: str) -> None:
+        for split in splits:
+            val = split == spec.val_split
+            add(stage, stage, '--split', split, *(['--no-crf-seeds'] if val and stage == 'infer_cam' else []))
+            if (scored := split if val else spec.score_split) in masked:
                 add(stage, 'eval', '--what', what, '--split', scored, *(['--masked-only'] if own else []))
 
-    if job.driver == 'demo':
+    if demo:
         folder = Path(job.dataset).parent
         add('draw', 'draw', '--out', str(folder), '--seed', '0')
         folder = folder.with_name(folder.name.replace('toy', 'toy-backbone'))
@@ -164,11 +166,11 @@ def chain(job: argparse.Namespace) -> list[Command]:
     add('train_cam', 'train_cam')
     add('suspects', 'suspects')
     add('choose', 'choose')
-    infer('infer_cam', 'cam', spec.train_split, '--no-crf-seeds')
+    infer('infer_cam', 'cam', spec.val_split, spec.train_split)
     add('train_aff', 'train_aff')
-    infer('infer_aff', 'walk', spec.train_split)
+    infer('infer_aff', 'walk', spec.val_split, spec.train_split)
     add('train_seg', 'train_seg')
-    infer('infer_seg', 'seg', spec.score_split)
+    infer('infer_seg', 'seg', spec.val_split, *([] if demo else [spec.score_split]))
     add('recommend', 'recommend')
     if masked or own:
         add('table', 'eval', '--table')
