@@ -62,7 +62,8 @@ def chain(cam_script, train, val, score):
     for what, script in (('cam', 'infer_cam.py'), ('walk', 'infer_aff.py')):
         for split, scored in ((val, val), (train, score)):
             seeds = ' --no-crf-seeds' if (what, split) == ('cam', val) else ''
-            commands += [f'{script} --split {split}{seeds}', f'eval.py --what {what} --split {scored}'][:2 if scored else 1]
+            commands += [f'{script} --split {split}{seeds}']
+            commands += [f'eval.py --what {what} --split {scored}'] if scored else []
         commands += ['train_aff.py' if what == 'cam' else 'train_seg.py']
     for split in filter(None, (val, score)):
         commands += [f'infer_seg.py --split {split}', f'eval.py --what seg --split {split}']
