@@ -19,17 +19,17 @@ def read_ground_truth(spec: DatasetSpec, mask: Path | None) -> np.ndarray | None
         return None
 
 
-def check_images(split: str, samples: Sequence[Sample], left_out: Sequence[str]) -> None:
-    """Check that all images exist and have an intact beginning and end; prints the names of skipped ones.
+def check_images(source: str, images: Sequence[Path], left_out: Sequence[str],
+                 remedy: str = 'check --data-root, or correct the list') -> None:
+    """Check that the images of a split exist and have an intact beginning and end; prints the names of skipped ones.
 
     Raises FileNotFoundError or Corrupt.
     """
     if left_out:
-        print_rank0(f'skipped {len(left_out)} images of {split} as corrupt: {shortened(left_out, 10)}')
-    check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
-                'check --data-root, or correct the list')
-    for sample in samples:
-        check_intact(sample.image)
+        print_rank0(f'skipped {len(left_out)} images of {source} as corrupt: {shortened(left_out, 10)}')
+    check_files(images, f'{source} lists images that do not exist', remedy)
+    for image in images:
+        check_intact(image)
 
 
 def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem: str, remedy: str) -> None:

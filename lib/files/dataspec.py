@@ -113,9 +113,6 @@ class DatasetSpec:
         samples = samples[:limit]
         if self.on_corrupt == 'skip':
             corrupt = corrupt_images(tuple(sample.image for sample in samples))
-            if len(corrupt) == len(samples):
-                raise ValueError(f'all {len(samples)} images of {split} are corrupt, {samples[0].image} the first; '
-                                 'restore them')
             samples = [sample for sample in samples if sample.image not in corrupt]
         return samples
 

@@ -103,7 +103,10 @@ def check_intact(path: Path) -> Path:
 
 @functools.cache
 def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
-    """The images that cannot be decoded, tried at a small size: 2 ms per JPEG. Missing ones are not among them."""
+    """The images that cannot be decoded, tried at a small size: 2 ms per JPEG; ValueError if all are.
+
+    Missing ones are not among them.
+    """
     def is_corrupt(path: Path) -> bool:
         try:
             read_image(path, max_side=16)
@@ -115,6 +118,8 @@ def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
 
     with ThreadPoolExecutor(THREADS) as pool:
         found = [*tqdm(pool.map(is_corrupt, paths), 'decoding images', len(paths), delay=10, leave=False)]
+    if found and all(found):
+        raise ValueError(f'all {len(paths)} images are corrupt, {paths[0]} the first; restore them')
     return frozenset(compress(paths, found))
 
 
