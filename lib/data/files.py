@@ -15,9 +15,7 @@ from lib.process.ranks import print_rank0
 
 def find_images(words: Sequence[str]) -> list[Path]:
     """The files, each once and in order, of files, folders (their images, without subfolders) and patterns with *, ? or
-    ** (subfolders too). Prints what is skipped in a folder.
-
-    Raises FileNotFoundError if a folder holds no image or a pattern matches no file.
+    ** (subfolders too). Prints what is skipped in a folder; FileNotFoundError if a word matches nothing.
     """
     images = {}
     for word in words:

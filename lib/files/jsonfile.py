@@ -12,9 +12,7 @@ RESTORE = 'restore it, or remove it'
 def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
     """The value in a JSON file in UTF-8 (or UTF-16), which must have a shape as described at misfit().
 
-    Raises:
-        FileNotFoundError: if the file is missing; ends with the remedy.
-        ValueError: if it is not valid JSON or not of this shape; names the file and what is wrong.
+    Raises FileNotFoundError or ValueError with the remedy.
     """
     try:
         content = Path(path).read_bytes()
@@ -24,8 +22,7 @@ def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
 
 
 def read_json_lines(path: Path, shape: Any = object, remedy: str = RESTORE) -> list:
-    """The values of a file with one JSON value per line, ignoring a truncated last line. No file: no values.
-    """
+    """The values of a file with one JSON value per line, ignoring a truncated last line. No file: no values."""
     lines = Path(path).read_bytes().split(b'\n')[:-1] if Path(path).exists() else []
     return [_checked(line, shape, f'{path}:{number}', remedy) for number, line in enumerate(lines, 1)]
 

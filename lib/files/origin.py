@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL.PngImagePlugin import PngInfo
+
+from lib.files.fileio import replacing
 
 START = b'{"classes":'
 REACH = 1 << 16                     # bytes from the beginning (.npy: from the end) that are searched
@@ -35,16 +36,9 @@ def origin_text(origin: Mapping) -> str:
     return json.dumps(origin, sort_keys=True, separators=(',', ':'))
 
 
-def png_text(key: str, text: str) -> PngInfo:
-    """The argument `pnginfo` of PIL's save() that stores a text in a PNG."""
-    info = PngInfo()
-    info.add_text(key, text)
-    return info
-
-
-def write_npz(file, text: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed .npz with an origin; np.load reads the arrays as usual."""
-    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+def write_npz(path: Path, text: str, **arrays: np.ndarray) -> None:
+    """Write a compressed .npz with an origin, atomically; np.load reads the arrays as usual."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:
         if text:
             archive.writestr(zipfile.ZipInfo('origin.json'), text, zipfile.ZIP_STORED)
         for name, array in arrays.items():

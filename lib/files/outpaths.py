@@ -11,10 +11,8 @@ from lib.files.fileio import write_text
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Make sure that no output is an input, whatever its spelling and whatever symbolic links lead to it.
-
-    Hard links need no check: files are replaced, not overwritten, so another name keeps its content.
-    """
+    """Make sure that no output is an input, whatever its spelling and whatever symbolic links lead to it."""
+    # Hard links need no check: files are replaced, not overwritten, so another name keeps its content.
     taken = {os.path.realpath(path): path for path in inputs}
     for path in outputs:
         if os.path.realpath(path) in taken:
@@ -23,15 +21,10 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 
 def refuse_foreign(path: Path, maker: str, flag: str = '--out', former: str | None = None) -> None:
-    """Make sure that a file to be written is absent, empty or written by the same command; else raise ValueError.
-
-    `former` is an earlier name of the command.
-    """
-    if not os.path.lexists(path):
-        return
-    content = path.read_bytes() if path.is_file() else None         # None: a folder, or a link to nowhere
+    """Make sure that a file is absent, empty or written by the same command (former: its earlier name)."""
+    content = path.read_bytes() if path.is_file() else b'a folder, or a link to nowhere' * os.path.lexists(path)
     mark = rf'(made_by|generator" content)\W+({re.escape(maker)}|{re.escape(former or maker)})'.encode()
-    if content is None or content and not re.search(mark, content):
+    if content and not re.search(mark, content):
         raise ValueError(f'{path} exists and was not written by python -m {maker}; choose another {flag}, or move the '
                          'file away')
 
