@@ -34,8 +34,7 @@ def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], class
                 orientation: str | None, log: Log) -> None:
     """Report masks, given by image, that are corrupt, differ in size from their image, or are ambiguous.
 
-    fixed: whether the user has given the order of the classes; orientation: one of ORIENTATIONS, if the user has said
-    how the masks are drawn.
+    fixed: whether the user has given the order of the classes; orientation: that of the masks, if given.
     """
     rows = [row for row in rows if row.image in masks]
     shown, turned = np.zeros((len(rows), IGNORED + 1), bool), {}
