@@ -21,9 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lib.files.fileio import replacing
+from lib.files.fileio import refuse_foreign, refuse_inputs, replacing
 from lib.files.imageio import read_image
-from lib.files.outpaths import refuse_foreign, refuse_inputs
 from lib.inference import fold_batch_norms
 from lib.predict import load_deeplab
 from lib.process.cli import Parser

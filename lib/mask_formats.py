@@ -10,10 +10,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_length
 
-from lib.files.fileio import replacing, write_text
+from lib.files.fileio import refuse_foreign, replacing, write_text
 from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from lib.files.jsonfile import write_json
-from lib.files.outpaths import refuse_foreign
 from tool.imutils import resize_nearest
 from tool.polygons import polygons
 

@@ -67,14 +67,9 @@ def read_state(path: Path) -> State:
         file.seek(max(0, file.seek(0, os.SEEK_END) - (REACH if suffix == '.npy' else 64)))
         tail = file.read()
     intact = tail[-len(mark) - more:][:len(mark)] == mark
-    return State(_find_origin(head if suffix != '.npy' else tail if intact else b''), intact, not head)
-
-
-def _find_origin(content: bytes) -> dict | None:
-    start = content.find(START)
-    if start < 0:
-        return None
+    content = head if suffix != '.npy' else tail if intact else b''
     try:
-        return json.JSONDecoder().raw_decode(content[start:].decode('latin-1'))[0]
+        origin, _ = json.JSONDecoder().raw_decode(content[content.index(START):].decode('latin-1'))
     except ValueError:
-        return None
+        origin = None
+    return State(origin, intact, not head)

@@ -19,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.data.registry import LARGEST_SIDE, read_spec
-from lib.files.fileio import write_text
+from lib.files.fileio import refuse_foreign, refuse_inputs, write_text
 from lib.files.imageio import read_size
 from lib.files.jsonfile import read_json, write_json
-from lib.files.outpaths import refuse_foreign, refuse_inputs
 from lib.own.forms import read_folders, read_labels, splits_by_name
 from lib.own.labels import MOST_LINES, clean_labels, find_classes, warn_about_classes
 from lib.own.masks import ORIENTATIONS, check_masks, find_masks

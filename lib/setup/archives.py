@@ -1,8 +1,6 @@
 """Archives: downloaded over HTTP, resumed, retried and checked; unpacked to paths that the archive cannot choose."""
-import gzip
 import hashlib
 import http.client
-import lzma
 import re
 import shutil
 import ssl
@@ -11,21 +9,18 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.files.fileio import replacing
+from lib.files.fileio import CannotWrite, replacing
 from lib.process.cli import bar_style, progress
 
 BLOCK = 1024 * 1024
 TIMEOUT = 60            # seconds without a byte
 LONGEST_PAUSE = 10      # seconds between two attempts
 FAILED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-CORRUPT = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
-           NotImplementedError)
 
 
 def fetch(path: Path, urls: Sequence[str], md5: str | None = None, tries: int = 8) -> None:
@@ -105,7 +100,9 @@ def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list
                         with (replacing(path) as temporary, open(temporary, 'wb') as unpacked,
                               file.open(info) if zipped else file.extractfile(info) as source):
                             shutil.copyfileobj(source, unpacked)
-    except CORRUPT as error:
+    except CannotWrite:
+        raise
+    except Exception as error:          # a corrupt archive can end in any error
         raise ValueError(f'{archive} is corrupt ({type(error).__name__}: {error}); move it away, then run the same '
                          'command again') from error
     if not folders:

@@ -133,7 +133,7 @@ def find_fault(sample: Sample, num_classes: int, decode: bool) -> str:
 
 def count_files(folder: Path) -> int:
     """Number of files in a folder, without hidden ones; 0 if it does not exist."""
-    return sum(path.is_file() and not path.name.startswith('.') for path in folder.iterdir()) if folder.is_dir() else 0
+    return sum(path.is_file() for path in folder.glob('[!.]*'))
 
 
 def base_parser(doc: str, prog: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:
