@@ -20,10 +20,7 @@ TOLERANCE = 1e-3
 
 
 def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
-    """Write the CAMs of one image as {class index from 0: float32 [H, W]}, with the arguments of labelio.write_maps.
-
-    A file without any class does not contain H and W.
-    """
+    """Write the CAMs of one image as {class index from 0: float32 [H, W]}, with the arguments of labelio.write_maps."""
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:
         np.lib.format.write_array_header_1_0(file, {'descr': '|O', 'fortran_order': False, 'shape': ()})

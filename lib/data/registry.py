@@ -10,7 +10,7 @@ import voc12.dataset
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json
 
-TOY = Path('data/toy/dataset.json')
+TOY = Path('data/toy')
 
 
 def get_spec(dataset: str, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
@@ -19,16 +19,10 @@ def get_spec(dataset: str, root: Path | None = None, lists: Path | None = None) 
     `root` is the folder of the images, and `lists` that of the split lists and labels.txt, if not the data set's own.
     """
     folders = {key: Path(value) for key, value in (('root', root), ('lists', lists)) if value}
-    if dataset == 'voc12':
-        return voc12.dataset.spec(**folders)
-    if dataset == 'coco':
-        return coco.dataset.spec(**folders)
+    if dataset in ('voc12', 'coco'):
+        return {'voc12': voc12, 'coco': coco}[dataset].dataset.spec(**folders)
     if dataset == 'toy':
-        path = folders.get('root', TOY.parent) / TOY.name
-        if not path.exists():
-            raise FileNotFoundError(f'{path} does not exist; make the toy set with '
-                                    f'python -m lib.data.toy --out {path.parent}')
-        return read_spec(path, lists=lists)
+        return read_spec(folders.get('root', TOY), lists=lists)
     if dataset.endswith('.json') or Path(dataset).is_dir():
         return read_spec(Path(dataset), **folders)
     raise ValueError(f'--dataset {dataset} is unknown; use voc12, coco, toy or the path of a dataset.json')
@@ -44,7 +38,7 @@ LARGEST_SIDE = 16384     # pixels
 
 def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
     """Read a dataset.json, or the one in a folder; root and lists as in get_spec."""
-    path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
+    path = Path(path) if Path(path).suffix == '.json' else Path(path) / 'dataset.json'
     entries = read_json(path, ENTRIES, 'python -m lib.own makes one from photos, python -m lib.data.toy a '
                         'synthetic set')
     check_entries(path, entries)

@@ -97,10 +97,7 @@ class DatasetSpec:
         return self.train_split if split == self.score_split else split
 
     def samples(self, split: str, limit: int | None = None) -> list[Sample]:
-        """The first samples of a split in list order, or all; no image is opened, unless corrupt ones are skipped.
-
-        Raises FileNotFoundError if the list is missing, ValueError if it is empty, repeats an image or is malformed.
-        """
+        """The first samples of a split in list order, or all; no image is opened, unless corrupt ones are skipped."""
         path = self.lists / f'{split}.txt'
         others = ', '.join(sorted(other.stem for other in self.lists.glob('*.txt') if other.stem != 'labels')) or 'none'
         samples = [self._sample(line, place)
@@ -123,10 +120,7 @@ class DatasetSpec:
         return [sample.name for sample in listed if sample.name not in kept]
 
     def image_labels(self, names: Sequence[str]) -> np.ndarray:
-        """Image-level labels uint8 [len(names), K], 1 where the class is in the image.
-
-        Raises FileNotFoundError if labels.txt is absent, ValueError if it lacks a name or holds an unknown class.
-        """
+        """Image-level labels uint8 [len(names), K], 1 where the class is in the image."""
         path, known = self.lists / 'labels.txt', {}
         index = {name: i for i, name in enumerate(self.classes)}
         for place, line in _lines(path, self._remedy):

@@ -98,10 +98,7 @@ def check_intact(path: Path) -> Path:
 
 @functools.cache
 def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
-    """The images that cannot be decoded, tried at a small size: 2 ms per JPEG; ValueError if all are.
-
-    Missing ones are not among them.
-    """
+    """Existing images that cannot be decoded, tried at a small size: 2 ms per JPEG; ValueError if none can."""
     def is_corrupt(path: Path) -> bool:
         try:
             read_image(path, max_side=16)
@@ -120,10 +117,7 @@ def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
 
 def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:
     """Read a label PNG (palette or grey, of 1 to 16 bits) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255
-    ignored. Reduced as read_image does, without mixing labels.
-
-    Raises FileNotFoundError, Corrupt, or ValueError if it is in colour, holds a value that no class has, or has the VOC
-    palette in another order.
+    ignored. Reduced as read_image does, without mixing labels. Raises FileNotFoundError, Corrupt or ValueError.
     """
     with _opened(path, 'mask') as file:
         mode, step = file.mode, GREY_STEPS.get(_raw_mode(file), 1)

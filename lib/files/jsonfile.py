@@ -10,10 +10,7 @@ RESTORE = 'restore it, or remove it'
 
 
 def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
-    """The value in a JSON file in UTF-8 (or UTF-16), which must have a shape as described at misfit().
-
-    Raises FileNotFoundError or ValueError with the remedy.
-    """
+    """The value in a JSON file in UTF-8 (or UTF-16) of a shape as in misfit(); errors end with the remedy."""
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
@@ -28,11 +25,8 @@ def read_json_lines(path: Path, shape: Any = object, remedy: str = RESTORE) -> l
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError if it is not valid, an object repeats a key, or it is nested too deeply."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except RecursionError:
-        raise ValueError('nested too deeply') from None
+    """The value of a JSON text; ValueError if it is not valid or an object repeats a key."""
+    return json.loads(text, object_pairs_hook=_unique)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -79,7 +73,7 @@ def _description(shape: Any) -> str:
 def _checked(text: bytes, shape: Any, source: str, remedy: str) -> Any:
     try:
         value = parse_json(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{source} is not valid JSON ({error}); {remedy}') from None
     if problem := misfit(value, shape):
         raise ValueError(f'{source}: {problem}; {remedy}')

@@ -83,9 +83,7 @@ def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list
     """Unpack some files of a .tar, .tgz or .zip to `root`; a file that exists with its full size is left alone.
 
     `pattern` is a regular expression of the full names of the members to unpack, whose groups must not match '..';
-    `target` is their path below root, with references to the groups.
-
-    Returns the folders of the files below root; raises ValueError if the archive is corrupt, or nothing in it matches.
+    `target` is their path below root, with references to the groups. Returns the folders of the files below root.
     """
     folders, zipped = set(), archive.suffix == '.zip'
     try:
