@@ -1,10 +1,7 @@
 """A data set for the rest of the code: class names, paths, split lists and image-level labels.
 
-A list, <lists>/<split>.txt, has one sample per line: '/JPEGImages/a.jpg /SegmentationClassAug/a.png' (paths below the
-root; the mask is optional) or the bare name 'a' (paths from the templates). The name of an image is its path below
-the folder of the templates, without the ending: photos/x/a.jpg of 'photos/{}.jpg' is 'x/a', and its outputs are in
-folders x, too. <lists>/labels.txt has a line 'name<TAB>class<TAB>class' per image; an image without any class is its
-bare name.
+docs/file_formats.md describes the lists and labels.txt. The name of an image is its path below the folder of the
+templates, without the ending: photos/x/a.jpg of 'photos/{}.jpg' is 'x/a', and its outputs are in folders x, too.
 """
 import hashlib
 import re
@@ -31,34 +28,23 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set, described by data alone.
-
-    Attributes:
-        classes: foreground names in label order; mask value 1 is classes[0].
-        image_template, mask_templates: paths below `root` with '{}' for the name; the first mask that exists counts.
-        score_split: training images with exact masks.
-        preset: the row of lib/run/settings.py that applies.
-        prepare, flag: the command that writes the lists, and the value of --dataset; both appear in messages.
-        upright: rotate images as their EXIF tag says.
-        max_side: larger images and masks are reduced to this long side in pixels when read.
-        on_corrupt: 'error', or 'skip' to skip images that cannot be decoded in every split, and masks in scores.
-    """
+    """A data set, described by data alone."""
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]                # foreground, in label order: mask value 1 is classes[0]
     root: Path
     lists: Path
-    image_template: str
-    mask_templates: tuple[str, ...] = ()
+    image_template: str                     # path below root with '{}' for the name
+    mask_templates: tuple[str, ...] = ()    # the same; the first mask that exists counts
     train_split: str = 'train_aug'
     val_split: str = 'val'
-    score_split: str = 'train'
-    preset: str = 'voc12'
-    prepare: str = ''
-    flag: str = ''
-    upright: bool = False
-    max_side: int | None = None
-    on_corrupt: str = 'error'
+    score_split: str = 'train'              # training images with exact masks
+    preset: str = 'voc12'                   # the row of lib/run/settings.py that applies
+    prepare: str = ''                       # command that writes the lists, for messages
+    flag: str = ''                          # value of --dataset, for messages
+    upright: bool = False                   # rotate images as their EXIF tag says
+    max_side: int | None = None             # larger images and masks are reduced to this long side in pixels when read
+    on_corrupt: str = 'error'               # or 'skip': skip images that cannot be decoded, and masks in scores
 
     def __post_init__(self):
         check_classes(self.classes, self.flag or self.name)

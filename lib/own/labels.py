@@ -73,10 +73,7 @@ def clean_labels(rows: Sequence[Row], merge: Mapping[str, str], log: Log) -> lis
 
 
 def find_classes(rows: Sequence[Row], given: Sequence[str] | None, keep: bool, source: str, log: Log) -> list[str]:
-    """The classes in order: those of --classes, or all labels in alphabetical order.
-
-    Reports labels that --classes lacks, and without it, unless `keep`, labels that look like the same class.
-    """
+    """The classes in order, those of --classes or all labels; without `keep`, labels that look alike are a problem."""
     counts = Counter(label for row in rows for label in row.labels)
     classes = [composed(name.strip()) for name in given] if given else sorted(counts)
     check_classes(classes, source)

@@ -69,10 +69,7 @@ def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], class
 
 
 def _check_order(rows: Sequence[Row], classes: Sequence[str], held: np.ndarray, fixed: bool, log: Log) -> None:
-    """Note masks that show other classes than the labels; a problem if they agree better in another order of classes.
-
-    held: bool [images, K], the classes in each mask.
-    """
+    """Compare the classes in each mask, bool [images, K], with the labels: is the order of the classes right?"""
     labelled = np.array([[name in row.labels for name in classes] for row in rows]).reshape(held.shape)
     differing = np.flatnonzero((held != labelled).any(1))
     if not len(differing):

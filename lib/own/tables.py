@@ -31,9 +31,8 @@ Record = tuple[str, Mapping[str, Any]]          # location and values by column
 def read_text(path: Path, log: Log) -> str:
     """The text of a file in UTF-8, UTF-16 or, with a note, Windows-1252."""
     content = path.read_bytes()
-    encoding = detect_encoding(content)
     try:
-        return content.decode('utf-8-sig' if encoding == 'utf-8' else encoding)
+        return content.decode(detect_encoding(content))
     except UnicodeDecodeError as error:
         log.note(f'{path} is not UTF-8 (byte {error.start}); it is read as Windows-1252: check accented names, or save '
                  'it as "CSV UTF-8"')
