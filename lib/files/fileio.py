@@ -110,9 +110,11 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 
 def refuse_foreign(path: Path, maker: str, flag: str = '--out', former: str | None = None) -> None:
     """Make sure that a file is absent, empty or written by the same command (former: its earlier name)."""
-    content = path.read_bytes() if path.is_file() else b'a folder, or a link to nowhere' * os.path.lexists(path)
+    if not os.path.lexists(path):
+        return
+    content = path.read_bytes() if path.is_file() else None         # None: a folder, or a link to nowhere
     mark = rf'(made_by|generator" content)\W+({re.escape(maker)}|{re.escape(former or maker)})'.encode()
-    if content and not re.search(mark, content):
+    if content is None or content and not re.search(mark, content):
         raise ValueError(f'{path} exists and was not written by python -m {maker}; choose another {flag}, or move the '
                          'file away')
 
