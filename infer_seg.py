@@ -23,9 +23,8 @@ from lib.data.files import FileSet, find_images
 from lib.data.labelio import write_probs
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
-from lib.files.fileio import replacing
+from lib.files.fileio import refuse_inputs, replacing
 from lib.files.imageio import read_image, write_label_png
-from lib.files.outpaths import refuse_inputs
 from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
 from lib.mask_formats import FORMATS, Labelled, check_export, export
 from lib.net.backbone import Backbone

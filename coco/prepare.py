@@ -22,9 +22,9 @@ import numpy as np
 from coco.dataset import COCO_CLASSES, LISTS, OFFICIAL, ROOT
 from coco.instances import read_annotations, read_entries, read_sizes
 from coco.masks import RULES, paint_mask
+from lib.files.fileio import check_lists, write_lists
 from lib.files.imageio import read_mask, write_label_png
 from lib.files.jsonfile import read_json, write_json
-from lib.files.outpaths import check_lists, write_lists
 from lib.process.cli import progress
 from lib.process.ending import run_script
 from lib.process.workers import map_in_workers

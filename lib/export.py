@@ -14,7 +14,6 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lib.files.fileio import replacing
+from lib.files.fileio import refuse_foreign, refuse_inputs, replacing
 from lib.files.imageio import read_image
-from lib.files.outpaths import refuse_foreign, refuse_inputs
 from lib.inference import fold_batch_norms
 from lib.predict import load_deeplab
 from lib.process.cli import Parser
@@ -34,7 +32,6 @@ from tool.imutils import Norm
 MAKER = 'lib.export'
 AGREEMENT = 0.999               # least fraction of pixels
 SIDES = (97, 121), (120, 90)    # height and width of the image that is traced, and of the one that is compared
-NEEDED = 'pip install -r requirements-export.txt'
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -88,10 +85,8 @@ def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mappin
     onnx.save(model, str(path))
 
 
-def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The exported network; None if onnxruntime is not installed."""
-    if not find_spec('onnxruntime'):
-        return None
+def run_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The exported network."""
     import onnxruntime
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     return lambda image: torch.from_numpy(session.run(None, {'image': image.numpy()})[0])
@@ -136,16 +131,15 @@ def main(argv: list[str] | None = None) -> None:
             try:
                 with warnings.catch_warnings(action='ignore'):      # about tracing
                     write(temporary, module, noise, facts)
-                exported = load(temporary)
+                same = agreement(load(temporary), module, photo)
             except ImportError as error:
-                raise ImportError(f'--{form} needs a package that is not installed ({error}); {NEEDED}') from error
-            same = agreement(exported, module, photo) if exported else None
-            if same is not None and same < AGREEMENT:
+                raise ImportError(f'--{form} needs a package that is not installed ({error}); '
+                                  'pip install -r requirements-export.txt') from error
+            if same < AGREEMENT:
                 raise ValueError(f'{path} would label only {same:.2%} of the pixels as the network does; use the other '
                                  'format, or another version of torch')
-        checked = 'not compared, as onnxruntime is not installed' if same is None else \
-            f'{same:.2%} of the pixels labelled as by the network'
-        print(f'{path}: {len(trained.classes)} classes, {path.stat().st_size / 1e6:.1f} MB, {checked}')
+        print(f'{path}: {len(trained.classes)} classes, {path.stat().st_size / 1e6:.1f} MB, {same:.2%} of the pixels '
+              'labelled as by the network')
 
 
 if __name__ == '__main__':

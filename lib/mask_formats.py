@@ -1,5 +1,6 @@
 """Predicted labels in the formats of other tools: COCO JSON, YOLO polygons, Label Studio predictions, cut-outs."""
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,10 +10,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_length
 
-from lib.files.fileio import replacing, write_text
+from lib.files.fileio import refuse_foreign, replacing, write_text
 from lib.files.imageio import IGNORED, read_image, read_mask, read_size
 from lib.files.jsonfile import write_json
-from lib.files.outpaths import refuse_foreign
 from tool.imutils import resize_nearest
 from tool.polygons import polygons
 
@@ -23,14 +23,14 @@ MODEL = {'made_by': MAKER}
 class Labelled(NamedTuple):
     """An image and its label PNG, which may be smaller."""
 
-    name: str               # that identifies the image, without suffix
+    name: str               # of the image, without suffix
     image: Path
     label: Path
     upright: bool = True    # whether the image is rotated as its EXIF tag says
 
     @property
     def file_name(self) -> str:
-        """File name of the image for other tools: its name with its suffix."""
+        """File name of the image for other tools."""
         return self.name + self.image.suffix
 
     @property
@@ -88,10 +88,7 @@ def write_yolo(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) 
 
 
 def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
-    """Label Studio's tasks with predictions as polygons, tasks.json, and its labelling configuration, config.xml.
-
-    Images are named as in Label Studio's local storage.
-    """
+    """Label Studio's tasks with predictions as polygons, tasks.json, and its labelling configuration, config.xml."""
     tasks = []
     for item in items:
         height, width = item.size
@@ -100,6 +97,7 @@ def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence
                     'value': {'points': (region / (width, height) * 100).tolist(), 'closed': True,
                               'polygonlabels': [classes[value - 1]]}}
                    for index, (value, region) in enumerate(item.regions(classes))]
+        # Images are named as in Label Studio's local storage.
         tasks.append({'data': {'image': f'/data/local-files/?d={item.file_name}'}, 'meta': MODEL,
                       'predictions': [{'model_version': MAKER, 'result': results}]})
     write_json(folder / 'tasks.json', tasks)
@@ -111,8 +109,7 @@ def write_labelstudio(folder: Path, items: Iterable[Labelled], classes: Sequence
 def write_cutouts(folder: Path, items: Iterable[Labelled], classes: Sequence[str]) -> None:
     """<class>/<name>.png: the image where it shows the class, transparent elsewhere."""
     write_text(folder / 'made_by.txt', f'made_by {MAKER}\n')
-    names = [''.join(letter if letter.isalnum() or letter in ' -_.' else '_' for letter in name).strip(' .') or '_'
-             for name in classes]
+    names = [re.sub(r'[^\w .-]', '_', name).strip(' .') or '_' for name in classes]
     for item in items:
         image = read_image(item.image, item.upright)
         for value, mask in item.masks(classes):
@@ -130,18 +127,14 @@ def check_export(folder: Path, names: Iterable[str]) -> None:
     """Make sure that the folders of these formats are absent or were written by this code; else raise ValueError."""
     for name in names:
         path = folder / name / FORMATS[name][1]
-        if path.exists():
-            refuse_foreign(path, MAKER)
-        elif path.parent.is_dir() and any(path.parent.glob('[!.]*')):
+        refuse_foreign(path, MAKER)
+        if not path.exists() and any(path.parent.glob('[!.]*')):
             raise ValueError(f'{path.parent} exists and was not written by this code; choose another --out, or move '
                              'the folder away')
 
 
 def export(folder: Path, names: Iterable[str], items: Sequence[Labelled], classes: Sequence[str]) -> None:
-    """Write the labels in <folder>, with the foreground names in label order, to <folder>/<format> for each of FORMATS.
-
-    Images without a label PNG are left out.
-    """
+    """Write the labels, if they exist, to <folder>/<format> for each of FORMATS; classes: the foreground names."""
     items = [item for item in items if item.label.exists()]
     for name in names:
         FORMATS[name][0](folder / name, items, classes)

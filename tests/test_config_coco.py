@@ -10,7 +10,7 @@ import pytest
 from coco import config
 from coco.config import ARCHIVES, main
 from lib.process.ending import run_script
-from lib.setup import download
+from lib.setup import archives as download
 from tests.coco_toy import write_archives
 from tests.serving import serving
 

@@ -183,10 +183,10 @@ def test_where_everything_is_corrupt_nothing_goes_on(toy, tmp_path, spoil):
 def test_single_files_that_are_corrupt_are_left_out(finished, spoilt, tmp_path, capsys):
     words = ('--checkpoint', str(finished / 'toy/seg/model.pth'), '--images', str(spoilt.parent / 'images/val/*'),
              '--out', str(tmp_path / 'out'), *LOADED_HERE, *NETWORK, *SCALES)
-    assert '1 of 6 files cannot be read' in error_line(infer_seg.main, words, capsys)
+    assert '00001.jpg is not a readable image' in error_line(infer_seg.main, words, capsys)
     infer_seg.main([*words, *SKIP])
     assert len(list((tmp_path / 'out').glob('0*.png'))) == 5
-    assert 'skipped 1 files as corrupt: 00001' in capsys.readouterr().out
+    assert 'skipped 1 images of --images as corrupt: 00001' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('error', [PermissionError(13, 'Permission denied'), OSError(24, 'Too many open files'),

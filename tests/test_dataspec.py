@@ -113,7 +113,7 @@ def test_registry_knows_its_names_and_refuses_others(tmp_path):
     assert get_spec('coco').num_fg == len(set(get_spec('coco').classes))
     with pytest.raises(ValueError, match='--dataset voc13 is unknown; use voc12, coco, toy or'):
         get_spec('voc13')
-    with pytest.raises(FileNotFoundError, match='make the toy set with python -m lib.data.toy'):
+    with pytest.raises(FileNotFoundError, match='dataset.json does not exist; .* python -m lib.data.toy'):
         get_spec('toy', root=tmp_path)
 
 

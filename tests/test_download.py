@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from lib.setup import download
-from lib.setup.download import fetch
+from lib.setup import archives as download
+from lib.setup.archives import fetch
 from tests.serving import serving
 
 CONTENT = bytes(range(256)) * 20_000

@@ -11,7 +11,7 @@ import voc12.prepare
 from benchmarks import compare
 from lib.data import toy
 from lib.data.registry import read_spec
-from lib.files.outpaths import refuse_inputs, write_lists
+from lib.files.fileio import refuse_inputs, write_lists
 from lib.own import __main__ as own
 from lib.process.ending import run_script
 from lib.report import __main__ as report

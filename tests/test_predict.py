@@ -107,7 +107,7 @@ def test_equal_names_in_different_folders_mirror_their_folders(run_folder, photo
 
 
 @pytest.mark.parametrize('words, problem', [
-    (('--images', 'photos'), '2 of 10 files cannot be read as images: photos/a.png is not a readable image'),
+    (('--images', 'photos'), 'photos/a.png is not a readable image'),
     (('--images', 'photos/none.jpg'), 'photos/none.jpg; check the names after --images'),
     (('--images', 'photos/plain.png', '--checkpoint', 'aff'),
      'aff/model.pth belongs to a different network'),

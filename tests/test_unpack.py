@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from lib.setup.unpack import unpack
+from lib.setup.archives import unpack
 
 FILES = {'top/Images/1.jpg': b'one' * 1000, 'top/Images/2.jpg': b'two', 'top/labels/a.txt': b'', 'top/unused': b'no'}
 PATTERN = r'top/(Images|labels)/(\w+\.\w+)', r'\1/\2'

@@ -44,7 +44,7 @@ def test_a_picture_that_is_cut_off_is_found_by_decoding_alone(spec):
     path.write_bytes(path.read_bytes()[:-60])
     assert check_samples(spec, ('train', 'val'), 0, decode=False) == (4, 3)
     (spec.root / 'images/c.jpg').unlink()
-    with pytest.raises(ValueError, match=r'b.jpg is not a readable image .*\(and 1 more files\)'):
+    with pytest.raises(ValueError, match=r'b.jpg is not a readable image .*\(and 1 more\)'):
         check_samples(spec, ('train', 'val'), 0)
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from lib.files.fileio import replacing
+from lib.files.fileio import replacing, write_lists
 from lib.files.imageio import write_label_png
-from lib.files.outpaths import write_lists
 from lib.files.xmlfile import read_voc_objects
 from lib.process.cli import progress
 from lib.process.ending import run_script

@@ -19,17 +19,14 @@ def read_ground_truth(spec: DatasetSpec, mask: Path | None) -> np.ndarray | None
         return None
 
 
-def check_images(split: str, samples: Sequence[Sample], left_out: Sequence[str]) -> None:
-    """Check that all images exist and have an intact beginning and end; prints the names of skipped ones.
-
-    Raises FileNotFoundError or Corrupt.
-    """
+def check_images(source: str, images: Sequence[Path], left_out: Sequence[str],
+                 remedy: str = 'check --data-root, or correct the list') -> None:
+    """Check that the images of a split exist and have an intact beginning and end; prints the names of skipped ones."""
     if left_out:
-        print_rank0(f'skipped {len(left_out)} images of {split} as corrupt: {shortened(left_out, 10)}')
-    check_files([sample.image for sample in samples], f'{split} lists images that do not exist',
-                'check --data-root, or correct the list')
-    for sample in samples:
-        check_intact(sample.image)
+        print_rank0(f'skipped {len(left_out)} images of {source} as corrupt: {shortened(left_out, 10)}')
+    check_files(images, f'{source} lists images that do not exist', remedy)
+    for image in images:
+        check_intact(image)
 
 
 def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem: str, remedy: str) -> None:
@@ -43,10 +40,9 @@ def check_made(spec: DatasetSpec, files: Sequence[tuple[Sample, Path]], problem:
 
 def label_pairs(spec: DatasetSpec, split: str, labels_dir: Path, suffix: str = '.png', limit: int | None = None,
                 remedy: str = 'check the folder', masked_only: bool = False) -> list[tuple[Sample, Path]]:
-    """Samples with their predictions, <labels_dir>/<name><suffix>, in list order; the ground truth is that of the list.
+    """Samples with their predictions, <labels_dir>/<name><suffix>, in list order; all must exist.
 
-    With masked_only, images without ground truth are skipped. Raises FileNotFoundError if a mask or a prediction is
-    missing, naming the first and how many.
+    With masked_only, images without ground truth are skipped.
     """
     samples = spec.samples(split, limit)
     if masked_only and any(sample.mask for sample in samples):

@@ -36,7 +36,7 @@ class TrainSet(Dataset):
 
     def check(self) -> None:
         """Check that all images and label files exist."""
-        check_images(self.split, self.samples, self.left_out)
+        check_images(self.split, [sample.image for sample in self.samples], self.left_out)
         if files := self.labelled():
             check_made(self.spec, files, f'{self.split} lacks {self.LABELS}', self.remedy())
 
@@ -127,7 +127,7 @@ class InferSet(Dataset):
 
     def check(self) -> None:
         """Check that all images exist and have an intact beginning and end."""
-        check_images(self.split, self.samples, self.left_out)
+        check_images(self.split, self.paths, self.left_out)
 
 
 def batch_keys(num_samples: int, batch: int, epochs: int, seed: int, start_step: int = 0,

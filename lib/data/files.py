@@ -7,17 +7,15 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from lib.files import imageio
-from lib.files.dataspec import check_files, shortened
-from lib.files.imageio import IMAGE_SUFFIXES, Corrupt, check_intact, corrupt_images, read_image, read_size
+from lib.data.checks import check_images
+from lib.files.dataspec import shortened
+from lib.files.imageio import IMAGE_SUFFIXES, corrupt_images, read_image, read_size
 from lib.process.ranks import print_rank0
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
     """The files, each once and in order, of files, folders (their images, without subfolders) and patterns with *, ? or
-    ** (subfolders too). Prints what is skipped in a folder.
-
-    Raises FileNotFoundError if a folder holds no image or a pattern matches no file.
+    ** (subfolders too). Prints what is skipped in a folder; FileNotFoundError if a word matches nothing.
     """
     images = {}
     for word in words:
@@ -46,7 +44,7 @@ class FileSet(Dataset):
 
     Images whose long side exceeds max_side are reduced to it. `names` are those of the results: of the files without
     their endings; if some are equal, with their folders below the one that holds them all. With on_corrupt = 'skip'
-    images that cannot be decoded are skipped; ValueError if all are.
+    images that cannot be decoded are skipped.
     """
 
     def __init__(self, files: Sequence[Path], max_side: int | None = None, on_corrupt: str = 'error'):
@@ -55,8 +53,6 @@ class FileSet(Dataset):
             base = os.path.commonpath([path.resolve().parent for path in files])
             names = [path.resolve().relative_to(base).with_suffix('').as_posix() for path in files]
         corrupt, self.max_side = corrupt_images(tuple(files)) if on_corrupt == 'skip' else (), max_side
-        if len(corrupt) == len(files):
-            raise ValueError(f'all {len(files)} images are corrupt, {files[0]} the first; restore them')
         self.left_out = [name for path, name in zip(files, names) if path in corrupt]
         self.paths, self.names = map(list, zip(*((path, name) for path, name in zip(files, names)
                                                  if path not in corrupt)))
@@ -70,23 +66,9 @@ class FileSet(Dataset):
                 'size': read_size(path, True)}
 
     def check(self) -> None:
-        """Check that all images exist and can be read under different names; FileNotFoundError or ValueError names the
-        files. Prints what is skipped.
-        """
-        if self.left_out:
-            print_rank0(f'skipped {len(self.left_out)} files as corrupt: {shortened(self.left_out, 10)}')
-        check_files(self.paths, 'some images do not exist', 'check the names after --images')
+        """Check that all images are intact and their results have different names; errors as check_images."""
+        check_images('--images', self.paths, self.left_out, 'check the names after --images')
         name, times = Counter(self.names).most_common(1)[0]
         if times > 1:
             raise ValueError(f'{times} images would be written to {name}.png, {self.paths[self.names.index(name)]} the '
                              'first; process them separately with different --out')
-        corrupt = []
-        for path in self.paths:
-            try:
-                check_intact(path)
-            except Corrupt as error:
-                corrupt.append(imageio.without_remedy(error))
-        if corrupt:
-            raise ValueError(f'{len(corrupt)} of {len(self.paths)} files cannot be read as images: '
-                             f'{shortened(corrupt, 10)}; remove them, name the others, or '
-                             'skip them with --on-corrupt skip')

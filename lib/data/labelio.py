@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.files.fileio import replacing
 from lib.files.origin import write_npz
 from tool.camutils import strongest_class
 
@@ -31,7 +30,7 @@ def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = 
     """Write the CAMs of one image; they are restored to within 0.01, and their labels at all thresholds exactly.
 
     Args:
-        path: .npz file; its folder is made where absent.
+        path: .npz file.
         keys: ascending foreground class indices [k], from 0.
         maps: [k, H, W] in [0, 1]; k may be 0.
         origin: what the file is made from, see lib/files/origin.py.
@@ -39,19 +38,16 @@ def write_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = 
 
     Raises ValueError if keys and maps do not belong together or a value is outside [0, 1].
     """
-    keys = _checked(path, keys, maps, len(maps))
+    keys, number = _checked(path, keys, maps, len(maps)), _keep_strongest(maps, _number(maps))
     extra = {} if probs is None else {'probs': probs.astype(np.float32)}
-    _write(path, origin, maps_version=VERSION, keys=keys, maps=_encode(_keep_strongest(maps, _number(maps))), **extra)
+    write_npz(path, origin, maps_version=VERSION, keys=keys, maps=_encode(number), **extra)
 
 
 def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Class indices int64 [k] and CAMs float32 [k, H, W] in [0, 1], as write_maps wrote them.
 
-    No class index may reach num_fg, the number of classes of the data set, if it is given.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file is missing, corrupt, not written by this code, or has a class too
-            many; names the command that makes it.
+    Raises FileNotFoundError, or ValueError if the file is corrupt, not written by this code, or has a class index of
+    num_fg, the number of classes of the data set, or more; both name the command that makes it.
     """
     keys, maps = _read(path, 'CAM', num_fg, 'maps_version', 'keys', 'maps')
     _require(maps.ndim == 3 and len(maps) == len(keys), path, f'holds {len(keys)} classes but maps {list(maps.shape)}')
@@ -59,8 +55,7 @@ def read_maps(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, np.nda
 
 
 def read_image_probs(path: Path, num_fg: int) -> np.ndarray | None:
-    """The classifier's probabilities float32 [K] in a CAM file; None in one of an earlier version. Errors of read_maps.
-    """
+    """The classifier's probabilities float32 [K] in a CAM file; None in an earlier version. Errors of read_maps."""
     _, probs = _read(path, 'CAM', num_fg, 'maps_version', 'keys', 'probs')
     _require(probs is None or probs.shape == (num_fg,) and np.isfinite(probs).all(), path,
              f'holds probabilities {list(np.shape(probs))}')
@@ -77,8 +72,8 @@ def write_seeds(path: Path, keys: Sequence[int], scores: Mapping[float, np.ndarr
     keys = _checked(path, keys, stacked, stacked.shape[1] - 1)
     if stacked.size and np.abs(stacked.sum(1) - 1).max() < 1 / (2 * INTERVALS):
         stacked = stacked[:, 1:]
-    _write(path, origin, seeds_version=VERSION, keys=keys, alphas=np.array(list(scores), np.float64),
-           scores=_encode(_number(stacked)))
+    write_npz(path, origin, seeds_version=VERSION, keys=keys, alphas=np.array(list(scores), np.float64),
+              scores=_encode(_number(stacked)))
 
 
 def read_seeds(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, dict[float, np.ndarray]]:
@@ -97,7 +92,7 @@ def read_seeds(path: Path, num_fg: int | None = None) -> tuple[np.ndarray, dict[
 
 def write_probs(path: Path, probs: np.ndarray, classes: Sequence[str], origin: str = '') -> None:
     """Write a segmentation's probabilities [C, H, W] as `probs` (float16) and the names by channel as `classes`."""
-    _write(path, origin, probs_version=1, probs=probs.astype(np.float16), classes=np.array(classes))
+    write_npz(path, origin, probs_version=1, probs=probs.astype(np.float16), classes=np.array(classes))
 
 
 def _number(values: np.ndarray) -> np.ndarray:
@@ -143,11 +138,6 @@ def _checked(path: Path, keys: Sequence[int], values: np.ndarray, count: int) ->
         raise ValueError(f'{path}: values must be in [0, 1], found {values.min()} to {values.max()}; '
                          'check the weights they came from')
     return keys
-
-
-def _write(path: Path, origin: str, **arrays) -> None:
-    with replacing(path) as temporary, open(temporary, 'wb') as file:
-        write_npz(file, origin, arrays)
 
 
 def _read(path: Path, kind: str, num_fg: int | None, version_key: str, *names: str) -> list[np.ndarray]:

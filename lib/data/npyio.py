@@ -20,10 +20,7 @@ TOLERANCE = 1e-3
 
 
 def write_npy_maps(path: Path, keys: Sequence[int], maps: np.ndarray, origin: str = '') -> None:
-    """Write the CAMs of one image as {class index from 0: float32 [H, W]}, with the arguments of labelio.write_maps.
-
-    A file without any class does not contain H and W.
-    """
+    """Write the CAMs of one image as {class index from 0: float32 [H, W]}, with the arguments of labelio.write_maps."""
     content = {int(key): np.array(values, np.float32) for key, values in zip(keys, maps, strict=True)}
     with replacing(path) as temporary, open(temporary, 'wb') as file:
         np.lib.format.write_array_header_1_0(file, {'descr': '|O', 'fortran_order': False, 'shape': ()})
@@ -40,12 +37,7 @@ def write_npy_scores(path: Path, keys: Sequence[int], scores: np.ndarray, origin
 
 
 def read_npy_maps(path: Path, size: tuple[int, int], num_fg: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read CAMs as write_npy_maps and the reference write them.
-
-    Args:
-        path: .npy file.
-        size: (H, W) of the image, which a file without any class does not contain.
-        num_fg: number of classes of the data set, which no key may reach.
+    """Read CAMs as write_npy_maps and the reference write them; size: (H, W) of the image, for files without any class.
 
     Returns and raises what labelio.read_maps does; a file that asks for code is an error. The lowest pixels of the
     reference's maps are below 0, see tool/seamutils.fuse_scales; they become 0.
@@ -82,8 +74,7 @@ def read_npy_seeds(paths: Mapping[float, Path], size: tuple[int, int],
                    num_fg: int) -> tuple[np.ndarray, dict[float, np.ndarray]]:
     """The CRF scores of one image at several background strengths, as labelio.read_seeds gives them.
 
-    `paths` are files of write_npy_scores or the reference by background strength; one without any key is background.
-    The rest, and the errors, are those of read_npy_maps.
+    `paths` are files by background strength; one without any key is background. The rest is as in read_npy_maps.
     """
     all_keys, seeds = [], {}
     for alpha, path in paths.items():
@@ -116,11 +107,7 @@ def seed_folders(folder: Path) -> dict[float, Path]:
 
 
 def label_source(given: Path | None, own: Path, unpickle: bool, flag: str) -> tuple[Path, str]:
-    """The folder to read label files from, the one `given` by a flag or the run's `own`, and their suffix.
-
-    Raises:
-        ValueError: if `unpickle` is set for the run's own folder, or is needed for the given one and not set.
-    """
+    """The folder to read label files from, the one `given` by a flag or the run's `own`, and their suffix."""
     if unpickle and given is None:
         raise ValueError(f'--unpickle reads .npy files from a folder of yours; name it with {flag} DIR')
     folder = given or own

@@ -1,15 +1,7 @@
 """The data set that --dataset names: VOC, COCO, or one that a dataset.json describes. Only this file knows all three.
 
-dataset.json holds, as for the toy set and for a user's own photos:
-
-    {"name": "birds", "classes": ["wren", "red kite"], "images": "photos/{}.jpg", "masks": ["masks/{}.png"],
-     "lists": "lists", "train_split": "train", "val_split": "val", "score_split": "train", "preset": "voc12"}
-
-Paths are relative to the folder of dataset.json; "root" names another folder for images and masks. Without "masks" the
-set can be trained on and predicted, but not scored. "lists" holds <split>.txt and labels.txt, described in
-lib/files/dataspec.py. With "upright": true, images are rotated as their EXIF tag says; "max_side" is the long side in
-pixels to which larger images are reduced when read. lib/own writes such a file from a folder and a list of labels;
-"made_by" then says so, and no command overwrites a file without it.
+docs/file_formats.md describes dataset.json. lib/own writes one from a folder and a list of labels; "made_by" then says
+so, and no command overwrites a file without it.
 """
 from pathlib import Path
 
@@ -18,27 +10,19 @@ import voc12.dataset
 from lib.files.dataspec import DatasetSpec
 from lib.files.jsonfile import read_json
 
-TOY = Path('data/toy/dataset.json')
+TOY = Path('data/toy')
 
 
 def get_spec(dataset: str, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
     """Describe a data set: voc12, coco, toy, or the path of a dataset.json.
 
     `root` is the folder of the images, and `lists` that of the split lists and labels.txt, if not the data set's own.
-
-    Raises ValueError or FileNotFoundError if the name is unknown, or its dataset.json is missing.
     """
     folders = {key: Path(value) for key, value in (('root', root), ('lists', lists)) if value}
-    if dataset == 'voc12':
-        return voc12.dataset.spec(**folders)
-    if dataset == 'coco':
-        return coco.dataset.spec(**folders)
+    if dataset in ('voc12', 'coco'):
+        return {'voc12': voc12, 'coco': coco}[dataset].dataset.spec(**folders)
     if dataset == 'toy':
-        path = folders.get('root', TOY.parent) / TOY.name
-        if not path.exists():
-            raise FileNotFoundError(f'{path} does not exist; make the toy set with '
-                                    f'python -m lib.data.toy --out {path.parent}')
-        return read_spec(path, lists=lists)
+        return read_spec(folders.get('root', TOY), lists=lists)
     if dataset.endswith('.json') or Path(dataset).is_dir():
         return read_spec(Path(dataset), **folders)
     raise ValueError(f'--dataset {dataset} is unknown; use voc12, coco, toy or the path of a dataset.json')
@@ -53,11 +37,8 @@ LARGEST_SIDE = 16384     # pixels
 
 
 def read_spec(path: Path, root: Path | None = None, lists: Path | None = None) -> DatasetSpec:
-    """Read a dataset.json, or the one in a folder; root and lists as in get_spec.
-
-    Raises FileNotFoundError or ValueError if the file is missing, lacks an entry or has an unknown or wrong one.
-    """
-    path = Path(path) / 'dataset.json' if Path(path).is_dir() else Path(path)
+    """Read a dataset.json, or the one in a folder; root and lists as in get_spec."""
+    path = Path(path) if Path(path).suffix == '.json' else Path(path) / 'dataset.json'
     entries = read_json(path, ENTRIES, 'python -m lib.own makes one from photos, python -m lib.data.toy a '
                         'synthetic set')
     check_entries(path, entries)

@@ -13,10 +13,9 @@ from shlex import quote
 from PIL import Image
 
 from lib.data.toy_draw import CLASSES, draw
-from lib.files.fileio import replacing, write_text
+from lib.files.fileio import refuse_foreign, replacing, write_text
 from lib.files.imageio import read_image, write_label_png
 from lib.files.jsonfile import read_json, write_json
-from lib.files.outpaths import refuse_foreign
 from lib.process.cli import LARGEST_SEED, Parser, integer
 from lib.process.ending import run_script
 

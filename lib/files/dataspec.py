@@ -1,10 +1,7 @@
 """A data set for the rest of the code: class names, paths, split lists and image-level labels.
 
-A list, <lists>/<split>.txt, has one sample per line: '/JPEGImages/a.jpg /SegmentationClassAug/a.png' (paths below the
-root; the mask is optional) or the bare name 'a' (paths from the templates). The name of an image is its path below
-the folder of the templates, without the ending: photos/x/a.jpg of 'photos/{}.jpg' is 'x/a', and its outputs are in
-folders x, too. <lists>/labels.txt has a line 'name<TAB>class<TAB>class' per image; an image without any class is its
-bare name.
+docs/file_formats.md describes the lists and labels.txt. The name of an image is its path below the folder of the
+templates, without the ending: photos/x/a.jpg of 'photos/{}.jpg' is 'x/a', and its outputs are in folders x, too.
 """
 import hashlib
 import re
@@ -31,34 +28,23 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set, described by data alone.
-
-    Attributes:
-        classes: foreground names in label order; mask value 1 is classes[0].
-        image_template, mask_templates: paths below `root` with '{}' for the name; the first mask that exists counts.
-        score_split: training images with exact masks.
-        preset: the row of lib/run/settings.py that applies.
-        prepare, flag: the command that writes the lists, and the value of --dataset; both appear in messages.
-        upright: rotate images as their EXIF tag says.
-        max_side: larger images and masks are reduced to this long side in pixels when read.
-        on_corrupt: 'error', or 'skip' to skip images that cannot be decoded in every split, and masks in scores.
-    """
+    """A data set, described by data alone."""
 
     name: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]                # foreground, in label order: mask value 1 is classes[0]
     root: Path
     lists: Path
-    image_template: str
-    mask_templates: tuple[str, ...] = ()
+    image_template: str                     # path below root with '{}' for the name
+    mask_templates: tuple[str, ...] = ()    # the same; the first mask that exists counts
     train_split: str = 'train_aug'
     val_split: str = 'val'
-    score_split: str = 'train'
-    preset: str = 'voc12'
-    prepare: str = ''
-    flag: str = ''
-    upright: bool = False
-    max_side: int | None = None
-    on_corrupt: str = 'error'
+    score_split: str = 'train'              # training images with exact masks
+    preset: str = 'voc12'                   # the row of lib/run/settings.py that applies
+    prepare: str = ''                       # command that writes the lists, for messages
+    flag: str = ''                          # value of --dataset, for messages
+    upright: bool = False                   # rotate images as their EXIF tag says
+    max_side: int | None = None             # larger images and masks are reduced to this long side in pixels when read
+    on_corrupt: str = 'error'               # or 'skip': skip images that cannot be decoded, and masks in scores
 
     def __post_init__(self):
         check_classes(self.classes, self.flag or self.name)
@@ -97,10 +83,7 @@ class DatasetSpec:
         return self.train_split if split == self.score_split else split
 
     def samples(self, split: str, limit: int | None = None) -> list[Sample]:
-        """The first samples of a split in list order, or all; no image is opened, unless corrupt ones are skipped.
-
-        Raises FileNotFoundError if the list is missing, ValueError if it is empty, repeats an image or is malformed.
-        """
+        """The first samples of a split in list order, or all; no image is opened, unless corrupt ones are skipped."""
         path = self.lists / f'{split}.txt'
         others = ', '.join(sorted(other.stem for other in self.lists.glob('*.txt') if other.stem != 'labels')) or 'none'
         samples = [self._sample(line, place)
@@ -113,9 +96,6 @@ class DatasetSpec:
         samples = samples[:limit]
         if self.on_corrupt == 'skip':
             corrupt = corrupt_images(tuple(sample.image for sample in samples))
-            if len(corrupt) == len(samples):
-                raise ValueError(f'all {len(samples)} images of {split} are corrupt, {samples[0].image} the first; '
-                                 'restore them')
             samples = [sample for sample in samples if sample.image not in corrupt]
         return samples
 
@@ -126,10 +106,7 @@ class DatasetSpec:
         return [sample.name for sample in listed if sample.name not in kept]
 
     def image_labels(self, names: Sequence[str]) -> np.ndarray:
-        """Image-level labels uint8 [len(names), K], 1 where the class is in the image.
-
-        Raises FileNotFoundError if labels.txt is absent, ValueError if it lacks a name or holds an unknown class.
-        """
+        """Image-level labels uint8 [len(names), K], 1 where the class is in the image."""
         path, known = self.lists / 'labels.txt', {}
         index = {name: i for i, name in enumerate(self.classes)}
         for place, line in _lines(path, self._remedy):

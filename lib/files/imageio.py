@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from lib.files.fileio import replacing
-from lib.files.origin import png_text
 from tool.imutils import IGNORED, resize_bicubic, resize_nearest, scaled_size
 
 # Of files in a folder that are read as images, in training and prediction.
@@ -29,7 +29,6 @@ TIFF_LARGEST = 281          # tag: the largest value that a sample can have
 # Possible maxima of samples with more than 8 bits: 8, 12 or 16 bits are used; floats are from 0 to 1.
 DEPTHS = (255, 4095, 65535)
 GREY_STEPS = {'L;2': 85, 'L;4': 17}     # PIL stretches grey of 2 and 4 bits to 8
-THREADS = 4
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
@@ -41,11 +40,7 @@ def read_image(path: Path, upright: bool = False, max_side: int | None = None) -
     """Read an image as uint8 [H, W, 3] in RGB; transparency is dropped (no background is invented for it).
 
     With `upright` it is rotated as its EXIF tag says, as viewers do; if it is larger, it is reduced to a long side of
-    max_side pixels.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        Corrupt: if it cannot be decoded to its end, naming the file.
+    max_side pixels. Raises FileNotFoundError, or Corrupt if it cannot be decoded to its end.
     """
     with _opened(path, 'image') as file, warnings.catch_warnings():
         warnings.simplefilter('ignore')                     # PIL's remarks on palettes with transparency
@@ -103,7 +98,7 @@ def check_intact(path: Path) -> Path:
 
 @functools.cache
 def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
-    """The images that cannot be decoded, tried at a small size: 2 ms per JPEG. Missing ones are not among them."""
+    """Existing images that cannot be decoded, tried at a small size: 2 ms per JPEG; ValueError if none can."""
     def is_corrupt(path: Path) -> bool:
         try:
             read_image(path, max_side=16)
@@ -113,19 +108,16 @@ def corrupt_images(paths: tuple[Path, ...]) -> frozenset[Path]:
             pass
         return False
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(4) as pool:
         found = [*tqdm(pool.map(is_corrupt, paths), 'decoding images', len(paths), delay=10, leave=False)]
+    if found and all(found):
+        raise ValueError(f'all {len(paths)} images are corrupt, {paths[0]} the first; restore them')
     return frozenset(compress(paths, found))
 
 
 def read_mask(path: Path, num_classes: int, max_side: int | None = None) -> np.ndarray:
     """Read a label PNG (palette or grey, of 1 to 16 bits) as uint8 [H, W]: 0 background, 1 .. num_classes - 1, 255
-    ignored. Reduced as read_image does, without mixing labels.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is corrupt, in colour, holds a value that no class has, or has the VOC palette in another
-            order.
+    ignored. Reduced as read_image does, without mixing labels. Raises FileNotFoundError, Corrupt or ValueError.
     """
     with _opened(path, 'mask') as file:
         mode, step = file.mode, GREY_STEPS.get(_raw_mode(file), 1)
@@ -156,8 +148,11 @@ def write_label_png(path: Path, mask: np.ndarray, origin: str = '') -> None:
     """Write labels uint8 [H, W] as a palette PNG in VOC colours, with its origin (see lib/files/origin.py) if given."""
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     image.putpalette(voc_palette().tobytes())
+    info = PngInfo()
+    if origin:
+        info.add_text('origin', origin)
     with replacing(path) as temporary:
-        image.save(temporary, format='PNG', pnginfo=png_text('origin', origin) if origin else None)
+        image.save(temporary, format='PNG', pnginfo=info)
 
 
 @functools.cache

@@ -10,12 +10,7 @@ RESTORE = 'restore it, or remove it'
 
 
 def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
-    """The value in a JSON file in UTF-8 (or UTF-16), which must have a shape as described at misfit().
-
-    Raises:
-        FileNotFoundError: if the file is missing; ends with the remedy.
-        ValueError: if it is not valid JSON or not of this shape; names the file and what is wrong.
-    """
+    """The value in a JSON file in UTF-8 (or UTF-16) of a shape as in misfit(); errors end with the remedy."""
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
@@ -24,18 +19,14 @@ def read_json(path: Path, shape: Any = object, remedy: str = RESTORE) -> Any:
 
 
 def read_json_lines(path: Path, shape: Any = object, remedy: str = RESTORE) -> list:
-    """The values of a file with one JSON value per line, ignoring a truncated last line. No file: no values.
-    """
+    """The values of a file with one JSON value per line, ignoring a truncated last line. No file: no values."""
     lines = Path(path).read_bytes().split(b'\n')[:-1] if Path(path).exists() else []
     return [_checked(line, shape, f'{path}:{number}', remedy) for number, line in enumerate(lines, 1)]
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError if it is not valid, an object repeats a key, or it is nested too deeply."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except RecursionError:
-        raise ValueError('nested too deeply') from None
+    """The value of a JSON text; ValueError if it is not valid or an object repeats a key."""
+    return json.loads(text, object_pairs_hook=_unique)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -82,7 +73,7 @@ def _description(shape: Any) -> str:
 def _checked(text: bytes, shape: Any, source: str, remedy: str) -> Any:
     try:
         value = parse_json(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{source} is not valid JSON ({error}); {remedy}') from None
     if problem := misfit(value, shape):
         raise ValueError(f'{source}: {problem}; {remedy}')

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL.PngImagePlugin import PngInfo
+
+from lib.files.fileio import replacing
 
 START = b'{"classes":'
 REACH = 1 << 16                     # bytes from the beginning (.npy: from the end) that are searched
@@ -35,16 +36,9 @@ def origin_text(origin: Mapping) -> str:
     return json.dumps(origin, sort_keys=True, separators=(',', ':'))
 
 
-def png_text(key: str, text: str) -> PngInfo:
-    """The argument `pnginfo` of PIL's save() that stores a text in a PNG."""
-    info = PngInfo()
-    info.add_text(key, text)
-    return info
-
-
-def write_npz(file, text: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed .npz with an origin; np.load reads the arrays as usual."""
-    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+def write_npz(path: Path, text: str, **arrays: np.ndarray) -> None:
+    """Write a compressed .npz with an origin, atomically; np.load reads the arrays as usual."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:
         if text:
             archive.writestr(zipfile.ZipInfo('origin.json'), text, zipfile.ZIP_STORED)
         for name, array in arrays.items():
@@ -73,14 +67,9 @@ def read_state(path: Path) -> State:
         file.seek(max(0, file.seek(0, os.SEEK_END) - (REACH if suffix == '.npy' else 64)))
         tail = file.read()
     intact = tail[-len(mark) - more:][:len(mark)] == mark
-    return State(_find_origin(head if suffix != '.npy' else tail if intact else b''), intact, not head)
-
-
-def _find_origin(content: bytes) -> dict | None:
-    start = content.find(START)
-    if start < 0:
-        return None
+    content = head if suffix != '.npy' else tail if intact else b''
     try:
-        return json.JSONDecoder().raw_decode(content[start:].decode('latin-1'))[0]
+        origin, _ = json.JSONDecoder().raw_decode(content[content.index(START):].decode('latin-1'))
     except ValueError:
-        return None
+        origin = None
+    return State(origin, intact, not head)

@@ -18,11 +18,8 @@ def write_torch(path: Path, content: Any) -> None:
 def read_torch(path: Path, remedy: str, tensors: bool = True) -> Any:
     """Read a file of torch.save, ours or anyone's, onto the CPU; remedy: what to do about a missing or corrupt one.
 
-    tensors=False leaves the tensors on disk, which is quick: only the rest of the content may be used then.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is corrupt, or holds Python objects, which could run code when read.
+    tensors=False leaves the tensors on disk, which is quick: only the rest of the content may be used then. Raises
+    FileNotFoundError, or ValueError if it is corrupt, or holds Python objects, which could run code when read.
     """
     path = Path(path)
     if not path.is_file():

@@ -4,13 +4,9 @@
     python -m lib.own photos/ --out data/my.json                    a folder per class, no list
     python -m lib.own photos/ labels.csv --masks masks/ --classes wren "red kite" --out data/my.json
 
-The labels can be a table (CSV, Excel), JSON (records, a mapping, COCO, Label Studio), JSON lines, CVAT XML, or a folder
-of VOC XML; docs/own_data.md shows them all. The classes are all labels that occur, in alphabetical order, or those of
---classes; masks number them from 1. A mask is a palette or grey PNG with the name of its image: 0 background, 255
-ignored; some images may have none.
-
-If there are problems, all are listed and nothing is written. Otherwise the lists go to a folder next to the .json file,
-data/my_lists.
+docs/own_data.md shows all formats of labels. The classes are all labels that occur, in alphabetical order, or those of
+--classes; masks number them from 1. If there are problems, all are listed and nothing is written. Otherwise the lists
+go to a folder next to the .json file, data/my_lists.
 """
 import argparse
 import hashlib
@@ -23,10 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lib.data.registry import LARGEST_SIDE, read_spec
-from lib.files.fileio import write_text
+from lib.files.fileio import refuse_foreign, refuse_inputs, write_text
 from lib.files.imageio import read_size
 from lib.files.jsonfile import read_json, write_json
-from lib.files.outpaths import refuse_foreign, refuse_inputs
 from lib.own.forms import read_folders, read_labels, splits_by_name
 from lib.own.labels import MOST_LINES, clean_labels, find_classes, warn_about_classes
 from lib.own.masks import ORIENTATIONS, check_masks, find_masks
@@ -35,8 +30,6 @@ from lib.process.cli import Parser, integer, number
 from lib.process.ending import run_script
 
 MAKER = 'lib.own'
-FORMER_MAKER = 'lib.data.own'
-SPLITS = ('train', 'val', 'test')
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -76,13 +69,12 @@ def renaming(word: str) -> tuple[str, str]:
 def split_rows(rows: Sequence[Row], fraction: float, source: str, log: Log) -> dict[str, list[Row]]:
     """Rows by split, as the label list says; if it has no val, a fraction of the training images is held out.
 
-    The choice depends on the names alone, so the same list always gives the same split; a class keeps at least one
-    image in train.
+    The choice depends on the names alone; a class keeps at least one image in train.
     """
     unmarked = [row for row in rows if not row.split]
     if 0 < len(unmarked) < len(rows):
         log.problem(unmarked[0].location, 'has no split, but other images have one')
-    splits = {name: [row for row in rows if (row.split or 'train') == name] for name in SPLITS}
+    splits = {name: [row for row in rows if (row.split or 'train') == name] for name in ('train', 'val', 'test')}
     if not splits['val']:
         pool, val = splits['train'], set()
         left = Counter(label for row in pool for label in row.labels)
@@ -102,18 +94,14 @@ def split_rows(rows: Sequence[Row], fraction: float, source: str, log: Log) -> d
 
 def write_set(args: argparse.Namespace, splits: Mapping[str, list[Row]], classes: Sequence[str],
               masks: Mapping[str, Path], prepare: str) -> None:
-    """Write the lists, then dataset.json, which names their folder; paths are relative to it.
-
-    Rows are given by split, classes in the order of mask values, mask paths by image; `prepare` is the command, for
-    messages of other commands.
-    """
+    """Write the lists, then dataset.json; masks: paths by image; prepare: the command, for messages of others."""
     home, rows = args.out.resolve().parent, [row for part in splits.values() for row in part]
     photos, mask_folder = args.photos.resolve(), (args.masks or args.photos).resolve()
     root = Path(os.path.commonpath([photos, mask_folder]))
     images = {row.image: (photos / row.image).relative_to(root).as_posix() for row in rows}
-    lines = {image: f'/{path}\n' for image, path in images.items()} | {
-        image: f'/{images[image]} /{mask.resolve().relative_to(root).as_posix()}\n' for image, mask in masks.items()}
-    texts = {f'{name}.txt': ''.join(lines[row.image] for row in part) for name, part in splits.items()}
+    lines = {image: f'/{path}' for image, path in images.items()} | {
+        image: f'/{images[image]} /{mask.resolve().relative_to(root).as_posix()}' for image, mask in masks.items()}
+    texts = {f'{name}.txt': ''.join(f'{lines[row.image]}\n' for row in part) for name, part in splits.items()}
     texts['labels.txt'] = ''.join('\t'.join([without_suffix(row.image), *row.labels]) + '\n' for row in rows)
     suffix = Counter(Path(row.image).suffix for row in rows).most_common(1)[0][0]
     largest = max(max(read_size(photos / row.image)) for row in rows)
@@ -151,9 +139,8 @@ def digest(text: str) -> str:
 def stop_at(problems: Sequence[tuple[str, str]], source: str) -> None:
     """Print all problems, in order of the numbers in their locations, and raise ValueError."""
     problems = sorted(problems, key=lambda problem: [int(digits) for digits in re.findall(r'\d+', problem[0])])
-    print(*(': '.join(problem) for problem in problems[:MOST_LINES]), sep='\n', file=sys.stderr)
-    if len(problems) > MOST_LINES:
-        print(f'... and {len(problems) - MOST_LINES} more', file=sys.stderr)
+    more = [f'... and {len(problems) - MOST_LINES} more'] if len(problems) > MOST_LINES else []
+    print(*map(': '.join, problems[:MOST_LINES]), *more, sep='\n', file=sys.stderr)
     count = 'one problem' if len(problems) == 1 else f'{len(problems)} problems'
     raise ValueError(f'{count} in {source} and the files that it names; nothing was written')
 
@@ -180,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f'--out {args.out} --separator {args.separator!r}: expected a .json file and a character')
     args.out = args.out.resolve() if args.out.is_symlink() else args.out      # the link stays
     refuse_inputs([args.out], args.labels)
-    refuse_foreign(args.out, MAKER, former=FORMER_MAKER)
+    refuse_foreign(args.out, MAKER, former='lib.data.own')
     source = ', '.join(map(str, args.labels)) or str(args.photos)
 
     # The labels of all images that have any, whatever their format.

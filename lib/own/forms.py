@@ -20,10 +20,7 @@ MAPPING = {str: (str, [str], None)}
 
 
 def read_labels(path: Path, separator: str | None, log: Log) -> list[Row]:
-    """The rows of a label list in any format: a file, or a folder of VOC XML; separator: see rows_of().
-
-    Raises FileNotFoundError or ValueError if it is missing or cannot be read at all.
-    """
+    """The rows of a label list in any format: a file, or a folder of VOC XML; separator: see rows_of()."""
     ending = path.suffix.lower()
     if path.is_dir():
         return read_voc(path)
@@ -47,7 +44,7 @@ def read_json(path: Path, separator: str | None, log: Log) -> list[Row]:
             value = parse_json(text)
         except ValueError:
             value = [parse_json(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not valid JSON ({error}); export it again') from None
     if isinstance(value, dict) and {'images', 'categories'} <= value.keys():
         return read_coco(_checked(value, COCO, path), path, log)
@@ -80,13 +77,13 @@ def read_label_studio(tasks: Sequence[dict], path: Path, log: Log) -> list[Row]:
     for number, task in enumerate(tasks, 1):
         location = f'{path}: task {task.get("id", number)}'
         texts = [value for value in task['data'].values() if isinstance(value, str)]
-        images = [text for text in texts if text.lower().endswith(IMAGE_SUFFIXES)]
+        texts.sort(key=lambda text: not text.lower().endswith(IMAGE_SUFFIXES))
         sets = {tuple(sorted({label for result in annotation['result'] for label in _chosen(result)}))
                 for annotation in task.get('annotations', task.get('completions', ()))
                 if not annotation.get('was_cancelled')}
         if len(sets) > 1:
             log.problem(location, 'has annotations that differ; keep one')
-        rows.append(Row(location, (images or texts or [''])[0], sets.pop() if sets else None))
+        rows.append(Row(location, (texts or [''])[0], sets.pop() if sets else None))
     return rows
 
 

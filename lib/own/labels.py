@@ -21,8 +21,7 @@ def tidied(label: str) -> str:
 
 
 def split_cell(cell: str, separator: str) -> list[str]:
-    """The labels in the cell of a table, which may look like a list in Python; separator 'none' takes it as one label.
-    """
+    """The labels in the cell of a table, which may look like a Python list; separator 'none' takes it as one label."""
     cell = re.sub(r'^\s*[\[{](.*)[\]}]\s*$', r'\1', cell)
     parts = [cell] if separator == 'none' else cell.split(None if separator == ' ' else separator)
     return [label for part in parts if (label := tidied(part))]
@@ -74,11 +73,7 @@ def clean_labels(rows: Sequence[Row], merge: Mapping[str, str], log: Log) -> lis
 
 
 def find_classes(rows: Sequence[Row], given: Sequence[str] | None, keep: bool, source: str, log: Log) -> list[str]:
-    """The classes in order: those of --classes, or all labels in alphabetical order.
-
-    Reports labels that --classes lacks, and without it, unless `keep`, labels that look like the same class. Raises
-    ValueError if there are more classes than a label PNG can hold, or one of --classes cannot be.
-    """
+    """The classes in order, those of --classes or all labels; without `keep`, labels that look alike are a problem."""
     counts = Counter(label for row in rows for label in row.labels)
     classes = [composed(name.strip()) for name in given] if given else sorted(counts)
     check_classes(classes, source)

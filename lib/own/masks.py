@@ -34,8 +34,7 @@ def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], class
                 orientation: str | None, log: Log) -> None:
     """Report masks, given by image, that are corrupt, differ in size from their image, or are ambiguous.
 
-    fixed: whether the user has given the order of the classes; orientation: one of ORIENTATIONS, if the user has said
-    how the masks are drawn.
+    fixed: whether the user has given the order of the classes; orientation: that of the masks, if given.
     """
     rows = [row for row in rows if row.image in masks]
     shown, turned = np.zeros((len(rows), IGNORED + 1), bool), {}
@@ -70,10 +69,7 @@ def check_masks(rows: Sequence[Row], images: Path, masks: dict[str, Path], class
 
 
 def _check_order(rows: Sequence[Row], classes: Sequence[str], held: np.ndarray, fixed: bool, log: Log) -> None:
-    """Note masks that show other classes than the labels; a problem if they agree better in another order of classes.
-
-    held: bool [images, K], the classes in each mask.
-    """
+    """Compare the classes in each mask, bool [images, K], with the labels: is the order of the classes right?"""
     labelled = np.array([[name in row.labels for name in classes] for row in rows]).reshape(held.shape)
     differing = np.flatnonzero((held != labelled).any(1))
     if not len(differing):

@@ -13,12 +13,11 @@ from lib.files.imageio import IMAGE_SUFFIXES, check_intact, without_remedy
 
 
 class Row(NamedTuple):
-    """One entry of a label list. labels is None where nobody has labelled the image, split '' where the list has none.
-    """
+    """One entry of a label list."""
 
     location: str               # 'file:line', for messages
     image: str                  # as the list names it; from match_images on, the path below the folder of the images
-    labels: tuple[str, ...] | None
+    labels: tuple[str, ...] | None      # None where nobody has labelled the image
     split: str = ''
 
 
@@ -73,12 +72,9 @@ def without_suffix(image: str) -> str:
 
 
 def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
-    """One row per labelled image, with the path of its file below the folder and the labels of all its lines.
-
-    Reports images that are missing, corrupt or have the name of another one; notes what is skipped.
-    """
+    """One row per labelled image, with the path of its file below the folder and the labels of all its lines."""
     lines, names, matched, named = {}, {}, [], set()
-    near = {_stem(image): image for image in photos.images}
+    stems = {without_suffix(os.path.basename(image)).casefold(): image for image in photos.images}
     for row in rows:
         found = photos.find(row.image)
         named.update(found)
@@ -87,9 +83,9 @@ def match_images(rows: Sequence[Row], photos: Folder, log: Log) -> list[Row]:
         elif found:
             log.problem(row.location, f'{row.image} can be {shortened(found)}; write the path below {photos.folder}')
         else:
-            hint = near.get(_stem(row.image))
+            near = stems.get(without_suffix(os.path.basename(row.image)).casefold())
             log.problem(row.location, f'{row.image or "an empty name"} is not in {photos.folder}'
-                        + (f'; did you mean {hint}?' if hint else ''))
+                        + (f'; did you mean {near}?' if near else ''))
     for image, (first, *others) in lines.items():
         other = names.setdefault(without_suffix(image), first)
         for row in others:
@@ -123,10 +119,6 @@ def _problem(folder: Path, image: str) -> str:
     except (ValueError, OSError) as error:
         return without_remedy(error)
     return ''
-
-
-def _stem(image: str) -> str:
-    return without_suffix(os.path.basename(image)).casefold()
 
 
 def _variants(name: str) -> Iterator[str]:

@@ -31,9 +31,8 @@ Record = tuple[str, Mapping[str, Any]]          # location and values by column
 def read_text(path: Path, log: Log) -> str:
     """The text of a file in UTF-8, UTF-16 or, with a note, Windows-1252."""
     content = path.read_bytes()
-    encoding = detect_encoding(content)
     try:
-        return content.decode('utf-8-sig' if encoding == 'utf-8' else encoding)
+        return content.decode(detect_encoding(content))
     except UnicodeDecodeError as error:
         log.note(f'{path} is not UTF-8 (byte {error.start}); it is read as Windows-1252: check accented names, or save '
                  'it as "CSV UTF-8"')
@@ -78,7 +77,7 @@ def _records(lines: Sequence[tuple[str, list[str]]], path: Path, log: Log) -> li
         raise ValueError(f'{path} is empty; expected a header such as image,labels and a line per image')
     (_, header), *below = lines
     fewest = len(header)
-    if _is_image(header[0]):
+    if header[0].lower().endswith(IMAGE_SUFFIXES):
         log.note(f'{path} has no header: the first column is read as images, a column of train, val or test as the '
                  'split, the others as labels')
         _, *columns = zip_longest(*(cells for _, cells in lines), fillvalue='')
@@ -100,17 +99,15 @@ def _records(lines: Sequence[tuple[str, list[str]]], path: Path, log: Log) -> li
 
 
 def rows_of(records: Sequence[Record], path: Path, separator: str | None, log: Log) -> list[Row]:
-    """One row per record of a table, or of JSON, where labels may be lists; `path` is for messages.
+    """One row per record of a table, or of JSON, where labels may be lists.
 
-    The separator is that between the labels in a cell; None to choose it.
-
-    Raises ValueError if no column can be that of the images, or none that of the labels.
+    `path` is for messages; the separator is that between the labels in a cell, None to choose it.
     """
     if not records and not log.problems:
         raise ValueError(f'{path} names no image; expected a line per image below the header')
     columns = list(dict.fromkeys(name for _, record in records for name in record if name))
     images = _named(columns, IMAGES) or [name for name in columns if all(
-        _is_image(str(record.get(name, ''))) for _, record in records[:10])]
+        str(record.get(name, '')).strip().lower().endswith(IMAGE_SUFFIXES) for _, record in records[:10])]
     if records and not images:
         raise ValueError(f'{path} has no column of images: its header is {", ".join(columns)}; name one "image", and '
                          'write the names with their endings')
@@ -168,7 +165,3 @@ def _plain(column: str) -> str:
 
 def _word(value: Any) -> str:
     return '' if value is None else str(value).strip().casefold()
-
-
-def _is_image(name: str) -> bool:
-    return name.strip().lower().endswith(IMAGE_SUFFIXES)

@@ -20,10 +20,9 @@ import jinja2
 
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
-from lib.files.fileio import replacing
+from lib.files.fileio import refuse_foreign, replacing
 from lib.files.imageio import voc_palette
 from lib.files.jsonfile import read_json, read_json_lines
-from lib.files.outpaths import refuse_foreign
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
 from lib.report.examples import DEFAULT_THRESHOLD, best_threshold, image_groups

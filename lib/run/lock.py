@@ -1,7 +1,6 @@
 """One run at a time in a folder, on one machine or on several that share a file system."""
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,16 +18,15 @@ def lock_folder(folder: Path, patience: float = 2) -> Iterator[TextIO]:
     another run is refused at its rank 0, however many processes it has. The kernel releases the lock (flock) of a
     killed process; `patience` is the time in seconds to wait for that.
     """
-    path, until = Path(folder) / f'.lock-{ranks.place().rank}', time.monotonic() + patience
+    path = Path(folder) / f'.lock-{ranks.place().rank}'
     made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while not (file := lock_file(path, wait=False)):
-            if time.monotonic() >= until:
-                holder = path.read_text() if path.exists() else ''
-                raise ValueError(f'{folder} is in use by {holder or "another run"}: wait until that run has ended, or '
-                                 'choose another folder (--run or --out)')
-            time.sleep(0.05)
+        file = lock_file(path, patience, required=True)
+    except BlockingIOError:
+        holder = path.read_text() if path.exists() else ''
+        raise ValueError(f'{folder} is in use by {holder or "another run"}: wait until that run has ended, or '
+                         'choose another folder (--run or --out)') from None
     except OSError as error:
         raise CannotWrite(f'{path} cannot be locked ({error.strerror}); choose another folder (--exp or --out)') \
             from error

@@ -6,22 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lib.files.dataspec import DatasetSpec, Sample, list_sha256
+from lib.files.dataspec import DatasetSpec, Sample, and_more, list_sha256
 from lib.files.imageio import read_image, read_mask, read_size
 from lib.files.jsonfile import read_json, write_json
 from lib.process.cli import Parser, integer, progress
 from lib.process.workers import map_in_workers
-from lib.setup.download import fetch
-from lib.setup.unpack import unpack
+from lib.setup.archives import fetch, unpack
 
 ARCHIVES = Path('data/archives')
 
 
 class Archive(NamedTuple):
-    """An archive and what to unpack from it: pattern and target as in unpack().
-
-    `urls` are its addresses, best first; none if it needs a registration. `md5` is given if one is published.
-    """
+    """An archive and what to unpack from it, as in unpack(); urls: best first, none if it needs a registration."""
 
     name: str
     pattern: str
@@ -59,8 +55,6 @@ def set_up(args: argparse.Namespace, spec: DatasetSpec, archives: Sequence[Archi
 
     `args` are those of make_parser(); `prepare` makes masks, lists and labels.txt and returns image names by split;
     `official` are lists as in print_lists(); `driver` is the script that is run afterwards.
-
-    Raises ValueError or OSError, which say what went wrong and what to do.
     """
     notes = Notes(args.data_root)
     step = f'verified {args.lists.absolute()} {getattr(args, "masks", "")}'.rstrip()
@@ -116,20 +110,13 @@ def print_lists(splits: Mapping[str, Sequence[str]], official: Mapping[str, tupl
 def check_samples(spec: DatasetSpec, splits: Iterable[str], workers: int, decode: bool = True) -> tuple[int, int]:
     """Read every image and mask of some lists once, in worker processes, or with 0 in this one.
 
-    With `decode` images are decoded completely, else only their headers are read.
-
-    Returns:
-        Numbers of images and of masks.
-
-    Raises:
-        ValueError: naming the first faulty file and the number of others, with the remedy.
+    With `decode` images are decoded completely, else only their headers are read. Returns the numbers of images and of
+    masks; raises ValueError with the first faulty file.
     """
     samples = list({sample.name: sample for split in splits for sample in spec.samples(split)}.values())
     results = map_in_workers(partial(find_fault, num_classes=spec.num_classes, decode=decode), samples, workers, 32)
-    faults = [fault for fault in progress(results, 'verify', 'file', len(samples)) if fault]
-    if faults:
-        more = f' (and {len(faults) - 1} more files)' if len(faults) > 1 else ''
-        raise ValueError(f'{faults[0]}{more}; delete what is faulty, then run the same command again')
+    if faults := [fault for fault in progress(results, 'verify', 'file', len(samples)) if fault]:
+        raise ValueError(f'{faults[0]}{and_more(faults)}; delete what is faulty, then run the same command again')
     return len(samples), sum(sample.mask is not None for sample in samples)
 
 
@@ -146,7 +133,7 @@ def find_fault(sample: Sample, num_classes: int, decode: bool) -> str:
 
 def count_files(folder: Path) -> int:
     """Number of files in a folder, without hidden ones; 0 if it does not exist."""
-    return sum(path.is_file() and not path.name.startswith('.') for path in folder.iterdir()) if folder.is_dir() else 0
+    return sum(path.is_file() for path in folder.glob('[!.]*'))
 
 
 def base_parser(doc: str, prog: str, root: Path, lists: Path, *old_flags: str) -> argparse.ArgumentParser:

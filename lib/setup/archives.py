@@ -1,7 +1,10 @@
-"""Download large files over HTTP: resumed, retried, and checked before they get their final name."""
+"""Archives: downloaded over HTTP, resumed, retried and checked; unpacked to paths that the archive cannot choose."""
 import hashlib
 import http.client
+import re
+import shutil
 import ssl
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.process.cli import bar_style
+from lib.files.fileio import CannotWrite, replacing
+from lib.process.cli import bar_style, progress
 
 BLOCK = 1024 * 1024
 TIMEOUT = 60            # seconds without a byte
@@ -23,11 +27,8 @@ def fetch(path: Path, urls: Sequence[str], md5: str | None = None, tries: int = 
     """Download a file unless it exists, and check it: `md5` is its checksum, if one is published.
 
     The urls are tried in turn, all of them `tries` times. What has arrived is in <name>.part until it is complete; the
-    next call resumes there. A .zip has a checksum for each file in it, which unpacking checks.
-
-    Raises:
-        ConnectionError: if no server sends it; gives the reason for each.
-        ValueError: if the file has the wrong checksum or is not an archive; a downloaded one is removed.
+    next call resumes there. Raises ConnectionError with the reason of each server, or ValueError if the file has the
+    wrong checksum or is not an archive; a downloaded one is removed. A .zip has checksums that unpacking checks.
     """
     file, remedy, problem = path, 'move it away', ''
     if not path.exists():
@@ -76,3 +77,32 @@ def _transfer(url: str, part: Path) -> None:
                 bar.update(file.write(block))
     if part.stat().st_size < total:
         raise ConnectionError(f'connection lost at byte {part.stat().st_size} of {total}')
+
+
+def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list[str]:
+    """Unpack some files of a .tar, .tgz or .zip to `root`; a file that exists with its full size is left alone.
+
+    `pattern` is a regular expression of the full names of the members to unpack, whose groups must not match '..';
+    `target` is their path below root, with references to the groups. Returns the folders of the files below root.
+    """
+    folders, zipped = set(), archive.suffix == '.zip'
+    try:
+        with zipfile.ZipFile(archive) if zipped else tarfile.open(archive, 'r|*') as file:
+            for info in progress(file.infolist() if zipped else file, archive.name, 'file'):
+                name, size = (info.filename, info.file_size) if zipped else (info.name, info.size)
+                match = re.fullmatch(pattern, name) if zipped or info.isreg() else None     # no links, no devices
+                if match:
+                    path = root / match.expand(target)
+                    folders.add(path.parent)
+                    if not (path.is_file() and path.stat().st_size == size):
+                        with (replacing(path) as temporary, open(temporary, 'wb') as unpacked,
+                              file.open(info) if zipped else file.extractfile(info) as source):
+                            shutil.copyfileobj(source, unpacked)
+    except CannotWrite:
+        raise
+    except Exception as error:          # a corrupt archive can end in any error
+        raise ValueError(f'{archive} is corrupt ({type(error).__name__}: {error}); move it away, then run the same '
+                         'command again') from error
+    if not folders:
+        raise ValueError(f'{archive} contains none of the expected files; is it the right archive?')
+    return sorted(str(folder.relative_to(root)) for folder in folders)
