@@ -12,15 +12,15 @@ The image-level labels are the classes in the mask; an image may have none. If i
 existing masks are kept.
 """
 import argparse
-import pickle
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from coco.dataset import COCO_CLASSES, LISTS, OFFICIAL, ROOT
-from coco.instances import read_annotations, read_entries, read_sizes
 from coco.masks import RULES, paint_mask
 from lib.files.imageio import read_mask, write_label_png
 from lib.files.jsonfile import read_json, write_json
@@ -31,6 +31,8 @@ from lib.process.workers import map_in_workers
 from lib.setup.datasetup import base_parser, print_lists
 
 MAKER = 'coco.prepare'
+INSTANCES = {'images': [{'id': int, 'height': int, 'width': int}], 'categories': [{'id': int, 'name': str}],
+             'annotations': [{'image_id': int, 'category_id': int, 'segmentation': (list, dict)}]}
 
 
 def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) -> dict[str, list[str]]:
@@ -44,15 +46,19 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
         ValueError: if one is corrupt, or Masks holds masks by another rule or from other files.
     """
     root, lists = Path(root), Path(lists)
-    instances = {part: root / f'annotations/instances_{part}.json' for part in (*OFFICIAL, 'train2017', 'val2017')}
-    splits = {split: [f'{image_id:012d}' for image_id in read_sizes(instances[split])] for split in OFFICIAL}
+    splits = {split: [f'{image["id"]:012d}' for image in read_instances(_instances_file(root, split))['images']]
+              for split in OFFICIAL}
     texts = {f'{split}.txt': ''.join(f'/Images/{name}.jpg /Masks/{name}.png\n' for name in names)
              for split, names in splits.items()}
     check_lists(lists, texts, MAKER)
-    files = [instances['train2017'], instances['val2017']]
+    files = [_instances_file(root, part) for part in ('train2017', 'val2017')]
     _claim(root / 'Masks', rule, files)
-    category_ids = [_category_ids(path) for path in files][0]
-    sizes, annotations = ({**read(files[0]), **read(files[1])} for read in (read_sizes, read_annotations))
+    sizes, annotations = {}, defaultdict(list)
+    for content in map(read_instances, files):
+        sizes |= {image['id']: (image['height'], image['width']) for image in content['images']}
+        for entry in content['annotations']:
+            annotations[entry['image_id']].append(entry)
+        category_ids = sorted(category['id'] for category in content['categories'])
     names = [name for split in splits.values() for name in split]
     if absent := [name for name in names if int(name) not in sizes]:
         raise ValueError(f'{files[0]} and {files[1].name} lack image {absent[0]}; unpack the annotations of both years')
@@ -67,11 +73,11 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     return splits
 
 
-def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category_ids: Sequence[int],
+def present_classes(job: tuple[Path, tuple[int, int], Sequence[dict]], category_ids: Sequence[int],
                     rule: str) -> list[int]:
     """Mask values, without background, in the mask of one image, which is rasterised unless it exists.
 
-    job: path of the mask, height and width of the image, its pickled annotations. The rest is as in paint_mask.
+    job: path of the mask, height and width of the image, its annotations. The rest is as in paint_mask.
     """
     path, size, annotations = job
     if path.exists():
@@ -81,21 +87,24 @@ def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category
                              'again')
     else:
         try:
-            mask = paint_mask(map(pickle.loads, annotations), category_ids, *size, rule)
+            mask = paint_mask(annotations, category_ids, *size, rule)
         except ValueError as error:
             raise ValueError(f'instances files of 2017, image {path.stem}: {error}; unpack them again') from error
         write_label_png(path, mask)
     return [value for value in np.flatnonzero(np.bincount(mask.ravel())).tolist() if value]
 
 
-def _category_ids(path: Path) -> tuple[int, ...]:
-    """The category ids in order. The rank of an id is its mask value, so the categories have to be COCO's."""
-    names = {entry['id']: entry['name'] for entry in read_entries(path, 'categories', id=int, name=str)}
-    ids = tuple(sorted(names))
-    if tuple(names[key] for key in ids) != COCO_CLASSES:
+def read_instances(path: Path) -> dict:
+    """An instances file, which must have COCO's categories: a mask value is the rank of a category's id."""
+    content = read_json(path, INSTANCES, 'unpack the annotations, or run ./config_coco.sh')
+    if tuple(entry['name'] for entry in sorted(content['categories'], key=itemgetter('id'))) != COCO_CLASSES:
         raise ValueError(f'{path} does not have the {len(COCO_CLASSES)} categories of COCO in the order of their ids; '
                          'describe another data set by a dataset.json')
-    return ids
+    return content
+
+
+def _instances_file(root: Path, part: str) -> Path:
+    return root / f'annotations/instances_{part}.json'
 
 
 def _claim(folder: Path, rule: str, files: Sequence[Path]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from coco.instances import read_annotations, read_sizes
+from coco.dataset import COCO_CLASSES
+from coco.prepare import read_instances
 from lib.data.labelio import read_maps, read_seeds, write_maps, write_seeds
 from lib.data.npyio import read_npy_maps, read_npy_seeds, write_npy_maps, write_npy_scores
 from lib.data.registry import read_spec
@@ -66,10 +67,6 @@ def use_maps(path):
     assert all(0 <= key < 4 for key in keys)
 
 
-def use_instances(path):
-    return read_sizes(path), read_annotations(path)
-
-
 def use_table(path):
     log = Log()
     rows = read_labels(path, ';', log)
@@ -95,7 +92,8 @@ def write_files(folder):
     write_json(folder / 'setup.json', {'a.tgz': {'images': 3}, 'b.tgz': {'': 1}})
     write_json(folder / 'table.json', [{'image': 'a.jpg', 'labels': ['x', 'y'], 'split': 'train'}])
     write_json(folder / 'instances.json', {
-        'info': {'year': 2014}, 'images': [{'id': 1, 'height': 5, 'width': 6}], 'categories': [{'id': 3, 'name': 'c'}],
+        'info': {'year': 2014}, 'images': [{'id': 1, 'height': 5, 'width': 6}],
+        'categories': [{'id': number, 'name': name} for number, name in enumerate(COCO_CLASSES)],
         'annotations': [{'image_id': 1, 'category_id': 3, 'segmentation': [[0, 0, 3, 0, 3, 3]]}]})
     for name, value in (('env.json', {'command': ['a'], 'time': '2026-01-01T10:00:00', 'git': None}),
                         ('args.json', {})):
@@ -108,7 +106,7 @@ def write_files(folder):
     write_npy_maps(folder / 'maps.npy', [1, 3], maps)
     write_npy_scores(folder / 'scores.npy', [2], maps)
     return {'model.pth': use_network, 'legacy.pth': use_network, 'dataset.json': read_spec, 'scores.json': use_scores,
-            'x.params': lambda path: load_imagenet(ResNet38d(NARROW), path), 'instances.json': use_instances,
+            'x.params': lambda path: load_imagenet(ResNet38d(NARROW), path), 'instances.json': read_instances,
             'metrics.jsonl': lambda path: read_json_lines(path, METRICS), 'table.json': use_table,
             'setup.json': lambda path: (Notes(folder).done('a.tgz'), Notes(folder).done('b.tgz')),
             'run/cam/env.json': lambda path: use_run(folder / 'run'),

@@ -18,7 +18,7 @@ SCRIPT_RANK = 7
 NOT_IN_TOOL = {'os', 'pathlib', 'multiprocessing', 'threading', 'urllib', 'tarfile', 'zipfile', 'subprocess', 'socket'}
 DATA_SETS = ('voc12', 'coco')
 THIRD_PARTY = {'torch', 'torchvision', 'numpy', 'PIL', 'cv2', 'scipy', 'pydensecrf', 'pycocotools', 'tqdm',
-               'matplotlib', 'jinja2', 'ijson'}
+               'matplotlib', 'jinja2'}
 OPTIONAL = {'requirements-timm.txt': {'timm', 'safetensors'}, 'requirements-export.txt': {'onnx', 'onnxruntime'},
             'requirements-own.txt': {'openpyxl', 'pillow_heif'}}
 SKIP = {'tests', 'exp', 'pretrained', 'data', '.venv', '.git'}
