@@ -12,7 +12,16 @@ from tool.camloss import adaptive_min_pooling, classification_loss, seam_losses,
 from tool.evalutils import PUBLISHED, THRESHOLDS, TOLERANCE
 from tool.imutils import IGNORED, normalise, resize_bicubic, scaled_size
 from tool.probutils import EPS, fsl_images, fsl_loss_plain, fsl_maps, isl_loss_plain
-from tool.seamutils import SeamOutput, class_seed, pixel_correlation_plain, resize
+from tool.seamutils import SeamOutput, class_seed, resize
+
+
+def pixel_correlation_plain(features: Tensor, seed: Tensor) -> Tensor:
+    """What tool.seamutils.pixel_correlation computes, with the matrix of all pairs of pixels."""
+    flat = features.flatten(2)
+    unit = flat / (flat.norm(dim=1, keepdim=True) + EPS)                    # [N,c,hw]
+    similarity = F.relu(unit.transpose(1, 2) @ unit)                        # [N,hw,hw]
+    weights = similarity / (similarity.sum(1, keepdim=True) + EPS)          # every column sums to 1
+    return (seed.detach().flatten(2) @ weights).view_as(seed)
 
 
 def seam_forward(network: nn.Module, images: Tensor) -> SeamOutput:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from lib.run.lock import lock_folder
 from lib.run.options import NOTHING, add_device_flags, add_fresh_flag, base_parser
 from lib.run.origin import Digests
 from lib.run.outputs import Output, Work
-from tool.crfutils import BACKENDS, check_backend
+from tool.crfutils import BACKENDS
 
 # Convolutions whose output only a batch norm reads, and that batch norm, by their names in a block.
 FOLDED = {'conv_branch2a': 'bn_branch2b1', 'conv_branch2b1': 'bn_branch2b2', 'conv_fov': 'bn_fov',
@@ -54,10 +55,13 @@ def inference_parser(doc: str, stage: str, split: str) -> argparse.ArgumentParse
 def add_crf_flag(group: argparse._ActionsContainer, affects: tuple[str, ...] | None = None) -> None:
     """The flag that chooses what computes the dense CRF; `affects` as in lib/run/options.py."""
     def backend(name: str) -> str:
-        try:
-            return check_backend(name)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+        if name not in BACKENDS:
+            raise argparse.ArgumentTypeError(f'unknown, expected {" or ".join(BACKENDS)}')
+        if find_spec(name) is None:
+            raise argparse.ArgumentTypeError('pydensecrf is not installed; install a C++ compiler and then pydensecrf '
+                                             '(pip install pydensecrf2), or use torch, which gives the same up to '
+                                             'rounding')
+        return name
 
     group.add_argument('--crf-backend', type=backend, default='torch', metavar='|'.join(BACKENDS),
                        help='implementation of the dense CRF, see docs/densecrf.md').affects = affects

@@ -4,7 +4,6 @@ import torch
 
 from tool.camloss import (
     adaptive_min_pooling,
-    cam_fsl,
     cam_objective,
     classification_loss,
     seam_losses,
@@ -191,8 +190,3 @@ def test_seam_losses_gradient_is_right():
     inputs = [maps.clone().requires_grad_() for maps in (fixed1.cam, fixed1.refined, fixed2.refined)]
     assert torch.autograd.gradcheck(lambda *maps: losses(*maps)[0], inputs[:1] + [m.detach() for m in inputs[1:]])
     assert torch.autograd.gradcheck(lambda *maps: losses(fixed1.cam, *maps)[1:], inputs[1:])
-
-
-def test_similarity_term_refuses_maps_without_background():
-    with pytest.raises(ValueError, match=r'cam_fsl got logits \[2, 3, 4, 4\] .* background first'):
-        cam_fsl(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8), torch.ones(2, 3), IMAGENET_NORM)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from lib import inference
 from lib.inference import add_crf_flag
-from tool import crfutils
 from tool.crfutils import BACKENDS, crf_scores, seed_scores
 from tool.densecrf import FINAL_CRF, SEED_CRF
 
@@ -96,7 +96,7 @@ def test_a_backend_that_is_unknown_or_missing_is_refused_by_its_flag(monkeypatch
     assert parser.parse_args([]).crf_backend == 'torch'
     with pytest.raises(argparse.ArgumentError, match='--crf-backend: unknown, expected torch or pydensecrf'):
         parser.parse_args(['--crf-backend', 'cuda'])
-    monkeypatch.setattr(crfutils, 'find_spec', lambda name: None if name == 'pydensecrf' else name)
+    monkeypatch.setattr(inference, 'find_spec', lambda name: None if name == 'pydensecrf' else name)
     assert parser.parse_args(['--crf-backend', 'torch']).crf_backend == 'torch'
     with pytest.raises(argparse.ArgumentError, match=r'pydensecrf is not installed; .*pip install pydensecrf2'):
         parser.parse_args(['--crf-backend', 'pydensecrf'])

@@ -3,9 +3,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.textbook_stages import pixel_correlation_plain
 from tool import seamutils
 from tool.probutils import EPS
-from tool.seamutils import class_seed, onehot_max, pixel_correlation, pixel_correlation_plain
+from tool.seamutils import class_seed, onehot_max, pixel_correlation
 
 
 def random_maps(*shape, seed=0):

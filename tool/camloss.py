@@ -62,35 +62,17 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
 
     # Maps follow the edges of the image (FSL).
     if fsl_weight:
-        terms['fsl'] = cam_fsl(view1.logits, images1, image_labels, norm, fsl_mu, fsl_sigma)
+        # fsl_maps of the foreground logits, up to the last digit of gradients: background is dropped later.
+        cam = add_background(max_norm(view1.logits)[:, 1:] * image_labels[:, :, None, None])
+        terms['fsl'] = fsl_loss(cam, fsl_images(images1, cam.shape[2:], *norm), fsl_mu, fsl_sigma)
         loss = loss + fsl_weight * terms['fsl']
     return terms | {'loss': loss}
 
 
-def cam_fsl(logits: Tensor, images: Tensor, image_labels: Tensor, norm: tuple[ChannelValues, ChannelValues],
-            mu: float = 2.5, sigma: float | None = 5.0) -> Tensor:
-    """Feature-similarity loss of logits [N,C,h,w], channel 0 background, for normalised images [N,3,H,W]; scalar.
-
-    Foreground is stretched to [0, 1], absent classes become 0, and background 1 - strongest foreground. ValueError for
-    other shapes.
-    """
-    if logits.ndim != 4 or image_labels.shape != logits[:, 1:, 0, 0].shape:
-        raise ValueError(f'cam_fsl got logits {list(logits.shape)} and image_labels {list(image_labels.shape)}, '
-                         'expected [N,1+K,h,w], background first, and [N,K]')
-    # fsl_maps of the foreground logits, up to the last digit of gradients: background is dropped later.
-    cam = add_background(max_norm(logits)[:, 1:] * image_labels[:, :, None, None])
-    return fsl_loss(cam, fsl_images(images, cam.shape[2:], *norm), mu, sigma)
-
-
 def classification_loss(cam: Tensor, image_labels: Tensor) -> Tensor:
-    """Multi-label soft-margin loss of the mean class score over all pixels.
+    """Multi-label soft-margin loss of the mean class score over all pixels; a scalar, the mean over images and classes.
 
-    Args:
-        cam: [N,C,H,W], channel 0 background (not used).
-        image_labels: [N,K] 0/1, foreground only.
-
-    Returns:
-        Scalar, mean over images and classes.
+    Takes maps [N,C,H,W], channel 0 background (not used), and labels [N,K] 0/1, foreground only.
     """
     scores = full_precision(cam)[:, 1:].mean((2, 3))
     return F.multilabel_soft_margin_loss(scores, image_labels.to(scores.dtype))
@@ -99,11 +81,8 @@ def classification_loss(cam: Tensor, image_labels: Tensor) -> Tensor:
 def adaptive_min_pooling(foreground: Tensor) -> Tensor:
     """Mean over the quarter of pixels whose strongest class is weakest: pulls background pixels towards 0.
 
-    Args:
-        foreground: maps [N,K,H,W] of the classes present, the others 0.
-
-    Returns:
-        Scalar: mean over images of the relu of each image's floor(HW / 4) smallest pixel maxima (one at least).
+    Takes maps [N,K,H,W] of the classes present, the others 0; returns the mean over images of the relu of each image's
+    floor(HW / 4) smallest pixel maxima (one at least).
     """
     strongest = full_precision(foreground).amax(1).flatten(1)
     smallest = strongest.topk(max(1, strongest.shape[1] // 4), largest=False).values

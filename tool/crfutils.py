@@ -1,6 +1,5 @@
 """The dense CRF by either of two backends, and the CRF seeds of the affinity stage."""
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -8,20 +7,6 @@ import torch
 from tool.densecrf import SEED_CRF, CrfSettings, dense_crf
 
 BACKENDS = ('torch', 'pydensecrf')
-
-
-def check_backend(backend: str) -> str:
-    """Return the name of a backend that is installed.
-
-    Raises:
-        ValueError: if it is unknown or not installed; says what to do.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f'unknown, expected {" or ".join(BACKENDS)}')
-    if find_spec(backend) is None:
-        raise ValueError('pydensecrf is not installed; install a C++ compiler and then pydensecrf (pip install '
-                         'pydensecrf2), or use torch, which gives the same up to rounding')
-    return backend
 
 
 def crf_scores(image: np.ndarray, probs: np.ndarray | torch.Tensor, settings: CrfSettings,

@@ -35,13 +35,8 @@ def class_seed(logits: Tensor) -> Tensor:
     """Rough class maps, without gradient, to be refined by pixel correlation.
 
     Each channel is divided by its maximum, background becomes 1 - strongest foreground, and a foreground class is kept
-    only where it is the strongest at its pixel.
-
-    Args:
-        logits: [N,C,h,w], channel 0 background (its values are not used).
-
-    Returns:
-        Maps [N,C,h,w] in [0, 1].
+    only where it is the strongest at its pixel. Takes logits [N,C,h,w], channel 0 background (its values are not used);
+    returns maps [N,C,h,w] in [0, 1].
     """
     positive = F.relu(full_precision(logits[:, 1:]))
     return onehot_max(add_background(F.relu(positive - EPS) / (positive.amax((2, 3), keepdim=True) + EPS)))
@@ -59,29 +54,14 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode='bilinear', align_corners=True)
 
 
-def pixel_correlation_plain(features: Tensor, seed: Tensor) -> Tensor:
+def pixel_correlation(features: Tensor, seed: Tensor) -> Tensor:
     """Replace the seed of every pixel by its mean over all pixels, weighted by feature similarity (SEAM's PCM).
 
         A_ij = relu(cosine of f_i and f_j);   refined_j = sum_i seed_i A_ij / (sum_i A_ij + EPS)
 
-    Args:
-        features: [N,c,h,w].
-        seed: class maps [N,C,h,w]; treated as constant.
-
-    Returns:
-        Maps [N,C,h,w] in the range of the seed; the gradient goes to the features.
-    """
-    flat = features.flatten(2)
-    unit = flat / (flat.norm(dim=1, keepdim=True) + EPS)                    # [N,c,hw]
-    similarity = F.relu(unit.transpose(1, 2) @ unit)                        # [N,hw,hw]
-    weights = similarity / (similarity.sum(1, keepdim=True) + EPS)          # every column sums to 1
-    return (seed.detach().flatten(2) @ weights).view_as(seed)
-
-
-def pixel_correlation(features: Tensor, seed: Tensor) -> Tensor:
-    """The same as pixel_correlation_plain, without the matrix of all pairs, in at least float32.
-
-    The similarities exist only BLOCK rows at a time and are recomputed in the backward pass.
+    Takes features [N,c,h,w] and class maps [N,C,h,w], which are treated as constant. Returns maps [N,C,h,w] in the
+    range of the seed, in at least float32; the gradient goes to the features. The similarities exist only BLOCK rows at
+    a time and are recomputed in the backward pass.
     """
     features = full_precision(features).flatten(2)
     seed = seed.detach().to(features.dtype)
@@ -128,15 +108,8 @@ def fuse_scales(maps: Tensor) -> Tensor:
     """Fuse the maps of all scales and flips of one image into CAMs: their sum, each class stretched to [0, 1].
 
     Differs from the original, whose lowest pixels are slightly below 0; here they are 0, which means the same and
-    compresses better.
-
-    Args:
-        maps: [S, k, H, W] of any range, flipped back and resized to the image.
-
-    Returns:
-        CAMs [k, H, W] in [0, 1], float32.
-
-    Source: Wang et al., CVPR 2020.
+    compresses better. Takes maps [S, k, H, W] of any range, flipped back and resized to the image; returns CAMs
+    [k, H, W] in [0, 1], float32.
     """
     total = maps.float().sum(0).relu()
     if not total.numel():
