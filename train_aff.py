@@ -27,7 +27,7 @@ from lib.run import device as devices
 from lib.run.options import NOTHING, resolve
 from lib.training import Stage, add_epoch_flags, pretrained_backbone, training_parser
 from tool.affutils import affinity_loss, mean_affinity, pair_affinity, pair_counts, pair_labels
-from tool.drawing import blend, grey, magnified
+from tool.drawing import blend, magnified
 from tool.imutils import denormalise
 
 
@@ -84,7 +84,7 @@ def draw_row(args: argparse.Namespace, network: AffinityNet, device: torch.devic
     affinity = pair_affinity(features, args.radius)[0].cpu().numpy()
     near = mean_affinity(affinity, tuple(features.shape[-2:]), args.radius)
     label = blend(image, magnified(sample['label'].numpy(), stride), voc_palette())
-    return [image, label, magnified(grey(near), stride)]
+    return [image, label, magnified((near[..., None].repeat(3, axis=2) * 255).astype(np.uint8), stride)]
 
 
 def main(argv=None):

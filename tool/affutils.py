@@ -109,8 +109,7 @@ def affinity_label(low: np.ndarray, high: np.ndarray, stride: int = STRIDE) -> n
         high: the same for the seeds with little background (alpha 24); trusted for background.
         stride: pixels per position.
 
-    Returns:
-        uint8 [ceil(H/stride), ceil(W/stride)]: 0 background, i for channel i, 255 ignored (uncertain or padding).
+    Returns uint8 [ceil(H/stride), ceil(W/stride)]: 0 background, i for channel i, 255 ignored (uncertain or padding).
     """
     low, high = mean_pool(low, stride), mean_pool(high, stride)
     label = low.argmax(0).astype(np.uint8)
@@ -145,8 +144,7 @@ def affinity_loss(affinity: Tensor, pairs: Pairs, counts: Tensor | None = None) 
         counts: [3], by default pair_counts(pairs), which in a process with part of the batch count that part only.
             With the mean of all processes' counts, the mean of their losses is the loss of the whole batch.
 
-    Returns:
-        {'bg', 'fg', 'neg'}, scalars; 0 for a kind without pairs.
+    Returns scalars 'bg', 'fg' and 'neg'; 0 for a kind without pairs.
     """
     counts = (pair_counts(pairs) if counts is None else counts) + EPS
     attract, repel = -torch.log(affinity + EPS), -torch.log(1 + EPS - affinity)
@@ -178,16 +176,14 @@ def affinity_matrix(affinity: np.ndarray, size: tuple[int, int], radius: int = 5
 
 def random_walk(affinity: np.ndarray, size: tuple[int, int], cam: np.ndarray, beta: float = 8, log_steps: int = 6,
                 radius: int = 5) -> np.ndarray:
-    """Propagate scores: cam · T^(2^log_steps), where T is the affinity matrix with each column divided by its sum.
+    """Propagate scores: cam · T^(2^log_steps), where T is the affinity matrix with each column divided by its sum;
+    float32 [1 + k, h, w].
 
     Args:
         affinity: [offsets, positions] in (0, 1], of a map of this size (h, w).
         cam: scores [1 + k, h, w] of background and the classes present; each map is propagated separately.
         beta: exponent of the affinities; larger values respect edges more.
         log_steps: log2 of the number of steps.
-
-    Returns:
-        float32 [1 + k, h, w].
     """
     matrix = affinity_matrix(affinity, size, radius, beta)
     scale = 1 / matrix.sum(0, dtype=np.float32)
@@ -216,7 +212,7 @@ def pool_cams(cam: np.ndarray, alpha: float = 6, stride: int = STRIDE) -> np.nda
 
 def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stride: int = STRIDE,
                crf_image: np.ndarray | None = None, crf_backend: str = 'torch') -> np.ndarray:
-    """Label map of walked scores, upsampled to the image.
+    """Label map of walked scores, upsampled to the image: uint8 [H, W], 0 background, class index + 1 elsewhere.
 
     Args:
         walked: [1 + k, h, w], background first.
@@ -225,9 +221,6 @@ def walk_label(walked: np.ndarray, keys: np.ndarray, size: tuple[int, int], stri
         stride: pixels per position.
         crf_image: RGB uint8 [H, W, 3]; if given, the dense CRF of the seeds refines the scores along its edges.
         crf_backend: see tool/crfutils.py.
-
-    Returns:
-        uint8 [H, W]: 0 background, class index + 1 elsewhere.
     """
     scores = F.interpolate(torch.from_numpy(walked)[None], scale_factor=stride, mode='bilinear', align_corners=False)
     scores = scores[0, :, :size[0], :size[1]]

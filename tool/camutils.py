@@ -5,17 +5,12 @@ ROUNDING = 1e-5         # by which a CAM may exceed 1, for rounding
 
 
 def with_background(cam: np.ndarray, power: float) -> np.ndarray:
-    """Prepend the background score, (1 - strongest class) ** power, to the maps as channel 0.
+    """Prepend the background score, (1 - strongest class) ** power, to the maps as channel 0: float32 [1 + k, H, W].
 
     Args:
-        cam: foreground maps [k, H, W] in [0, 1]; k may be 0. Values below 0, as in the reference's maps, count as 0.
+        cam: foreground maps [k, H, W] in [0, 1]; without any, background is 1 everywhere. Values below 0, as in the
+            reference's maps, count as 0; ValueError if one exceeds 1 or is not finite.
         power: larger gives less background; the paper uses 1 and 24 for the seeds, 6 for the walk.
-
-    Returns:
-        Maps [1 + k, H, W], float32; background is 1 everywhere without any class.
-
-    Raises:
-        ValueError: if cam exceeds 1 or is not finite.
 
     Source: Ahn & Kwak, CVPR 2018.
     """
@@ -47,15 +42,9 @@ def labels_of(keys: np.ndarray) -> np.ndarray:
 
 
 def cam_label(keys: np.ndarray, cam: np.ndarray, threshold: float) -> np.ndarray:
-    """Label map of CAMs against a constant background score; background wins ties.
+    """Label map uint8 [H, W] of CAMs [k, H, W] in [0, 1] and their class indices [k], ascending from 0.
 
-    Args:
-        keys: ascending foreground class indices [k], from 0.
-        cam: maps [k, H, W] of these classes in [0, 1].
-        threshold: background score, compared in float32 as the reference does.
-
-    Returns:
-        uint8 [H, W]: 0 background, class index + 1 elsewhere.
+    A pixel is 0 (background) unless a class exceeds the threshold, in float32 as in the reference: then its index + 1.
     """
     index, value = strongest_class(cam)
     return labels_of(keys)[np.where(value > np.float32(threshold), index + 1, 0)]

@@ -20,11 +20,8 @@ def crf_scores(image: np.ndarray, probs: np.ndarray | torch.Tensor, settings: Cr
         settings: SEED_CRF or FINAL_CRF.
         backend: torch, or pydensecrf, which runs on the CPU.
 
-    Returns:
-        Probabilities float32 that sum to 1 over L, shaped as probs and on their device.
-
-    Raises:
-        ValueError: if the sizes disagree or, on a CPU, a score is not finite.
+    Returns probabilities float32 that sum to 1 over L, shaped as probs and on their device. ValueError if the sizes
+    disagree or, on a CPU, a score is not finite.
     """
     probs = torch.as_tensor(np.array(probs, np.float32, order='C') if isinstance(probs, np.ndarray) else probs)
     if probs.device.type == 'cpu' and not probs.sum().isfinite():

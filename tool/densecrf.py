@@ -48,11 +48,8 @@ def dense_crf(image: torch.Tensor, probs: torch.Tensor, settings: CrfSettings) -
             are clipped to [1e-5, 1] before the logarithm and need not sum to 1.
         settings: SEED_CRF, FINAL_CRF or your own.
 
-    Returns:
-        Probabilities float32, shaped as probs, that sum to 1 over L.
-
-    Raises:
-        ValueError: if the sizes disagree, or the image is too large for the widths.
+    Returns probabilities float32, shaped as probs, that sum to 1 over L. ValueError if the sizes disagree, or the image
+    is too large for the widths.
     """
     labels, height, width = probs.shape[-3:]
     if image.shape != (height, width, 3) or image.dtype != torch.uint8:
@@ -189,13 +186,8 @@ def corners(features: torch.Tensor, keys: Keys) -> tuple[torch.Tensor, torch.Ten
 
 
 def neighbours(vertices: torch.Tensor, keys: Keys) -> list[torch.Tensor]:
-    """Both neighbours of each vertex along each of the d + 1 axes: int32 [M + 1, 2], M where there is none.
-
-    One of them differs by d in the axis' own coordinate and by -1 in all others, the other one by the opposite.
-
-    Args:
-        vertices: ascending keys [M].
-        keys: what made them.
+    """Both neighbours of each of M vertices (ascending keys) along each of the d + 1 axes: int32 [M + 1, 2], M where
+    there is none. One differs by d in the axis' own coordinate and by -1 in all others, the other by the opposite.
     """
     count, dims, result = len(vertices), len(keys.low), []
     lowered = torch.where(vertices < keys.size, vertices + (dims * keys.size - sum(keys.units)), vertices - keys.size)

@@ -32,11 +32,6 @@ def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     return (image * 0.4 + colours * 0.6).astype(np.uint8)
 
 
-def grey(values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] of [H, W] as a greyscale image uint8 [H, W, 3]; 1 is white."""
-    return np.repeat((values.clip(0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
 def magnified(image: np.ndarray, factor: int) -> np.ndarray:
     """Enlarge [H, W, ...]: every pixel becomes a square of factor x factor pixels."""
     return image.repeat(factor, axis=0).repeat(factor, axis=1)

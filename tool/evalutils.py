@@ -31,14 +31,9 @@ class MaskCounts(NamedTuple):
 
 
 def mask_counts(truth: np.ndarray, pred: np.ndarray, num_classes: int) -> MaskCounts:
-    """Count the pixels of each class in one image.
+    """Count the pixels of each class in one image; ValueError if the sizes differ or a label is not a class.
 
-    Args:
-        truth: ground truth uint8 [H, W], 0..C-1, 255 ignored.
-        pred: uint8 [H, W], 0..C-1; a predicted 255 is always wrong.
-
-    Raises:
-        ValueError: if the sizes differ or a label is not a class.
+    Takes a ground truth and a prediction uint8 [H, W], 0..C-1; 255 is ignored in the ground truth, wrong if predicted.
     """
     expected = check_truth(truth, pred.shape, num_classes)
     predicted = _histogram(pred[truth != IGNORED], num_classes, 'prediction')

@@ -14,15 +14,10 @@ SLACK = 0.1         # of the distance between the two mean probabilities of a cl
 
 
 def out_of_fold_probs(features: np.ndarray, labels: np.ndarray, folds: int = 5) -> np.ndarray:
-    """Probability of each class in each image, from a classifier fitted on the other folds.
+    """Probability of each class in each image, float32 [N, K], from a classifier fitted on the other folds.
 
-    Args:
-        features: float32 [N, D].
-        labels: 0/1 [N, K]; at least `folds` images show each class.
-        folds: number of random folds (with a fixed seed).
-
-    Returns:
-        float32 [N, K].
+    Takes features float32 [N, D] and labels 0/1 [N, K]; at least `folds` images must show each class. The folds are
+    random with a fixed seed.
     """
     inputs, targets = torch.from_numpy(features), torch.from_numpy(labels).float()
     fold = torch.from_numpy(np.random.default_rng(0).permutation(len(features)) % folds)
@@ -52,7 +47,7 @@ def logistic_regression(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
 
 
 def label_errors(probs: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """The entries that look like those with the opposite label, the most certain first.
+    """The entries that look like those with the opposite label, the most certain first: row and column, int [n, 2].
 
     A given label is likely wrong if its probability does not exceed the mean over the images without it. A label that
     is not given is likely missing if its probability is at least the mean over the images that have it, and at least
@@ -62,9 +57,6 @@ def label_errors(probs: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> n
         probs: out-of-fold probabilities [N, K].
         labels: 0/1 [N, K].
         judged: bool [K], the classes to check; each must have images with and without it.
-
-    Returns:
-        int [n, 2]: row and column of each entry.
     """
     given = labels == 1
     low, high = ((probs * chosen).sum(0) / np.maximum(chosen.sum(0), 1) for chosen in (~given, given))

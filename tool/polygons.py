@@ -4,17 +4,11 @@ import numpy as np
 
 
 def polygons(mask: np.ndarray, tolerance: float = 0.5) -> list[np.ndarray]:
-    """The connected regions of a mask as polygons.
+    """The connected regions of a mask, bool [H, W], as polygons whose outlines deviate by at most `tolerance` pixels.
 
     A hole is joined to its outline by a bridge of width 0, so each region is a single polygon, as most formats require.
-    Filling the polygons of tolerance 0, for instance with pycocotools, restores the mask.
-
-    Args:
-        mask: bool [H, W].
-        tolerance: the outline may deviate by this many pixels.
-
-    Returns:
-        Per region float64 [n, 2], n >= 3: x and y in pixels, where (0, 0) is the corner of the first pixel.
+    Filling the polygons of tolerance 0, for instance with pycocotools, restores the mask. Returns for each region
+    float64 [n, 2], n >= 3: x and y in pixels, where (0, 0) is the corner of the first pixel.
     """
     # At twice the size, an outline through the centres of pixels has an area even for a region of one pixel.
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)

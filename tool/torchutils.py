@@ -24,8 +24,7 @@ def lr_groups(pretrained: Iterable[tuple[str, nn.Parameter]], new: Iterable[tupl
         weight_decay: L2 factor of the weights.
         new_factor: learning rate of new weights, as a multiple of lr.
 
-    Returns:
-        Four groups for a torch optimiser, some perhaps empty, each with its name and its base_lr for set_lr.
+    Each group for the torch optimiser, perhaps empty, has its name and its base_lr for set_lr.
     """
     rows = (('pretrained weights', 1, weight_decay), ('pretrained biases', 2, 0.0),
             ('new weights', new_factor, weight_decay), ('new biases', 2 * new_factor, 0.0))
