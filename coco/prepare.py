@@ -13,15 +13,16 @@ existing masks are kept.
 """
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
+import cv2
 import numpy as np
+from pycocotools import mask as run_length
 
 from coco.dataset import COCO_CLASSES, LISTS, OFFICIAL, ROOT
-from coco.masks import RULES, paint_mask
 from lib.files.imageio import read_mask, write_label_png
 from lib.files.jsonfile import read_json, write_json
 from lib.files.outpaths import check_lists, write_lists
@@ -31,6 +32,7 @@ from lib.process.workers import map_in_workers
 from lib.setup.datasetup import base_parser, print_lists
 
 MAKER = 'coco.prepare'
+RULES = ('reference', 'coco')
 INSTANCES = {'images': [{'id': int, 'height': int, 'width': int}], 'categories': [{'id': int, 'name': str}],
              'annotations': [{'image_id': int, 'category_id': int, 'segmentation': (list, dict)}]}
 
@@ -38,7 +40,7 @@ INSTANCES = {'images': [{'id': int, 'height': int, 'width': int}], 'categories':
 def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) -> dict[str, list[str]]:
     """Write lists, masks and labels.txt; returns the names by split.
 
-    `root` holds annotations/, and Masks/ is made in it; `rule` says how polygons are filled, see coco.masks. Worker
+    `root` holds annotations/, and Masks/ is made in it; `rule` says how polygons are filled, see paint_mask. Worker
     processes rasterise the masks, or with 0 this one.
 
     Raises:
@@ -92,6 +94,50 @@ def present_classes(job: tuple[Path, tuple[int, int], Sequence[dict]], category_
             raise ValueError(f'instances files of 2017, image {path.stem}: {error}; unpack them again') from error
         write_label_png(path, mask)
     return [value for value in np.flatnonzero(np.bincount(mask.ravel())).tolist() if value]
+
+
+def paint_mask(annotations: Iterable[dict], category_ids: Sequence[int], height: int, width: int,
+               rule: str = 'reference') -> np.ndarray:
+    """Mask uint8 [height, width] of the annotations of one image, in file order: a later one covers an earlier one.
+
+    Args:
+        annotations: of one image, with 'category_id' and 'segmentation' (polygons, or run lengths in either form).
+        category_ids: all ids of the data set; a category's mask value is its rank among them + 1.
+        rule: how polygons are filled. 'coco': as by COCO's own decoder. 'reference': points truncated to whole pixels
+            and filled by OpenCV, border included, as in the reference's masks; up to a pixel larger.
+
+    Raises ValueError if a category is unknown, or a segmentation is invalid, naming its annotation.
+    """
+    value_of = {category: rank for rank, category in enumerate(sorted(category_ids), 1)}
+    mask = np.zeros((height, width), np.uint8)
+    for annotation in annotations:
+        category, shapes = annotation['category_id'], annotation['segmentation']
+        if category not in value_of:
+            raise ValueError(f'unknown category {category}')
+        try:
+            if isinstance(shapes, dict):
+                runs = run_length.frPyObjects(shapes, height, width) if isinstance(shapes['counts'], list) else shapes
+                mask[run_length.decode(runs) > 0] = value_of[category]
+                continue
+            for points in _polygons(shapes):
+                if rule == 'reference':
+                    cv2.fillPoly(mask, [points.reshape(-1, 2).astype(np.int32)], value_of[category])
+                else:
+                    [runs] = run_length.frPyObjects([points.tolist()], height, width)
+                    mask[run_length.decode(runs) > 0] = value_of[category]
+        except Exception as error:      # corrupt segmentations end in any error of the libraries
+            raise ValueError(f'annotation {annotation.get("id", "without an id")}: {error}') from error
+    return mask
+
+
+def _polygons(shapes: list) -> list[np.ndarray]:
+    """Coordinates of polygons x, y, x, y, ...; those of fewer than three points, which have no area, are left out."""
+    if not all(isinstance(points, list) and len(points) % 2 == 0 for points in shapes):
+        raise ValueError('polygons must be lists of x and y in turn')
+    polygons = [np.array(points, np.float64) for points in shapes if len(points) >= 6]
+    if not all(np.isfinite(points).all() for points in polygons):
+        raise ValueError('polygons have coordinates that are not finite')
+    return polygons
 
 
 def read_instances(path: Path) -> dict:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as run_length
 
-from coco.masks import paint_mask
+from coco.prepare import paint_mask
 
 
 def annotation(category, segmentation):

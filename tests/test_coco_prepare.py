@@ -8,8 +8,7 @@ from pycocotools.coco import COCO
 
 import coco.prepare
 from coco.dataset import COCO_CLASSES
-from coco.masks import paint_mask
-from coco.prepare import main, prepare, read_instances
+from coco.prepare import main, paint_mask, prepare, read_instances
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
 from tests.coco_toy import CATEGORY_IDS, SHOWN, write_archives

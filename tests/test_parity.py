@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import train_aff
-from coco.masks import paint_mask
+from coco.prepare import paint_mask
 from lib.data import augment
 from lib.data.affinity import AffTrainSet
 from lib.data.labelio import write_seeds

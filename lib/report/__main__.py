@@ -20,7 +20,7 @@ import jinja2
 
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
-from lib.files.fileio import replacing
+from lib.files.fileio import write_text
 from lib.files.imageio import voc_palette
 from lib.files.jsonfile import read_json, read_json_lines
 from lib.files.outpaths import refuse_foreign
@@ -103,14 +103,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def draw_plots(stages: list[Stage], scores: list[dict], threshold: float) -> dict[str, str]:
-    """Plots as data URIs by title: mIoU over the threshold of the CAMs, and the losses of each training."""
-    curves = {record['split']: record['curve'] for record in scores
-              if record['protocol'] == scores[0]['protocol'] and 'curve' in record}
-    plots = {'CAM: mIoU over the background score': threshold_plot(curves, threshold)} if curves else {}
-    return plots | {f'{stage.title}: loss': loss_plot(stage.metrics) for stage in stages if stage.metrics}
-
-
 def render(**content) -> str:
     """The page as HTML; all text in it is escaped."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -137,10 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         page = page_of_one(args, spec)
     print(f'Report of {", ".join(args.runs)} to {out}')
-    if args.dry_run:
-        return
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding='utf-8')
+    if not args.dry_run:
+        write_text(out, page)
 
 
 def score_sections(scores: list[dict], shown: str) -> list[dict]:
@@ -167,17 +157,20 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},
              'backbone': trained.environment.get('args', {}).get('backbone', 'resnet38d'),
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
-    fixed = args.background_score or chosen_score(args.folder, DEFAULT_THRESHOLD)
-    checks = check_classes(spec, split, args.folder)
-    checks = [check for check in checks if (check.precision, check.covered) != (None, None)]
+    checks = [check for check in check_classes(spec, split, args.folder)
+              if (check.precision, check.covered) != (None, None)]
+    plots = {f'{stage.title}: loss': loss_plot(stage.metrics) for stage in stages if stage.metrics}
+    if curves := {record['split']: record['curve'] for record in scores
+                  if record['protocol'] == scores[0]['protocol'] and 'curve' in record}:
+        fixed = args.background_score or chosen_score(args.folder, DEFAULT_THRESHOLD)
+        plots = {'CAM: mIoU over the background score': threshold_plot(curves, fixed), **plots}
     if recommended := read_recommended(args.folder):
         recommended |= {'rows': recommended_rows(recommended), 'advice': advice(recommended)}
     model = args.folder / 'seg' / 'model.pth'
     return render(run=args.run, split=split, stages=stages, checks=rows_of(checks), warnings=warnings_of(checks),
                   model=shlex.quote(str(model)) if model.exists() else '', facts=facts,
                   scores=score_sections(scores, split), recommended=recommended,
-                  suspects=suspect_images(spec, args.folder / SUSPECTS),
-                  plots=draw_plots(stages, scores, fixed),
+                  suspects=suspect_images(spec, args.folder / SUSPECTS), plots=plots,
                   groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
                   colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})
 
