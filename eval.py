@@ -169,8 +169,7 @@ def _point(result: Mapping) -> float | None:
 def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[tuple[Sample, Path]], Path]:
     """Predictions and masks of a split, and the folder of the predictions.
 
-    Raises:
-        FileNotFoundError, ValueError: if a file is missing or was made for other classes; says how to make it.
+    Raises FileNotFoundError or ValueError if a file is missing or was made for other classes; says how to make it.
     """
     what, made_from = args.what, split if args.what == 'seg' else spec.label_split(split)
     template, script = OUTPUTS[what]

@@ -41,11 +41,8 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     """Write lists, masks and labels.txt; returns the names by split.
 
     `root` holds annotations/, and Masks/ is made in it; `rule` says how polygons are filled, see paint_mask. Worker
-    processes rasterise the masks, or with 0 this one.
-
-    Raises:
-        FileNotFoundError: if an instances file is missing.
-        ValueError: if one is corrupt, or Masks holds masks by another rule or from other files.
+    processes rasterise the masks, or with 0 this one. Raises FileNotFoundError if an instances file is missing,
+    ValueError if one is corrupt, or if Masks holds masks by another rule or from other files.
     """
     root, lists = Path(root), Path(lists)
     splits = {split: [f'{image["id"]:012d}' for image in read_instances(_instances_file(root, split))['images']]
@@ -79,14 +76,13 @@ def present_classes(job: tuple[Path, tuple[int, int], Sequence[dict]], category_
                     rule: str) -> list[int]:
     """Mask values, without background, in the mask of one image, which is rasterised unless it exists.
 
-    job: path of the mask, height and width of the image, its annotations. The rest is as in paint_mask.
+    The job is the path of the mask, height and width of the image, and its annotations; the rest is as in paint_mask.
     """
     path, size, annotations = job
     if path.exists():
         mask = read_mask(path, len(category_ids) + 1)
         if mask.shape != size:
-            raise ValueError(f'{path} has size {mask.shape}, its image {size}; delete it, then run the same command '
-                             'again')
+            raise ValueError(f'{path} has size {mask.shape}, its image {size}; delete it and run this again')
     else:
         try:
             mask = paint_mask(annotations, category_ids, *size, rule)

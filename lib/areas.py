@@ -38,15 +38,13 @@ def areas_of(labels: Iterable[torch.Tensor], num_classes: int, device: torch.dev
 
 
 def matching_bias(images: Sequence[np.ndarray], probs: Sequence[np.ndarray], target: torch.Tensor) -> torch.Tensor:
-    """What to add to the logits so that the labels after the CRF cover the target areas.
+    """What to add to the logits so that the labels after the CRF cover the target areas: float64 [C] in [-3, 3], 0 for
+    background and for classes without pixels in the target.
 
     Args:
         images: uint8 [H, W, 3]; with several processes, this one's part of them.
         probs: class probabilities [C, H, W] of each.
         target: fraction of the pixels of each class, float64 [C], on the device where the CRF is to run.
-
-    Returns:
-        float64 [C] in [-3, 3], 0 for background and for classes without pixels in the target.
     """
     bias = torch.zeros_like(target)
     for crf in progress([False] * ROUNDS[0] + [True] * ROUNDS[1], 'areas', 'round'):

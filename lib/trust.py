@@ -61,7 +61,8 @@ def text_of(checks: Sequence[ClassCheck], split: str) -> str:
     """The table and the warnings, for the terminal."""
     head = (f'Without masks, on {split}, in percent: images that show the class; the classifier against the '
             'image-level labels; labelled area of the images that show the class')
-    return '\n'.join([head, '', *aligned(rows_of(checks)), '', *map('warning: {}'.format, warnings_of(checks))]).rstrip()
+    lines = [head, '', *aligned(rows_of(checks)), '', *(f'warning: {line}' for line in warnings_of(checks))]
+    return '\n'.join(lines).rstrip()
 
 
 def covered_fractions(spec: DatasetSpec, split: str, folder: Path, names: Sequence[str]) -> np.ndarray:

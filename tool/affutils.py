@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tool.camutils import labels_of, with_background
 from tool.crfutils import crf_scores
 from tool.densecrf import SEED_CRF
-from tool.imutils import IGNORED
+from tool.imutils import IGNORED, pad_to_multiple
 from tool.probutils import EPS
 from tool.torchutils import full_precision
 
@@ -59,8 +59,8 @@ def shifted(maps, radius: int, dy: int = 0, dx: int = 0):
 def pair_affinity(features: Tensor, radius: int = 5) -> Tensor:
     """Affinity exp(-mean over channels |f_i - f_j|) of all pairs within the radius, which is smaller on small maps.
 
-    Takes features [N, c, h, w]; returns [N, offsets, positions] in (0, 1], in at least float32, and without offsets
-    if the short side is below 5.
+    Takes features [N, c, h, w]; returns [N, offsets, positions] in (0, 1], in at least float32; no offsets if the short
+    side is below 5.
     """
     return _PairAffinity.apply(full_precision(features), fit_radius(radius, features.shape[-2:]))
 
@@ -93,11 +93,10 @@ class _PairAffinity(torch.autograd.Function):
 
 def mean_pool(maps: np.ndarray, stride: int = STRIDE) -> np.ndarray:
     """Mean over stride x stride blocks, zero-padded: [k, H, W] -> [k, ceil(H/stride), ceil(W/stride)]."""
-    k, height, width = maps.shape
-    padded = np.pad(maps, ((0, 0), (0, -height % stride), (0, -width % stride)))
+    padded = pad_to_multiple(maps, stride)
     # Rows first: their sums run over contiguous memory.
-    rows = padded.reshape(k, padded.shape[1] // stride, stride, padded.shape[2]).mean(2)
-    return rows.reshape(k, rows.shape[1], -1, stride).mean(3)
+    rows = padded.reshape(len(maps), padded.shape[1] // stride, stride, padded.shape[2]).mean(2)
+    return rows.reshape(len(maps), rows.shape[1], -1, stride).mean(3)
 
 
 def affinity_label(low: np.ndarray, high: np.ndarray, stride: int = STRIDE) -> np.ndarray:

@@ -40,10 +40,9 @@ def cam_objective(view1: SeamOutput, view2: SeamOutput, images1: Tensor, image_l
         fsl_mu, fsl_sigma: see fsl_loss.
         generator, batch_rows: see draw_pixels.
 
-    Returns:
-        Scalars by name: 'cls1' (with the importance-sampling loss mixed in), 'cls2', 'isl', 'rvmin1', 'rvmin2',
-        'er', 'ecr1', 'ecr2', 'fsl' (before its weight), 'cls' ((cls1 + cls2) / 2 + (rvmin1 + rvmin2) / 2) and
-        'loss'. Skipped terms are absent.
+    Returns scalars by name: 'cls1' (with the importance-sampling loss mixed in), 'cls2', 'isl', 'rvmin1', 'rvmin2',
+    'er', 'ecr1', 'ecr2', 'fsl' (before its weight), 'cls' ((cls1 + cls2) / 2 + (rvmin1 + rvmin2) / 2) and 'loss'.
+    Skipped terms are absent.
     """
     # Classification of both views; in view 1 also of the sampled pixels (ISL).
     terms = {'cls1': classification_loss(view1.cam, image_labels), 'cls2': classification_loss(view2.cam, image_labels)}
@@ -97,13 +96,8 @@ def seam_losses(view1: SeamOutput, view2: SeamOutput, image_labels: Tensor,
     which are a constant target, at the hardest pixels only. These are selected per image, over channels and pixels
     together, so the terms of a batch are the mean of the terms of its images.
 
-    Args:
-        view1, view2: outputs for the images and for their second view.
-        image_labels: [N,K] 0/1, foreground only.
-        hard_fraction: fraction of an image's C x H2 x W2 differences that ecr uses, in (0, 1].
-
-    Returns:
-        Scalars 'er', 'ecr1' (refined view 1), 'ecr2' (refined view 2).
+    Takes the outputs for the images and for their second view, labels [N,K] 0/1, foreground only, and the fraction of
+    an image's C x H2 x W2 differences that ecr uses. Returns scalars 'er', 'ecr1' (refined view 1), 'ecr2' (view 2).
     """
     size = view2.cam.shape[2:]
     present = F.pad(image_labels, (1, 0), value=1)[:, :, None, None]
@@ -112,8 +106,7 @@ def seam_losses(view1: SeamOutput, view2: SeamOutput, image_labels: Tensor,
 
     er = (cam1[:, 1:] - cam2[:, 1:]).abs().mean()
     target1, target2 = (onehot_max(add_background(cam.detach()[:, 1:])) for cam in (cam1, cam2))
-    return {'er': er,
-            'ecr1': _hardest_mean((target2 - refined1).abs(), hard_fraction),
+    return {'er': er, 'ecr1': _hardest_mean((target2 - refined1).abs(), hard_fraction),
             'ecr2': _hardest_mean((target1 - refined2).abs(), hard_fraction)}
 
 

@@ -19,13 +19,9 @@ def polygons(mask: np.ndarray, tolerance: float = 0.5) -> list[np.ndarray]:
         points = cv2.approxPolyDP(contour, 2 * tolerance, closed=True)[:, 0] if tolerance else contour[:, 0]
         if parent < 0:
             regions[index] = points if len(points) > 2 else contour[:, 0]
-        elif len(points) > 2:
-            regions[parent] = _bridged(regions[parent], points)
+        elif len(points) > 2:           # a hole, joined to the outline where they are closest
+            outline = regions[parent]
+            distances = np.abs(outline[:, None] - points).sum(2)
+            i, j = np.unravel_index(distances.argmin(), distances.shape)
+            regions[parent] = np.concatenate([outline[:i + 1], points[j:], points[:j + 1], outline[i:]])
     return [(points + 0.5) / 2 for points in regions.values()]
-
-
-def _bridged(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """An outline [n, 2] with a hole [m, 2], joined where they are closest."""
-    distances = np.abs(outline[:, None] - hole).sum(2)
-    i, j = np.unravel_index(distances.argmin(), distances.shape)
-    return np.concatenate([outline[:i + 1], hole[j:], hole[:j + 1], outline[i:]])
