@@ -220,7 +220,7 @@ def main(argv=None):
     # What the scores are made from: they may exist already.
     digests, names = Digests(args.folder / '.digests.json'), [sample.name for sample, _ in pairs]
     if chosen := args.background_score == AUTO:
-        args.background_score = chosen_score(args.folder, 0.25)
+        args.background_score = chosen_score(args.folder)
     predictions, truths = digests.of(path for _, path in pairs), digests.of(sample.mask for sample, _ in pairs)
     origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
                                                      'ground_truths': text_digest([*zip(names, truths)])}}

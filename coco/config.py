@@ -22,7 +22,6 @@ ARCHIVES = [*(Archive(name, INSTANCES, urls=(f'{SERVER}/annotations/{name}',))
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Set up the data set."""
     parser = make_parser(__doc__, './config_coco.sh', ROOT, LISTS)
     add_mask_flag(parser)
     args = parser.parse_args(argv)

@@ -168,7 +168,6 @@ def add_mask_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write lists, masks and labels."""
     parser = base_parser(__doc__, 'python -m coco.prepare', ROOT, LISTS, '--coco-root', '--coco_root')
     add_mask_flag(parser)
     args = parser.parse_args(argv)

@@ -25,7 +25,7 @@ from lib.inference import Inference, TrainedNetwork, inference_parser
 from lib.net.seam import Seam
 from lib.process.cli import number
 from lib.process.ending import run_script
-from lib.run.chosen import CHOSEN, FILE, alpha_of
+from lib.run.chosen import CHOSEN, FALLBACK, FILE, alpha_of
 from lib.run.options import resolve
 from lib.run.origin import Digests, stage_origin
 from lib.run.table import aligned
@@ -33,11 +33,9 @@ from tool.camutils import cam_label
 
 SCORES = np.arange(0.1, 0.91, 0.1).round(2)
 CLOSE = 0.98            # fraction of the highest localisation
-FALLBACK = 0.25         # if the network recognises no class
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags."""
     parser = inference_parser(__doc__, 'cam', 'training')
     parser.prog = 'python -m lib.choose'
     parser.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),

@@ -33,7 +33,6 @@ WORSE = 0.9             # a stage is not recommended if its localisation is belo
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags."""
     parser = inference_parser(__doc__, 'cam', 'training')
     parser.prog = 'python -m lib.recommend'
     parser.add_argument('--background-score', type=or_auto(number(0, 1)), default=AUTO,
@@ -52,7 +51,6 @@ def recommended(localisation: Mapping[str, float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print and write."""
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     dataset = InferSet(spec, args.split or spec.train_split, args.limit)
     trained = TrainedNetwork(args, 'cam', 'seam')

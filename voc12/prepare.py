@@ -122,7 +122,6 @@ def _read_names(path: Path) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write lists and labels."""
     args = base_parser(__doc__, 'python -m voc12.prepare', ROOT, LISTS, '--voc12-root', '--voc12_root').parse_args(argv)
     print_lists(prepare(args.data_root, args.lists, args.workers), OFFICIAL)
 

@@ -26,7 +26,7 @@ from lib.files.jsonfile import read_json, read_json_lines
 from lib.files.outpaths import refuse_foreign
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.report.examples import DEFAULT_THRESHOLD, best_threshold, image_groups
+from lib.report.examples import best_threshold, image_groups
 from lib.report.plots import loss_plot, threshold_plot
 from lib.report.suspects import FILE as SUSPECTS
 from lib.report.suspects import suspect_images
@@ -89,7 +89,6 @@ def training_seconds(log: str) -> float | None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags."""
     parser = base_parser(__doc__, several_runs=True)
     parser.prog = 'python -m lib.report'        # not __main__.py
     group = parser.add_argument_group('report')
@@ -117,7 +116,6 @@ def duration(seconds: float | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the page."""
     args, spec = resolve(make_parser(), argv, '', get_spec)
     several = are_several(args.runs)
     out = args.out or (args.exp if several else args.folder) / 'report.html'
@@ -162,7 +160,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
     plots = {f'{stage.title}: loss': loss_plot(stage.metrics) for stage in stages if stage.metrics}
     if curves := {record['split']: record['curve'] for record in scores
                   if record['protocol'] == scores[0]['protocol'] and 'curve' in record}:
-        fixed = args.background_score or chosen_score(args.folder, DEFAULT_THRESHOLD)
+        fixed = args.background_score or chosen_score(args.folder)
         plots = {'CAM: mIoU over the background score': threshold_plot(curves, fixed), **plots}
     if recommended := read_recommended(args.folder):
         recommended |= {'rows': recommended_rows(recommended), 'advice': advice(recommended)}

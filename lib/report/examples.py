@@ -16,7 +16,6 @@ from tool.camutils import cam_label, labels_of
 from tool.drawing import blend, heat
 from tool.evalutils import mask_counts
 
-DEFAULT_THRESHOLD = 0.25
 COLUMNS = ('image', 'CAM', 'CAM at {:.2f}', 'seeds', 'random walk', 'segmentation', 'ground truth')
 SCORED = 500                            # images scored one by one to find the best and the worst
 LONG_SIDE = 320                         # of the images in the page, pixels
@@ -31,10 +30,10 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 def best_threshold(scores: Sequence[Mapping], split: str, folder: Path) -> float:
     """Best threshold in the newest evaluation of the split's CAMs; if there is none, the background score chosen for
-    the run in the folder, or DEFAULT_THRESHOLD."""
+    the run in the folder, or FALLBACK."""
     best = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
             for result in record['results'] if result.get('best')]
-    return best[0] if best else chosen_score(folder, DEFAULT_THRESHOLD)
+    return best[0] if best else chosen_score(folder)
 
 
 def seeds_label(path: Path, num_fg: int) -> np.ndarray:
