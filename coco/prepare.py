@@ -12,6 +12,7 @@ The image-level labels are the classes in the mask; an image may have none. If i
 existing masks are kept.
 """
 import argparse
+import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -55,8 +56,8 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     sizes, annotations = {}, defaultdict(list)
     for content in map(read_instances, files):
         sizes |= {image['id']: (image['height'], image['width']) for image in content['images']}
-        for entry in content['annotations']:
-            annotations[entry['image_id']].append(entry)
+        for entry in content['annotations']:        # pickled: as lists and dicts they would take gigabytes
+            annotations[entry['image_id']].append(pickle.dumps(entry))
         category_ids = sorted(category['id'] for category in content['categories'])
     names = [name for split in splits.values() for name in split]
     if absent := [name for name in names if int(name) not in sizes]:
@@ -72,11 +73,11 @@ def prepare(root: Path, lists: Path, rule: str = 'reference', workers: int = 0) 
     return splits
 
 
-def present_classes(job: tuple[Path, tuple[int, int], Sequence[dict]], category_ids: Sequence[int],
+def present_classes(job: tuple[Path, tuple[int, int], Sequence[bytes]], category_ids: Sequence[int],
                     rule: str) -> list[int]:
     """Mask values, without background, in the mask of one image, which is rasterised unless it exists.
 
-    The job is the path of the mask, height and width of the image, and its annotations; the rest is as in paint_mask.
+    The job: path of the mask, height and width of the image, its pickled annotations. The rest is as in paint_mask.
     """
     path, size, annotations = job
     if path.exists():
@@ -85,7 +86,7 @@ def present_classes(job: tuple[Path, tuple[int, int], Sequence[dict]], category_
             raise ValueError(f'{path} has size {mask.shape}, its image {size}; delete it and run this again')
     else:
         try:
-            mask = paint_mask(annotations, category_ids, *size, rule)
+            mask = paint_mask(map(pickle.loads, annotations), category_ids, *size, rule)
         except ValueError as error:
             raise ValueError(f'instances files of 2017, image {path.stem}: {error}; unpack them again') from error
         write_label_png(path, mask)
