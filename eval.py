@@ -169,8 +169,7 @@ def _point(result: Mapping) -> float | None:
 def find_pairs(args: argparse.Namespace, spec: DatasetSpec, split: str) -> tuple[list[tuple[Sample, Path]], Path]:
     """Predictions and masks of a split, and the folder of the predictions.
 
-    Raises:
-        FileNotFoundError, ValueError: if a file is missing or was made for other classes; says how to make it.
+    Raises FileNotFoundError or ValueError if a file is missing or was made for other classes; says how to make it.
     """
     what, made_from = args.what, split if args.what == 'seg' else spec.label_split(split)
     template, script = OUTPUTS[what]
@@ -221,7 +220,7 @@ def main(argv=None):
     # What the scores are made from: they may exist already.
     digests, names = Digests(args.folder / '.digests.json'), [sample.name for sample, _ in pairs]
     if chosen := args.background_score == AUTO:
-        args.background_score = chosen_score(args.folder, 0.25)
+        args.background_score = chosen_score(args.folder)
     predictions, truths = digests.of(path for _, path in pairs), digests.of(sample.mask for sample, _ in pairs)
     origin = {**stage_origin(args, spec), 'inputs': {'predictions': text_digest([*zip(names, predictions)]),
                                                      'ground_truths': text_digest([*zip(names, truths)])}}

@@ -11,7 +11,7 @@ Reads exp/<run>/cam/model.pth and the training images; writes exp/<run>/cam/back
 --background-score, --alpha and --seed-alphas of the other stages where these are `auto`.
 """
 import argparse
-from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -19,13 +19,13 @@ import numpy as np
 from lib.cams import add_views, infer_cams
 from lib.data.datasets import InferSet
 from lib.data.registry import get_spec
-from lib.evidence import Measured, measure, read_pairs, summary
+from lib.evidence import judge
 from lib.files.jsonfile import read_json, write_json
 from lib.inference import Inference, TrainedNetwork, inference_parser
 from lib.net.seam import Seam
 from lib.process.cli import number
 from lib.process.ending import run_script
-from lib.run.chosen import CHOSEN, FILE, alpha_of
+from lib.run.chosen import CHOSEN, FALLBACK, FILE, alpha_of
 from lib.run.options import resolve
 from lib.run.origin import Digests, stage_origin
 from lib.run.table import aligned
@@ -33,11 +33,9 @@ from tool.camutils import cam_label
 
 SCORES = np.arange(0.1, 0.91, 0.1).round(2)
 CLOSE = 0.98            # fraction of the highest localisation
-FALLBACK = 0.25         # if the network recognises no class
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags."""
     parser = inference_parser(__doc__, 'cam', 'training')
     parser.prog = 'python -m lib.choose'
     parser.add_argument('--scales', type=number(0.05, 8), nargs='+', default=(0.5, 1.0, 1.5, 2.0),
@@ -45,19 +43,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure_scores(dataset: InferSet, inference: Inference, scales: tuple[float, ...]) -> Measured | None:
-    """Measurements of the labels at each of SCORES, see lib/evidence.summary()."""
-    backbone, gains, seen = inference.network.backbone, defaultdict(list), None
-    for pair in read_pairs(dataset):
-        name = dataset.names[pair.index]
-        if pair.index != seen:
-            sample = add_views({'image': pair.image, 'image_labels': dataset.labels[pair.index]}, scales, backbone.norm,
-                               backbone.size_step)
-            _, *cams, _, _ = inference(name, partial(infer_cams, sample, device=inference.device))
-            seen = pair.index
-        masks = np.stack([cam_label(*cams, score) == pair.key + 1 for score in SCORES])
-        gains[pair.key].append(measure(inference, name, pair, masks))
-    return summary(gains)
+def labels_at_scores(dataset: InferSet, inference: Inference, scales: Sequence[float], index: int,
+                     image: np.ndarray) -> np.ndarray:
+    """Label maps of one image from its CAMs at each of SCORES, [scores, H, W]."""
+    backbone, sample = inference.network.backbone, {'image': image, 'image_labels': dataset.labels[index]}
+    sample = add_views(sample, scales, backbone.norm, backbone.size_step)
+    _, *cams, _, _ = inference(dataset.names[index], partial(infer_cams, sample, device=inference.device))
+    return np.stack([cam_label(*cams, score) for score in SCORES])
 
 
 def best_score(localisation: np.ndarray) -> float:
@@ -92,18 +84,19 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     # Choose.
-    found = measure_scores(dataset, inference, tuple(args.scales))
+    found = judge(dataset, inference, partial(labels_at_scores, dataset, inference, args.scales))
     if found is None:
         print('warning: no score can be chosen, as every image shows each class or the network recognises none; add '
               f'images without the class, or train longer; using {FALLBACK}')
-    score = FALLBACK if found is None else best_score(found.localisation)
-    curve = {} if found is None else {'scores': SCORES.tolist(),
-                                      **{name: values.round(4).tolist() for name, values in found._asdict().items()}}
-    write_json(file, {'origin': origin, 'background_score': score, 'alpha': alpha_of(score),
-                      'seed_alphas': seed_alphas(score), **curve})
-    if found is not None:
+        score, curve = FALLBACK, {}
+    else:
         rows = [[f'{at:.1f}', 100 * kept, 100 * area, local] for at, kept, area, local in zip(SCORES, *found)]
         print('\n'.join(aligned([['background score', 'evidence, percent', 'area, percent', 'localisation'], *rows])))
+        score = best_score(found.localisation)
+        curve = {'scores': SCORES.tolist(),
+                 **{name: values.round(4).tolist() for name, values in found._asdict().items()}}
+    write_json(file, {'origin': origin, 'background_score': score, 'alpha': alpha_of(score),
+                      'seed_alphas': seed_alphas(score), **curve})
     print(f'background score {score:.2f}, alpha {alpha_of(score):g}, seed alphas '
           f'{" ".join(f"{alpha:g}" for alpha in seed_alphas(score))}: {file}')
 

@@ -5,7 +5,10 @@ strongest class score over all positions, relative to the gain with the whole im
 labelled, 1 if everything by which the network recognises it is. Good labels preserve most of the evidence on a small
 area.
 """
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +22,6 @@ from tool.imutils import resize_bicubic
 
 PAIRS, PAIRS_PER_CLASS = 40, 4          # minimum number of pairs of an image and a class
 POWER = 1.5             # between that of parts lost (2) and of labels that spill (1); see docs/own_data.md
-
-
-class Pair(NamedTuple):
-    """A class and an image that shows it, by their indices, and another image without it, resized to it; uint8."""
-
-    index: int
-    key: int
-    image: np.ndarray
-    background: np.ndarray
 
 
 def draw_pairs(labels: np.ndarray, seed: int = 0) -> list[tuple[int, int, int]]:
@@ -45,11 +39,22 @@ def draw_pairs(labels: np.ndarray, seed: int = 0) -> list[tuple[int, int, int]]:
     return sorted(pairs[:max(PAIRS, PAIRS_PER_CLASS * len(keys))])
 
 
-def read_pairs(dataset: InferSet) -> Iterator[Pair]:
-    """Yield the pairs of draw_pairs() with their images."""
-    for index, key, other in progress(draw_pairs(dataset.labels), 'pasting', 'pair'):
-        image, background = dataset[index]['image'], dataset[other]['image']
-        yield Pair(index, key, image, resize_bicubic(background, *image.shape[:2]))
+def judge(dataset: InferSet, inference: Inference,
+          labels_of: Callable[[int, np.ndarray], np.ndarray | None]) -> 'Measured | None':
+    """Measure several label maps of some training images.
+
+    labels_of(index, image) gives those of one image, uint8 [labels, H, W], or None to leave it out. The result is None
+    if the network recognises no class.
+    """
+    gains = defaultdict(list)
+    pairs = progress(draw_pairs(dataset.labels), 'pasting', 'pair')
+    for index, of_image in groupby(pairs, key=itemgetter(0)):
+        image = dataset[index]['image']
+        if (labels := labels_of(index, image)) is not None:
+            for _, key, other in of_image:
+                background = resize_bicubic(dataset[other]['image'], *image.shape[:2])
+                gains[key].append(measure(inference, dataset.names[index], key, image, background, labels == key + 1))
+    return summary(gains)
 
 
 class Gain(NamedTuple):
@@ -63,17 +68,18 @@ class Gain(NamedTuple):
     area: np.ndarray
 
 
-def measure(inference: Inference, name: str, pair: Pair, masks: np.ndarray) -> Gain:
-    """The gain of one pair, for several masks bool [labels, H, W] of its class."""
+def measure(inference: Inference, name: str, key: int, image: np.ndarray, background: np.ndarray,
+            masks: np.ndarray) -> Gain:
+    """The gain of one image, for several masks bool [labels, H, W] of a class and another image without the class."""
     backbone = inference.network.backbone
-    images = [pair.background, pair.image, *np.where(masks[..., None], pair.image, pair.background)]
+    images = [background, image, *np.where(masks[..., None], image, background)]
     views = [add_views({'image': image}, (1,), backbone.norm, backbone.size_step)['views'][0] for image in images]
     batch = torch.from_numpy(np.stack(views))
 
     def strongest(network: Callable) -> np.ndarray:
         with torch.inference_mode():
             logits = network(batch.to(inference.device, non_blocking=True)).logits
-            return logits[:, 1 + pair.key].amax((1, 2)).float().cpu().numpy()
+            return logits[:, 1 + key].amax((1, 2)).float().cpu().numpy()
 
     without, whole, *kept = inference(name, strongest)
     return Gain(whole - without, np.array(kept) - without, masks.mean((1, 2)))
@@ -91,10 +97,7 @@ def summary(gains: Mapping[int, Sequence[Gain]]) -> Measured | None:
     """Summary over the pairs of each class.
 
     The localisation is evidence ** POWER * log2(1 / area): how much of a class is labelled, times the information about
-    its location.
-
-    Returns:
-        None if the network recognises no class: none scores higher in images that show it than in others.
+    its location. The result is None if no class scores higher in images that show it than in others.
     """
     rows = []
     for of_class in gains.values():

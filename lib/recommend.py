@@ -9,18 +9,15 @@ labels of all stages; writes exp/<run>/recommended.json, which the table and the
 """
 import argparse
 import os
-from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from lib.data.datasets import InferSet
 from lib.data.labelio import read_maps
 from lib.data.registry import get_spec
-from lib.evidence import measure, read_pairs, summary
-from lib.files.dataspec import DatasetSpec
+from lib.evidence import judge
 from lib.files.imageio import read_mask
 from lib.files.jsonfile import write_json
 from lib.inference import TrainedNetwork, inference_parser
@@ -36,26 +33,11 @@ WORSE = 0.9             # a stage is not recommended if its localisation is belo
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags."""
     parser = inference_parser(__doc__, 'cam', 'training')
     parser.prog = 'python -m lib.recommend'
     parser.add_argument('--background-score', type=or_auto(number(0, 1)), default=AUTO,
                         help='background score of the CAM labels')
     return parser
-
-
-def find_stages(args: argparse.Namespace, spec: DatasetSpec, split: str) -> dict[str, Path]:
-    """Folders with labels of the split, by stage in order."""
-    folders = {'cam': args.folder / 'labels' / split / 'cam', 'walk': args.folder / 'labels' / split / 'walk',
-               'seg': args.folder / 'results' / split}
-    return {stage: folder for stage, folder in folders.items() if folder.is_dir()}
-
-
-def read_label(path: Path, spec: DatasetSpec, score: float) -> np.ndarray:
-    """The label map uint8 [H, W] in a file of a stage."""
-    if path.suffix == '.npz':
-        return cam_label(*read_maps(path, spec.num_fg), score)
-    return read_mask(path, spec.num_classes)
 
 
 def recommended(localisation: Mapping[str, float]) -> str:
@@ -69,7 +51,6 @@ def recommended(localisation: Mapping[str, float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure, print and write."""
     args, spec = resolve(make_parser(), argv, 'infer_cam', get_spec)
     dataset = InferSet(spec, args.split or spec.train_split, args.limit)
     trained = TrainedNetwork(args, 'cam', 'seam')
@@ -78,22 +59,29 @@ def main(argv: list[str] | None = None) -> None:
     if not args.fresh and (record := read_recommended(args.folder)):
         print(f'{recommended_text(record)}\n\nmeasured before; --fresh measures again')
         return
-    if 'cam' not in (stages := find_stages(args, spec, dataset.split)):
+    labels = args.folder / 'labels' / dataset.split
+    stages = {'cam': labels / 'cam', 'walk': labels / 'walk', 'seg': args.folder / 'results' / dataset.split}
+    stages = {stage: folder for stage, folder in stages.items() if folder.is_dir()}
+    if 'cam' not in stages:
         raise FileNotFoundError(f'{args.folder} holds no CAMs of {dataset.split}; make them with infer_cam.py')
     inference = trained.load(spec.classes, partial(Seam, num_classes=spec.num_classes))
     if args.dry_run:
         return
 
     # Measure.
-    gains, used = defaultdict(list), [trained.path]
-    for pair in read_pairs(dataset):
-        name = dataset.names[pair.index]
-        paths = [folder / f'{name}{".npz" if stage == "cam" else ".png"}' for stage, folder in stages.items()]
-        if all(path.is_file() for path in paths):
-            labels = np.stack([read_label(path, spec, args.background_score) for path in paths])
-            gains[pair.key].append(measure(inference, name, pair, labels == pair.key + 1))
-            used += paths
-    if (found := summary(gains)) is None:
+    used = [trained.path]
+
+    def labels_of(index: int, _: np.ndarray) -> np.ndarray | None:
+        paths = {stage: folder / f'{dataset.names[index]}{".npz" if stage == "cam" else ".png"}'
+                 for stage, folder in stages.items()}
+        if not all(path.is_file() for path in paths.values()):
+            return None
+        used.extend(paths.values())
+        cams = read_maps(paths.pop('cam'), spec.num_fg)
+        return np.stack([cam_label(*cams, args.background_score),
+                         *(read_mask(path, spec.num_classes) for path in paths.values())])
+
+    if (found := judge(dataset, inference, labels_of)) is None:
         (args.folder / RECOMMENDED).unlink(missing_ok=True)
         print('nothing can be recommended: every image shows each class, or the CAM network recognises no class in the '
               'images for which all stages have labels')

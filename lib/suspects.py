@@ -37,7 +37,6 @@ SHOWN = 10
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags."""
     parser = base_parser(__doc__)
     parser.prog = 'python -m lib.suspects'
     add_device_flags(parser)
@@ -106,7 +105,6 @@ def find_suspects(features: dict[str, np.ndarray], labels: np.ndarray, classes: 
 
 
 def main(argv: list[str] | None = None) -> None:
-    """List the suspicious labels of one split."""
     args, spec = resolve(make_parser(), argv, '', get_spec)
     dataset = InferSet(spec, args.split or spec.train_split, args.limit)
     out, device = args.folder / FILE, devices.pick_device(args.device)

@@ -28,12 +28,9 @@ class ClassCheck(NamedTuple):
 
 
 def check_classes(spec: DatasetSpec, split: str, folder: Path) -> list[ClassCheck]:
-    """Check the classes on a split, from a run's CAM files and the label PNGs of its last stage.
+    """Check the classes on a split, from a run's CAM files and the label PNGs of its last stage; `folder` is exp/<run>.
 
-    Args:
-        spec: the data set; its image-level labels are taken as correct.
-        split: a split for which CAMs exist.
-        folder: exp/<run>.
+    The image-level labels are taken as correct.
     """
     names = [sample.name for sample in spec.samples(split)][:MOST]
     labels = spec.image_labels(names).astype(bool)
@@ -97,16 +94,16 @@ def f1_score(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 def warnings_of(checks: Sequence[ClassCheck]) -> list[str]:
     """What looks wrong, and what to try."""
-    lines = []
-    if weak := [check.name for check in checks
-                if check.precision is not None and check.frequency < 1
-                and check.precision < min(CHANCE * check.frequency, (1 + check.frequency) / 2)]:
-        lines.append(f'{", ".join(weak)}: the classifier hardly predicts which images show it (average precision near '
-                     'its frequency); check the image-level labels, add images with and without it, or train longer')
-    if flooded := [check.name for check in checks if check.covered is not None and check.covered > FLOODED]:
-        lines.append(f'{", ".join(flooded)}: labels cover whole images; give infer_aff.py a lower --alpha (a higher '
-                     'background score), and add images of the same surroundings without it')
-    if empty := [check.name for check in checks if check.covered is not None and check.covered < EMPTY]:
-        lines.append(f'{", ".join(empty)}: hardly any pixel is labelled in images that show it; give infer_aff.py a '
-                     'higher --alpha (a lower background score), or use larger images (--max-side)')
-    return lines
+    weak = [check.name for check in checks if check.precision is not None and check.frequency < 1
+            and check.precision < min(CHANCE * check.frequency, (1 + check.frequency) / 2)]
+    covered = {check.name: check.covered for check in checks if check.covered is not None}
+    flooded = [name for name, value in covered.items() if value > FLOODED]
+    empty = [name for name, value in covered.items() if value < EMPTY]
+    problems = (
+        (weak, 'the classifier hardly predicts which images show it (average precision near its frequency); check the '
+         'image-level labels, add images with and without it, or train longer'),
+        (flooded, 'labels cover whole images; give infer_aff.py a lower --alpha (a higher background score), and add '
+         'images of the same surroundings without it'),
+        (empty, 'hardly any pixel is labelled in images that show it; give infer_aff.py a higher --alpha (a lower '
+         'background score), or use larger images (--max-side)'))
+    return [f'{", ".join(names)}: {problem}' for names, problem in problems if names]

@@ -9,7 +9,8 @@ import pytest
 from lib.process.ending import run_script
 from lib.report import __main__ as report
 from lib.report.__main__ import read_stages, training_seconds
-from lib.report.examples import DEFAULT_THRESHOLD, choose, image_iou
+from lib.report.examples import choose, image_iou
+from lib.run.chosen import FALLBACK
 from tests.running import error_line, place
 
 
@@ -56,7 +57,7 @@ def test_without_masks_there_are_images_and_several_thresholds_instead_of_scores
     text = written(bare, exp, tmp_path)
     assert '<h2>Scores</h2>' not in text and 'best: IoU' not in text and '<figcaption>ground truth' not in text
     assert 'CAM labels at several background scores' in text
-    assert f'<figcaption>CAM at {DEFAULT_THRESHOLD:.2f}</figcaption>' in text
+    assert f'<figcaption>CAM at {FALLBACK:.2f}</figcaption>' in text
     assert '<figcaption>CAM at 0.40</figcaption>' in written(bare, exp, tmp_path, '--background-score', '0.4')
 
 

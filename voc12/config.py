@@ -28,7 +28,6 @@ TEST = Archive('VOC2012test.tar', TREE)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Set up the data set."""
     args = make_parser(__doc__, './config_voc.sh', ROOT, LISTS).parse_args(argv)
     notes = Notes(args.data_root)
     aug, test = (notes.done(archive.name) or (args.archives / archive.name).exists() for archive in (AUG, TEST))

@@ -31,9 +31,8 @@ MASK_FOLDERS = ('SegmentationClassAug', 'SegmentationClass')
 def prepare(root: Path, lists: Path, workers: int = 0) -> dict[str, list[str]]:
     """Write the lists and labels.txt; returns the names by split. SBD's masks are converted by worker processes.
 
-    Raises:
-        FileNotFoundError: if the data root, a list or an annotation is missing.
-        ValueError: if an annotation is corrupt or has an unknown class, or an existing list was not written by this.
+    Raises FileNotFoundError if the data root, a list or an annotation is missing, ValueError if an annotation is
+    corrupt or has an unknown class, or if an existing list was not written by this.
     """
     root, lists = Path(root), Path(lists)
     convert_sbd(root, workers)
@@ -51,8 +50,7 @@ def convert_sbd(root: Path, workers: int = 0) -> None:
     """Write SegmentationClassAug from SBD/*.mat (Hariharan et al., ICCV 2011) and SegmentationClass in `root`, if any.
 
     An image that both annotate gets VOC's mask, which has a void border and is exact; SBD's has no void pixels.
-    Existing masks are kept. Worker processes convert, or with 0 this one. Raises ValueError if a file is not an SBD
-    mask.
+    Existing masks are kept. Worker processes convert, or with 0 this one. ValueError if a file is not an SBD mask.
     """
     folder, matrices = root / 'SegmentationClassAug', sorted((root / 'SBD').glob('[!.]*.mat'))
     if not matrices:
@@ -123,7 +121,6 @@ def _read_names(path: Path) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write lists and labels."""
     args = base_parser(__doc__, 'python -m voc12.prepare', ROOT, LISTS, '--voc12-root', '--voc12_root').parse_args(argv)
     print_lists(prepare(args.data_root, args.lists, args.workers), OFFICIAL)
 

@@ -20,12 +20,12 @@ import jinja2
 
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
-from lib.files.fileio import refuse_foreign, replacing
+from lib.files.fileio import refuse_foreign, write_text
 from lib.files.imageio import voc_palette
 from lib.files.jsonfile import read_json, read_json_lines
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.report.examples import DEFAULT_THRESHOLD, best_threshold, image_groups
+from lib.report.examples import best_threshold, image_groups
 from lib.report.plots import loss_plot, threshold_plot
 from lib.report.suspects import FILE as SUSPECTS
 from lib.report.suspects import suspect_images
@@ -88,7 +88,6 @@ def training_seconds(log: str) -> float | None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Flags."""
     parser = base_parser(__doc__, several_runs=True)
     parser.prog = 'python -m lib.report'        # not __main__.py
     group = parser.add_argument_group('report')
@@ -100,14 +99,6 @@ def make_parser() -> argparse.ArgumentParser:
                        help='threshold above which CAMs are labelled; the default is the best that eval.py found, else '
                        'the one chosen by python -m lib.choose, else 0.25')
     return parser
-
-
-def draw_plots(stages: list[Stage], scores: list[dict], threshold: float) -> dict[str, str]:
-    """Plots as data URIs by title: mIoU over the threshold of the CAMs, and the losses of each training."""
-    curves = {record['split']: record['curve'] for record in scores
-              if record['protocol'] == scores[0]['protocol'] and 'curve' in record}
-    plots = {'CAM: mIoU over the background score': threshold_plot(curves, threshold)} if curves else {}
-    return plots | {f'{stage.title}: loss': loss_plot(stage.metrics) for stage in stages if stage.metrics}
 
 
 def render(**content) -> str:
@@ -124,7 +115,6 @@ def duration(seconds: float | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the page."""
     args, spec = resolve(make_parser(), argv, '', get_spec)
     several = are_several(args.runs)
     out = args.out or (args.exp if several else args.folder) / 'report.html'
@@ -136,10 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         page = page_of_one(args, spec)
     print(f'Report of {", ".join(args.runs)} to {out}')
-    if args.dry_run:
-        return
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding='utf-8')
+    if not args.dry_run:
+        write_text(out, page)
 
 
 def score_sections(scores: list[dict], shown: str) -> list[dict]:
@@ -166,17 +154,20 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},
              'backbone': trained.environment.get('args', {}).get('backbone', 'resnet38d'),
              'time': duration(sum(stage.seconds or 0 for stage in stages))}
-    fixed = args.background_score or chosen_score(args.folder, DEFAULT_THRESHOLD)
-    checks = check_classes(spec, split, args.folder)
-    checks = [check for check in checks if (check.precision, check.covered) != (None, None)]
+    checks = [check for check in check_classes(spec, split, args.folder)
+              if (check.precision, check.covered) != (None, None)]
+    plots = {f'{stage.title}: loss': loss_plot(stage.metrics) for stage in stages if stage.metrics}
+    if curves := {record['split']: record['curve'] for record in scores
+                  if record['protocol'] == scores[0]['protocol'] and 'curve' in record}:
+        fixed = args.background_score or chosen_score(args.folder)
+        plots = {'CAM: mIoU over the background score': threshold_plot(curves, fixed), **plots}
     if recommended := read_recommended(args.folder):
         recommended |= {'rows': recommended_rows(recommended), 'advice': advice(recommended)}
     model = args.folder / 'seg' / 'model.pth'
     return render(run=args.run, split=split, stages=stages, checks=rows_of(checks), warnings=warnings_of(checks),
                   model=shlex.quote(str(model)) if model.exists() else '', facts=facts,
                   scores=score_sections(scores, split), recommended=recommended,
-                  suspects=suspect_images(spec, args.folder / SUSPECTS),
-                  plots=draw_plots(stages, scores, fixed),
+                  suspects=suspect_images(spec, args.folder / SUSPECTS), plots=plots,
                   groups=image_groups(spec, split, args.folder, threshold, args.count, bool(scores)),
                   colours={name: '#' + bytes(colour).hex() for name, colour in zip(spec.class_names, voc_palette())})
 

@@ -16,7 +16,6 @@ from tool.camutils import cam_label, labels_of
 from tool.drawing import blend, heat
 from tool.evalutils import mask_counts
 
-DEFAULT_THRESHOLD = 0.25
 COLUMNS = ('image', 'CAM', 'CAM at {:.2f}', 'seeds', 'random walk', 'segmentation', 'ground truth')
 SCORED = 500                            # images scored one by one to find the best and the worst
 LONG_SIDE = 320                         # of the images in the page, pixels
@@ -31,10 +30,10 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
 
 def best_threshold(scores: Sequence[Mapping], split: str, folder: Path) -> float:
     """Best threshold in the newest evaluation of the split's CAMs; if there is none, the background score chosen for
-    the run in the folder, or DEFAULT_THRESHOLD."""
+    the run in the folder, or FALLBACK."""
     best = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
             for result in record['results'] if result.get('best')]
-    return best[0] if best else chosen_score(folder, DEFAULT_THRESHOLD)
+    return best[0] if best else chosen_score(folder)
 
 
 def seeds_label(path: Path, num_fg: int) -> np.ndarray:
@@ -49,15 +48,13 @@ def seeds_label(path: Path, num_fg: int) -> np.ndarray:
 def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
                  thresholds: Sequence[float]) -> dict[str, np.ndarray]:
     """All outputs for one image by column: the strongest CAM float32 [H, W], and labels uint8 [H, W]."""
-    labels = folder / 'labels' / spec.label_split(split)
-    cams, seeds = labels / 'cam' / f'{sample.name}.npz', labels / 'seeds' / f'{sample.name}.npz'
-    outputs = {}
-    if cams.is_file():
-        keys, cam = read_maps(cams, spec.num_fg)
+    labels, outputs = folder / 'labels' / spec.label_split(split), {}
+    if (path := labels / 'cam' / f'{sample.name}.npz').is_file():
+        keys, cam = read_maps(path, spec.num_fg)
         outputs['CAM'] = cam.max(0, initial=0)
         outputs |= {COLUMNS[2].format(threshold): cam_label(keys, cam, threshold) for threshold in thresholds}
-    if seeds.is_file():
-        outputs['seeds'] = seeds_label(seeds, spec.num_fg)
+    if (path := labels / 'seeds' / f'{sample.name}.npz').is_file():
+        outputs['seeds'] = seeds_label(path, spec.num_fg)
     masks = {'random walk': labels / 'walk' / f'{sample.name}.png',
              'segmentation': folder / 'results' / split / f'{sample.name}.png'}
     outputs |= {column: read_mask(path, spec.num_classes) for column, path in masks.items() if path.is_file()}
@@ -65,16 +62,10 @@ def read_outputs(sample: Sample, spec: DatasetSpec, split: str, folder: Path,
     return outputs if ground_truth is None else outputs | {'ground truth': ground_truth}
 
 
-def draw_row(sample: Sample, image: np.ndarray, outputs: Mapping[str, np.ndarray],
-             columns: str = '') -> dict[str, np.ndarray]:
-    """The image uint8 [H, W, 3], and each output drawn over it, by column; ValueError if the sizes differ.
-
-    Only columns whose name starts with `columns`.
-    """
+def draw_row(sample: Sample, image: np.ndarray, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The image uint8 [H, W, 3], and each output drawn over it, by column; ValueError if the sizes differ."""
     row = {'image': image}
     for column, values in outputs.items():
-        if not column.startswith(columns):
-            continue
         if values.shape != image.shape[:2]:
             raise ValueError(f'{column} of {sample.name} is {values.shape[0]}x{values.shape[1]}, the image '
                              f'{image.shape[0]}x{image.shape[1]}; regenerate it from this image')
@@ -93,8 +84,9 @@ def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, 
               columns: str = '') -> list[dict]:
         examples = []
         for sample in chosen:
-            image = read_image(sample.image, **spec.reading)
-            row = draw_row(sample, image, read_outputs(sample, spec, split, folder, thresholds), columns)
+            outputs = read_outputs(sample, spec, split, folder, thresholds)
+            outputs = {column: values for column, values in outputs.items() if column.startswith(columns)}
+            row = draw_row(sample, read_image(sample.image, **spec.reading), outputs)
             labels = spec.image_labels([sample.name])[0]
             examples.append({'why': chosen[sample], 'name': sample.name,
                              'classes': [name for name, present in zip(spec.classes, labels) if present],
@@ -112,19 +104,17 @@ def image_groups(spec: DatasetSpec, split: str, folder: Path, threshold: float, 
 
 def choose(spec: DatasetSpec, split: str, folder: Path, count: int) -> dict[Sample, str]:
     """Samples and why: the best, median and worst segmentations; without masks, images evenly spaced over the list."""
-    samples, scored = evenly_spaced(spec.samples(split), SCORED), []
+    samples, scored = evenly_spaced(spec.samples(split), SCORED), {}
     for sample in samples:
         path = folder / 'results' / split / f'{sample.name}.png'
         if path.is_file() and (ground_truth := read_ground_truth(spec, sample.mask)) is not None:
-            iou = image_iou(ground_truth, read_mask(path, spec.num_classes), spec.num_classes)
-            scored.append((iou, sample.name, sample))
+            scored[sample] = image_iou(ground_truth, read_mask(path, spec.num_classes), spec.num_classes)
     if len(scored) < count:
         return dict.fromkeys(evenly_spaced(samples, count), '')
-    scored.sort(reverse=True, key=lambda item: item[:2])
-    each = max(1, count // 3)
+    order, each = sorted(scored, reverse=True, key=lambda sample: (scored[sample], sample.name)), max(1, count // 3)
     middle = (len(scored) - each) // 2
-    parts = {'best': scored[:each], 'median': scored[middle:middle + each], 'worst': scored[-each:]}
-    return {sample: f'{why}: IoU {iou:.0f}' for why, part in parts.items() for iou, _, sample in part}
+    parts = {'best': order[:each], 'median': order[middle:middle + each], 'worst': order[-each:]}
+    return {sample: f'{why}: IoU {scored[sample]:.0f}' for why, part in parts.items() for sample in part}
 
 
 def image_iou(ground_truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> float:

@@ -26,7 +26,6 @@ class Suspect(NamedTuple):
 
 
 def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
-    """Write the file."""
     with replacing(path) as temporary, open(temporary, 'w', newline='', encoding='utf-8-sig') as file:
         csv.writer(file).writerows([HEAD, *(one._replace(score=f'{one.score:.4f}') for one in suspects)])
 

@@ -12,6 +12,7 @@ from lib.run.table import STAGE_NAMES, aligned
 
 FILE = Path('cam/background.json')
 RECOMMENDED = 'recommended.json'
+FALLBACK = 0.25         # background score if none was or can be chosen
 CHOSEN = {'origin': {'network': str}, 'background_score': float, 'alpha': float, 'seed_alphas': [float]}
 
 
@@ -23,13 +24,13 @@ def alpha_of(score: float) -> float:
     return round(math.log(score) / math.log(1 - score), 3)
 
 
-def chosen_score(folder: Path, otherwise: float) -> float:
-    """The background score that was chosen for a run's CAM network, or `otherwise`."""
+def chosen_score(folder: Path) -> float:
+    """The background score that was chosen for a run's CAM network, or FALLBACK."""
     file, network = folder / FILE, folder / 'cam' / 'model.pth'
     if not file.exists():
-        return otherwise
+        return FALLBACK
     chosen, digest = read_json(file, CHOSEN), Digests(folder / '.digests.json')(network)
-    return chosen['background_score'] if digest in ('', chosen['origin']['network']) else otherwise
+    return chosen['background_score'] if digest in ('', chosen['origin']['network']) else FALLBACK
 
 
 def read_recommended(folder: Path) -> dict | None:
