@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib.cams import add_views, infer_cams
 from lib.data.datasets import InferSet
 from lib.data.labelio import write_maps, write_seeds
 from lib.data.npyio import write_npy_maps, write_npy_scores
@@ -25,6 +24,7 @@ from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import write_label_png
 from lib.inference import ImageTask, TrainedNetwork, add_crf_flag, infer_images, inference_parser
+from lib.multiscale import add_views, infer_cams
 from lib.net.backbone import Backbone
 from lib.net.seam import Seam
 from lib.process import ranks

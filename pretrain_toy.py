@@ -17,8 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from lib.data.datasets import CamTrainSet
-from lib.data.loading import steps_of, training_batches
+from lib.data.datasets import CamTrainSet, steps_of, training_batches
 from lib.data.registry import get_spec
 from lib.data.toy_draw import close_ups
 from lib.net.backbone import make_backbone

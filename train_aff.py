@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lib.data.affinity import AffTrainSet
-from lib.data.loading import steps_of
+from lib.data.datasets import steps_of
 from lib.data.npyio import label_source
 from lib.data.registry import get_spec
 from lib.files.imageio import voc_palette

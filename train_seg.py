@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from lib.areas import match_areas
 from lib.data.checks import read_ground_truth
-from lib.data.datasets import SegTrainSet
-from lib.data.loading import steps_of
+from lib.data.datasets import SegTrainSet, steps_of
 from lib.data.registry import get_spec
 from lib.files.imageio import IGNORED, voc_palette
 from lib.net.deeplab import DeepLab

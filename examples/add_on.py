@@ -17,8 +17,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib.data.datasets import CamTrainSet, InferSet
-from lib.data.loading import training_batches
+from lib.data.datasets import CamTrainSet, InferSet, training_batches
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
 from lib.process.cli import COUNT, LARGEST_SEED, Parser, integer

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from lib.data.datasets import TrainSet, read_sample
+from lib.data.datasets import TrainSet
 from lib.files.imageio import read_mask
 from lib.net.deeplab import DeepLab
 from lib.net.freeze import eval_mode
@@ -68,7 +68,7 @@ def match_areas(network: DeepLab, dataset: TrainSet, device: torch.device) -> No
     pairs = pairs[::-(-len(pairs) // IMAGES)][rank::world]
     classes = dataset.spec.num_classes
     target = areas_of((torch.from_numpy(read_mask(path, classes)).to(device) for _, path in pairs), classes, device)
-    images = [read_sample(dataset.spec, sample) for sample, _ in pairs]
+    images = [dataset.read(sample) for sample, _ in pairs]
     backbone = network.backbone
     with eval_mode(network):
         probs = [infer_probs(image, network, (1,), backbone.norm, backbone.size_step, device) for image in images]

@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from lib.data.datasets import CamTrainSet
-from lib.data.loading import steps_of
+from lib.data.datasets import CamTrainSet, steps_of
 from lib.data.registry import get_spec
 from lib.files.dataspec import DatasetSpec
 from lib.files.imageio import voc_palette

@@ -16,12 +16,12 @@ from functools import partial
 
 import numpy as np
 
-from lib.cams import add_views, infer_cams
 from lib.data.datasets import InferSet
 from lib.data.registry import get_spec
 from lib.evidence import judge
 from lib.files.jsonfile import read_json, write_json
 from lib.inference import Inference, TrainedNetwork, inference_parser
+from lib.multiscale import add_views, infer_cams
 from lib.net.seam import Seam
 from lib.process.cli import number
 from lib.process.ending import run_script

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lib.cams import add_views
 from lib.data.datasets import InferSet
 from lib.inference import Inference
+from lib.multiscale import add_views
 from lib.process.cli import progress
 from tool.imutils import resize_bicubic
 

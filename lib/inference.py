@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import Dataset, Subset
 
-from lib.data.loading import single_images
+from lib.data.datasets import single_images
 from lib.net.backbone import Backbone, check_network, trained_backbone
 from lib.net.weights import load_network
 from lib.process import ranks

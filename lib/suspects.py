@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib.cams import add_views
-from lib.data.datasets import InferSet
-from lib.data.loading import single_images
+from lib.data.datasets import InferSet, single_images
 from lib.data.registry import get_spec
 from lib.files.jsonfile import read_json
 from lib.inference import Inference
+from lib.multiscale import add_views
 from lib.net.backbone import Backbone, make_backbone
 from lib.net.weights import load_imagenet
 from lib.process.cli import integer, progress

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lib.data.datasets import InferSet
-from lib.data.loading import training_batches
+from lib.data.datasets import InferSet, training_batches
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.net.backbone import Backbone, make_backbone
 from lib.net.freeze import eval_mode, make_optimizer

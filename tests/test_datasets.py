@@ -6,10 +6,9 @@ from torch.utils.data import DataLoader
 
 from lib.data.affinity import AffTrainSet
 from lib.data.checks import label_pairs
-from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet, batch_keys
+from lib.data.datasets import CamTrainSet, InferSet, SegTrainSet, batch_keys, training_batches
 from lib.data.files import FileSet
 from lib.data.labelio import write_seeds
-from lib.data.loading import training_batches
 from lib.data.registry import get_spec
 from lib.data.toy import write_set
 from lib.files.imageio import write_label_png

@@ -194,8 +194,7 @@ SHARED = '''
 import sys, torch
 from pathlib import Path
 from tests.running import NETWORK, place
-from lib.data.datasets import CamTrainSet
-from lib.data.loading import training_batches
+from lib.data.datasets import CamTrainSet, training_batches
 from lib.data.registry import get_spec
 import infer_cam
 toy, exp, network = sys.argv[1:]

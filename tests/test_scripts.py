@@ -22,9 +22,8 @@ import infer_seg
 import train_aff
 import train_cam_voc
 import train_seg
-from lib.data.datasets import CamTrainSet
+from lib.data.datasets import CamTrainSet, training_batches
 from lib.data.labelio import read_maps, read_seeds
-from lib.data.loading import training_batches
 from lib.data.registry import get_spec
 from lib.files.imageio import read_mask
 from lib.run import loop

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from lib.data import augment
-from lib.data.datasets import TrainSet, dataset_flag, read_sample
+from lib.data.datasets import TrainSet
 from lib.data.labelio import read_seeds
 from lib.data.npyio import read_npy_seeds, seed_folders
 from lib.files.dataspec import DatasetSpec, Sample
@@ -24,7 +24,7 @@ class AffTrainSet(TrainSet):
         stride: of the network's features, in pixels.
     """
 
-    LABELS = 'seeds'
+    LABELS, MAKER = 'seeds', 'infer_cam.py'
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
                  seeds_dir: Path = Path('seeds'), seed: int = 1, limit: int | None = None, unpickle: bool = False,
@@ -38,7 +38,7 @@ class AffTrainSet(TrainSet):
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample = self.samples[index]
-        image = augment.colour_jitter(read_sample(self.spec, sample), rng)
+        image = augment.colour_jitter(self.read(sample), rng)
         keys, low, high = self._read_seeds(sample, image.shape[:2])
         crop = augment.random_crop(rng, *image.shape[:2], self.crop)
         flip = augment.random_flip(rng)
@@ -68,5 +68,4 @@ class AffTrainSet(TrainSet):
 
     def remedy(self) -> str:
         """How to make the seeds."""
-        return (f'make them with python infer_cam.py --dataset {dataset_flag(self.spec)} --split {self.split}'
-                f'{" --export-npy" if self.folders else ""}')
+        return super().remedy() + (' --export-npy' if self.folders else '')

@@ -1,34 +1,52 @@
-"""Samples over any DatasetSpec, for CAM training, segmentation training and inference (affinity.py: AffinityNet).
+"""Samples and batches over any DatasetSpec, for training and inference (samples of AffinityNet: affinity.py).
 
 Training sets are indexed with (epoch, index): every random number of a sample comes from a generator seeded with
 (seed, epoch, index), so neither the number of worker processes nor an interruption changes anything.
 """
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from lib.data import augment
 from lib.data.checks import check_images, check_made
 from lib.files.dataspec import DatasetSpec, Sample
 from lib.files.imageio import IGNORED, read_image, read_mask, read_size
+from lib.process.workers import map_in_workers
 from tool.imutils import IMAGENET_NORM, Norm, normalise
 
 
-class TrainSet(Dataset):
-    """Base class of the training sets. A key is (epoch, index)."""
+class SplitSet(Dataset):
+    """The images of a split."""
 
-    LABELS = 'labels'                       # name of the label files in messages
-
-    def __init__(self, spec: DatasetSpec, split: str, norm: Norm, crop: int, seed: int, limit: int | None):
-        self.spec, self.split, self.norm, self.crop, self.seed = spec, split, norm, crop, seed
+    def __init__(self, spec: DatasetSpec, split: str, limit: int | None):
+        self.spec, self.split = spec, split
         self.samples, self.left_out = spec.samples(split, limit), spec.left_out(split, limit)
+        self.names, self.paths = [sample.name for sample in self.samples], [sample.image for sample in self.samples]
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def check(self) -> None:
+        """Check that all images exist and have an intact beginning and end."""
+        check_images(self.split, self.paths, self.left_out)
+
+    def read(self, sample: Sample) -> np.ndarray:
+        return read_image(sample.image, **self.spec.reading)
+
+
+class TrainSet(SplitSet):
+    """Base class of the training sets. A key is (epoch, index)."""
+
+    LABELS, MAKER = 'labels', ''            # the label files in messages, and the script that makes them
+
+    def __init__(self, spec: DatasetSpec, split: str, norm: Norm, crop: int, seed: int, limit: int | None):
+        super().__init__(spec, split, limit)
+        self.norm, self.crop, self.seed = norm, crop, seed
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
@@ -36,7 +54,7 @@ class TrainSet(Dataset):
 
     def check(self) -> None:
         """Check that all images and label files exist."""
-        check_images(self.split, [sample.image for sample in self.samples], self.left_out)
+        super().check()
         if files := self.labelled():
             check_made(self.spec, files, f'{self.split} lacks {self.LABELS}', self.remedy())
 
@@ -57,6 +75,11 @@ class TrainSet(Dataset):
             raise ValueError(f'{path} is {size[0]}x{size[1]} pixels (height x width), {sample.image} is '
                              f'{image_size[0]}x{image_size[1]}; {self.remedy()}')
 
+    def remedy(self) -> str:
+        """How to make the label files."""
+        return (f'make them with python {self.MAKER} --dataset {quote(self.spec.flag or self.spec.name)} '
+                f'--split {self.split}')
+
 
 class CamTrainSet(TrainSet):
     """{'image': float32 [3, crop, crop], 'image_labels': float32 [K], 'name'}; long_side in pixels, both included."""
@@ -65,10 +88,10 @@ class CamTrainSet(TrainSet):
                  long_side: tuple[int, int] = (448, 768), seed: int = 1, limit: int | None = None):
         super().__init__(spec, split, norm, crop, seed, limit)
         self.long_side = long_side
-        self.labels = spec.image_labels([sample.name for sample in self.samples])
+        self.labels = spec.image_labels(self.names)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
-        image = augment.resize_long_side(read_sample(self.spec, self.samples[index]), rng, *self.long_side)
+        image = augment.resize_long_side(self.read(self.samples[index]), rng, *self.long_side)
         image = augment.colour_jitter(image[:, augment.random_flip(rng)], rng)
         crop = augment.random_crop(rng, *image.shape[:2], self.crop)
         return {'image': self._crop_image(image, crop), 'image_labels': torch.from_numpy(self.labels[index]).float()}
@@ -76,6 +99,8 @@ class CamTrainSet(TrainSet):
 
 class SegTrainSet(TrainSet):
     """{'image': float32 [3, crop, crop], 'mask': int64 [crop, crop] (padding 255), 'name'}; labels from PNGs."""
+
+    MAKER = 'infer_aff.py'
 
     def __init__(self, spec: DatasetSpec, split: str, norm: Norm = IMAGENET_NORM, crop: int = 448,
                  labels_dir: Path = Path('walk'), seed: int = 1, scale: tuple[float, float] = (0.5, 1.5),
@@ -85,7 +110,7 @@ class SegTrainSet(TrainSet):
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         sample, (path,) = self.samples[index], self.labels_of(self.samples[index])
-        image, mask = read_sample(self.spec, sample), read_mask(path, self.spec.num_classes)
+        image, mask = self.read(sample), read_mask(path, self.spec.num_classes)
         self._check_size(sample, image.shape[:2], path, mask.shape)
         flip = augment.random_flip(rng)
         image = augment.hsv_shift(image, rng)[:, flip]
@@ -104,30 +129,17 @@ class SegTrainSet(TrainSet):
         """The label PNG of a sample."""
         return [self.labels_dir / f'{sample.name}.png']
 
-    def remedy(self) -> str:
-        """How to make the labels."""
-        return f'make them with python infer_aff.py --dataset {dataset_flag(self.spec)} --split {self.split}'
 
-
-class InferSet(Dataset):
+class InferSet(SplitSet):
     """{'image': uint8 [H, W, 3], 'image_labels': float32 [K], 'name'} in list order; with_labels=False: no labels."""
 
     def __init__(self, spec: DatasetSpec, split: str, limit: int | None = None, with_labels: bool = True):
-        self.spec, self.split = spec, split
-        self.samples, self.left_out = spec.samples(split, limit), spec.left_out(split, limit)
-        self.names, self.paths = [sample.name for sample in self.samples], [sample.image for sample in self.samples]
+        super().__init__(spec, split, limit)
         self.labels = spec.image_labels(self.names).astype(np.float32) if with_labels else None
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
     def __getitem__(self, index: int) -> dict:
-        sample = {'image': read_sample(self.spec, self.samples[index]), 'name': self.samples[index].name}
+        sample = {'image': self.read(self.samples[index]), 'name': self.samples[index].name}
         return sample if self.labels is None else sample | {'image_labels': self.labels[index]}
-
-    def check(self) -> None:
-        """Check that all images exist and have an intact beginning and end."""
-        check_images(self.split, self.paths, self.left_out)
 
 
 def batch_keys(num_samples: int, batch: int, epochs: int, seed: int, start_step: int = 0,
@@ -146,9 +158,53 @@ def batch_keys(num_samples: int, batch: int, epochs: int, seed: int, start_step:
             yield [(epoch, index) for index in order[start:start + size]]
 
 
-def read_sample(spec: DatasetSpec, sample: Sample) -> np.ndarray:
-    return read_image(sample.image, **spec.reading)
+def training_batches(dataset: Dataset, batch_size: int, total_steps: int, seed: int, workers: int,
+                     part: tuple[int, int] = (0, 1)) -> Callable[[int], Iterator[dict]]:
+    """Function from a first step to the batches from that step on, the same for any number of workers.
+
+    `part` = (index, parts) picks the index-th of so many equal parts of every batch: the part of one process.
+    """
+    epochs = -(-total_steps // steps_of(len(dataset), batch_size, 1, None, 'the data set'))
+
+    def batches(start_step: int) -> Iterator[dict]:
+        keys = batch_keys(len(dataset), batch_size, epochs, seed, start_step, part=part)
+        return map(_as_tensors, map_in_workers(partial(_batch, dataset), keys, workers, ahead=2))
+
+    return batches
 
 
-def dataset_flag(spec: DatasetSpec) -> str:
-    return quote(spec.flag or spec.name)
+def single_images(dataset: Dataset, workers: int, prepare: Callable[[dict], dict] | None = None
+                  ) -> Iterator[dict]:
+    """The samples of an inference set one by one, in order, as NumPy arrays; the workers apply `prepare`."""
+    return map_in_workers(partial(_prepared, dataset, prepare), range(len(dataset)), workers)
+
+
+def steps_of(num_images: int, batch_size: int, epochs: int, max_steps: int | None, split: str,
+             min_steps: int = 0) -> int:
+    """Steps of a training run: whole batches of each epoch, at least min_steps, at most max_steps.
+
+    Raises ValueError if the set has fewer images than a batch.
+    """
+    if num_images < batch_size:
+        raise ValueError(f'--batch-size {batch_size} is larger than the {num_images} images of {split}; '
+                         f'use at most {num_images}')
+    steps = max(num_images // batch_size * epochs, min_steps)
+    return min(steps, max_steps or steps)
+
+
+def _prepared(dataset: Dataset, prepare: Callable[[dict], dict] | None, index: int) -> dict:
+    return prepare(dataset[index]) if prepare else dataset[index]
+
+
+def _batch(dataset: Dataset, keys: Sequence[tuple[int, int]]) -> dict:
+    """A batch with arrays in place of tensors, which travel between processes faster."""
+    batch = default_collate([dataset[key] for key in keys])
+    return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+def _as_tensors(batch: dict) -> dict:
+    """The batch with tensors, where there is a GPU in memory from which it copies while the host goes on."""
+    tensors = {key: torch.from_numpy(value) for key, value in batch.items() if isinstance(value, np.ndarray)}
+    if torch.cuda.is_available():
+        tensors = {key: value.pin_memory() for key, value in tensors.items()}
+    return batch | tensors
