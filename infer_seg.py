@@ -81,12 +81,8 @@ class Fast(argparse.Action):
 def make_outputs(args: argparse.Namespace, spec: DatasetSpec, folder: Path, network: str) -> list[Output]:
     """The folders that this run fills: label PNGs first, then overlays and probabilities if requested."""
     origin = stage_origin(args, spec, network=network)
-    outputs = [Output(folder, '.png', origin)]
-    if args.overlays:
-        outputs.append(Output(folder / 'overlays', '.jpg', origin))
-    if args.probs:
-        outputs.append(Output(folder / 'probs', '.npz', origin))
-    return outputs
+    kinds = (folder, '.png', True), (folder / 'overlays', '.jpg', args.overlays), (folder / 'probs', '.npz', args.probs)
+    return [Output(path, suffix, origin) for path, suffix, wanted in kinds if wanted]
 
 
 def write_result(files: Sequence[tuple[Path, str]], image: np.ndarray, probs: np.ndarray, crf: str | None,

@@ -6,6 +6,7 @@ little-endian. Layout: u64 magic, u64 0, u64 count, the arrays, u64 count, the n
 import math
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,30 +24,14 @@ FIELDS = {'weight': 'weight', 'gamma': 'weight', 'beta': 'bias', 'moving_mean': 
 IMAGENET_CLASSIFIER = 'linear1000_'
 
 
-def resnet38d_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """State dict of ResNet38d from its .params file.
-
-    Raises:
-        FileNotFoundError, ValueError: as in the two functions below.
-    """
-    arrays = read_mxnet_params(path)
-    try:
-        return resnet38d_from_mxnet(arrays)
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
-
-
 def read_mxnet_params(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a .params file by name ('arg:conv1a_weight', 'aux:bn7_moving_mean').
 
-    Reads the layouts v3, v2, v1 and the one before them, which has no version.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is not such a file, is truncated, or has content that this reader does not support.
+    Reads the layouts v3, v2, v1 and the one before them, which has no version. Raises FileNotFoundError, or ValueError
+    if it is not such a file, is truncated, or has content that this reader does not support.
     """
     try:
-        return _read_file(_Reader(Path(path).read_bytes()))
+        return _read_file(BytesIO(Path(path).read_bytes()))
     except ValueError as error:
         raise ValueError(f'{path}: {error}; download the file again') from error
 
@@ -54,8 +39,7 @@ def read_mxnet_params(path: Path) -> dict[str, np.ndarray]:
 def resnet38d_from_mxnet(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """State dict of ResNet38d, float32, from the arrays of its MXNet file; the ImageNet classifier is dropped.
 
-    Raises:
-        ValueError: if a name belongs to another network, or two arrays have the same name.
+    Raises ValueError if a name belongs to another network, or two arrays have the same name.
     """
     state = {}
     for full_name, array in arrays.items():
@@ -82,56 +66,50 @@ def _our_name(name: str) -> str | None:
     return f'{module}.{FIELDS[field]}' if match and field in FIELDS else None
 
 
-class _Reader:
-    """Little-endian numbers from bytes, one after another."""
-
-    def __init__(self, content: bytes):
-        self.content, self.start = content, 0
-
-    def take(self, dtype: str, count: int) -> np.ndarray:
-        """The next numbers as an array [count]."""
-        size, left = np.dtype(dtype).itemsize * count, len(self.content) - self.start
-        if size > left:
-            raise ValueError(f'corrupt or truncated: {size} bytes are announced where {left} are left')
-        self.start += size
-        return np.frombuffer(self.content, dtype, count, self.start - size)
-
-    def number(self, dtype: str) -> int:
-        return int(self.take(dtype, 1)[0])
+def _take(file: BytesIO, dtype: str, count: int) -> np.ndarray:
+    """The next numbers of a file as an array [count]."""
+    size, left = np.dtype(dtype).itemsize * count, len(file.getbuffer()) - file.tell()
+    if size > left:
+        raise ValueError(f'corrupt or truncated: {size} bytes are announced where {left} are left')
+    return np.frombuffer(file.read(size), dtype)
 
 
-def _read_file(reader: _Reader) -> dict[str, np.ndarray]:
-    magic = reader.take('<u8', 2).tolist()
+def _number(file: BytesIO, dtype: str) -> int:
+    return int(_take(file, dtype, 1)[0])
+
+
+def _read_file(file: BytesIO) -> dict[str, np.ndarray]:
+    magic = _take(file, '<u8', 2).tolist()
     if magic != [FILE_MAGIC, 0]:
         raise ValueError(f'not an MXNet .params file: starts with {magic[0]:#x} {magic[1]:#x}, not {FILE_MAGIC:#x} 0x0')
     arrays = []
-    for _ in range(count := reader.number('<u8')):
-        arrays.append(_read_array(reader))      # one at a time: the count may be wrong
-    named = reader.number('<u8')
+    for _ in range(count := _number(file, '<u8')):
+        arrays.append(_read_array(file))      # one at a time: the count may be wrong
+    named = _number(file, '<u8')
     if named != count:
         raise ValueError(f'corrupt: {count} arrays but {named} names')
-    names = [reader.take('u1', reader.number('<u8')).tobytes().decode() for _ in arrays]
-    left = len(reader.content) - reader.start
+    names = [_take(file, 'u1', _number(file, '<u8')).tobytes().decode() for _ in arrays]
+    left = len(file.read())
     if len(set(names)) < len(names) or left:
         raise ValueError(f'corrupt: a name appears twice, or {left} bytes follow the last')
     return dict(zip(names, arrays))
 
 
-def _read_array(reader: _Reader) -> np.ndarray:
-    first = reader.number('<u4')
-    if first in (V2, V3) and (storage := reader.number('<i4')):
+def _read_array(file: BytesIO) -> np.ndarray:
+    first = _number(file, '<u4')
+    if first in (V2, V3) and (storage := _number(file, '<i4')):
         raise ValueError(f'holds an array of storage type {storage} (sparse); only dense ones, type 0, are read')
-    ndim = reader.number('<u4') if first in (V1, V2, V3) else first
+    ndim = _number(file, '<u4') if first in (V1, V2, V3) else first
     # An array without a shape ends here. From v3 on, ndim 0 means a single number, -1 no array.
     if ndim == (UNKNOWN_SHAPE if first == V3 else 0):
         return np.empty(0, np.float32)
     if ndim > MOST_DIMENSIONS:
         raise ValueError(f'corrupt or of an unknown layout: an array starts with {first:#x} and has {ndim} dimensions')
-    shape = reader.take('<i8' if first in (V1, V2, V3) else '<u4', ndim).tolist()
+    shape = _take(file, '<i8' if first in (V1, V2, V3) else '<u4', ndim).tolist()
     if any(size < 0 for size in shape):
         raise ValueError(f'corrupt: an array has the shape {tuple(shape)}')
-    reader.take('<i4', 2)       # device type and id: where it was when it was saved
-    code = reader.number('<i4')
+    _take(file, '<i4', 2)       # device type and id: where it was when it was saved
+    code = _number(file, '<i4')
     if code not in DTYPES:
         raise ValueError(f'holds an array of data type {code}; known are {sorted(DTYPES)}')
-    return reader.take(DTYPES[code], math.prod(shape)).reshape(shape)
+    return _take(file, DTYPES[code], math.prod(shape)).reshape(shape)

@@ -49,9 +49,15 @@ def load_imagenet(backbone: nn.Module, source: str | Path) -> None:
             f'{path} is missing: the ImageNet weights {IMAGENET_FILE} (by the authors of "Wider or Deeper", '
             'github.com/itijyou/ademxapp) are linked from the README pages of AffinityNet (github.com/jiwoon-ahn/psa) '
             'and SEAM (github.com/YudeWang/SEAM); put the file into pretrained/, or train from scratch: --weights none')
+    elif path.suffix == '.pth':
+        state = read_network(path)[0]
     else:
-        is_mxnet = path.suffix == '.params'     # imported by name: hardly any run needs it
-        state = import_module('lib.net.mxnet').resnet38d_tensors(path) if is_mxnet else read_network(path)[0]
+        mxnet = import_module('lib.net.mxnet')      # imported by name: hardly any run needs it
+        arrays = mxnet.read_mxnet_params(path)
+        try:
+            state = mxnet.resnet38d_from_mxnet(arrays)
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
     _load_strictly(backbone, state, path)
 
 
