@@ -65,8 +65,7 @@ def check_cams(args: argparse.Namespace, spec: DatasetSpec, dataset: InferSet, c
                digests: Digests) -> None:
     """Make sure that the CAM files, by image name, were made for these classes and from the images as they are now.
 
-    Raises:
-        FileNotFoundError, ValueError: if not; says how to make them.
+    FileNotFoundError or ValueError if not; says how to make them.
     """
     split, folder = dataset.split, next(iter(cams.values())).parent
     remedy = (f'make them with python infer_cam.py --dataset {quote(args.dataset)} --run {quote(args.run)} '
@@ -136,7 +135,7 @@ def main(argv=None):
 
     # Infer what is not up to date.
     load = partial(trained.load, spec.classes, AffinityNet)
-    infer_images(args, dataset, [output], sources, digests, trained.device, load,
+    infer_images(args, dataset, [output], sources, digests, load,
                  make_task=partial(make_task, args, spec, cams, trained.device))
 
 

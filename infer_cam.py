@@ -131,7 +131,7 @@ def main(argv=None):
     # Infer what is not up to date.
     make_head = partial(Seam, num_classes=spec.num_classes)
     load = partial(trained.load, spec.classes, make_head)
-    infer_images(args, dataset, outputs, sources, digests, trained.device, load,
+    infer_images(args, dataset, outputs, sources, digests, load,
                  make_task=partial(make_task, args, trained.device))
 
 

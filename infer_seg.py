@@ -162,7 +162,7 @@ def main(argv=None):
     make_head = partial(DeepLab, num_classes=spec.num_classes, dilation=trained.meta.get('dilation', args.dilation),
                         fov_channels=trained.meta.get('fov_channels', args.fov_channels))
     load = partial(trained.load, spec.classes, make_head)
-    infer_images(args, dataset, outputs, sources, digests, trained.device, load,
+    infer_images(args, dataset, outputs, sources, digests, load,
                  make_task=partial(make_task, args, spec, trained))
     if args.dry_run:
         return

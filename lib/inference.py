@@ -95,25 +95,21 @@ class TrainedNetwork:
         self.amp = devices.pick_amp(args.amp, self.device)
 
     def load(self, classes: Sequence[str], make_head: Callable[[Backbone], nn.Module]) -> 'Inference':
-        """The network, ready to run; make_head(backbone) makes it with random weights.
-
-        Raises:
-            ValueError: if the file belongs to a different network or to other classes.
-        """
+        """The network, ready to run; make_head(backbone) makes it with random weights. Errors as load_network."""
         network = make_head(trained_backbone(self.path, self.width))
         load_network(network, self.path, classes)
         return Inference(network, self.device, self.amp, self.path)
 
 
 def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[Output],
-                 sources: Sequence[Mapping[str, Path | list]], digests: Digests, device: torch.device,
-                 load: Callable[[], 'Inference'], make_task: Callable[[Backbone], ImageTask]) -> None:
+                 sources: Sequence[Mapping[str, Path | list]], digests: Digests, load: Callable[[], 'Inference'],
+                 make_task: Callable[[Backbone], ImageTask]) -> None:
     """Write the files of all images that are not up to date; with --dry-run only check that this is possible.
 
     Args:
         args: the script's settings.
         dataset: the images, see lib/data/datasets.py.
-        outputs, sources, digests, device: see lib/run/outputs.py.
+        outputs, sources, digests: see lib/run/outputs.py.
         load: loads the trained network; not called if nothing is left to do.
         make_task: what to do for each image, given the backbone of the network.
     """
@@ -132,7 +128,7 @@ def infer_images(args: argparse.Namespace, dataset: Dataset, outputs: Sequence[O
         task = make_task(inference.network.backbone)
         images = single_images(Subset(dataset, work.todo), min(args.workers, 1), task.prepare)
         images = progress(images, outputs[0].folder.name, total=len(work.todo))
-        work.begin(device)
+        work.begin(inference.device)
         computed = ((work.files(sample['name']), *inference(sample['name'], partial(task.compute, sample)))
                     for sample in images)
         for _ in map_in_workers(partial(_write, task.write), computed, args.workers):
@@ -162,8 +158,7 @@ class Inference:
     def __call__(self, name: str, compute: Callable[[Callable], Any]) -> Any:
         """compute(network) of one image; `network` takes batches of images.
 
-        Raises:
-            ValueError: if the outputs are not finite in float32 either; names the image and the file of the network.
+        Raises ValueError with the names of image and file if the outputs are not finite in float32 either.
         """
         for amp in (self.amp, None):
             result, finite = self._computed(compute, amp)

@@ -13,11 +13,7 @@ LOW, MIDDLE, HIGH = 64, 128, 256    # channels of the projected conv4, conv5 and
 
 
 class AffinityNet(nn.Module):
-    """Projections of conv4, conv5 and conv6, mixed by another layer; tool/affutils.py compares the features.
-
-    Args:
-        backbone: see lib/net/backbone.py.
-    """
+    """Projections of conv4, conv5 and conv6, mixed by another layer; tool/affutils.py compares the features."""
 
     new_modules = ('f8_3', 'f8_4', 'f8_5', 'f9')    # not from ImageNet: higher learning rate (--head-lr)
     class_module = None

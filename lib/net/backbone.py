@@ -89,12 +89,8 @@ def make_backbone(name: str, width: float = 1, stride: int | None = None, dropou
 def trained_backbone(path: Path, width: float) -> Backbone:
     """The backbone of a trained network's file, with random weights, to be loaded from that file.
 
-    Args:
-        path: the file; a published one does not name its backbone, which is ResNet-38d then.
-        width: of ResNet-38d, for a file that does not hold it.
-
-    Raises:
-        FileNotFoundError: if the file is missing.
+    A published file does not name its backbone, which is ResNet-38d then, nor its width. Raises FileNotFoundError if
+    the file is missing, ValueError if its description is invalid.
     """
     meta = read_meta(path)
     try:
@@ -105,18 +101,14 @@ def trained_backbone(path: Path, width: float) -> Backbone:
 
 
 def check_network(path: Path, kind: str, backbone: str | None) -> dict:
-    """Make sure that a trained network's file exists and, as far as it says, has this kind and backbone.
+    """The description in a trained network's file, which must be of this kind and backbone; {} for a published file.
 
     Args:
-        path: the file; a published one has no such description.
         kind: seam, aff or deeplab.
         backbone: what --backbone says; None for any.
 
-    Returns:
-        The file's description of its network.
-
     Raises:
-        FileNotFoundError, ValueError: if not.
+        FileNotFoundError, ValueError: if the file is missing, or belongs to a different network.
     """
     meta = read_meta(path)
     if meta.get('network', kind) != kind:

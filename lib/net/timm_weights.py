@@ -65,11 +65,7 @@ def weights_path(backbone: TimmBackbone, source: str) -> Path:
 
 
 def fetched(backbone: TimmBackbone) -> Tensors:
-    """The pretrained tensors that timm downloads, or has in its cache.
-
-    Raises:
-        ValueError: if timm has none for this network or cannot download them.
-    """
+    """The pretrained tensors that timm downloads, or has in its cache; ValueError if it cannot get any."""
     logging.getLogger('huggingface_hub').setLevel(logging.CRITICAL)     # a warning for each of a dozen retries
     try:
         model = import_timm().create_model(backbone.timm_name, pretrained=True, num_classes=0)

@@ -97,19 +97,14 @@ def load_network(net: nn.Module, path: Path, classes: Sequence[str] | None = Non
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The meta of a file of save_network, with valid types and ranges; {} for a published file.
-
-    Raises:
-        FileNotFoundError, ValueError: as load_network.
-    """
+    """The meta of a file of save_network, checked; {} for a published file. Raises as load_network."""
     return read_network(path, tensors=False)[1]
 
 
 def read_network(path: Path, tensors: bool = True) -> tuple[Tensors, dict[str, Any]]:
     """Tensors by name, without 'module.', and checked meta, of either form of file; tensors=False is quick for meta.
 
-    Raises:
-        FileNotFoundError, ValueError: as load_network.
+    Raises FileNotFoundError, ValueError as load_network.
     """
     content, meta = read_torch(path, REMEDY, tensors), {}
     if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
