@@ -16,7 +16,6 @@ class AffinityNet(nn.Module):
     """Projections of conv4, conv5 and conv6, mixed by another layer; tool/affutils.py compares the features."""
 
     new_modules = ('f8_3', 'f8_4', 'f8_5', 'f9')    # not from ImageNet: higher learning rate (--head-lr)
-    class_module = None
 
     def __init__(self, backbone: Backbone):
         super().__init__()
