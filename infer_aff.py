@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
                        help='refine the scores with the dense CRF, with the settings of the seeds').affects = ('crf',)
     add_crf_flag(group, affects=('crf',))
     group.add_argument('--radius', type=integer(2, 32), default=5,
-                       help='steps of the walk are shorter than this, in positions of the features')
+                       help='steps of the walk are shorter than this, in pixels of the feature maps')
     return parser
 
 

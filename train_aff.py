@@ -33,12 +33,12 @@ from tool.imutils import denormalise
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags; the defaults reproduce the paper on VOC."""
-    # As in CAM training, the published runs passed weight decay in momentum's place.
+    # A slip of the published code, kept: the value of weight decay is passed as momentum, as in CAM training.
     parser = training_parser(__doc__, batch_size=8, lr=0.01, momentum=5e-4, freeze=tuple(FREEZE))
     add_epoch_flags(parser)
     group = parser.add_argument_group('affinity objective')
     group.add_argument('--radius', type=integer(2, 32), default=5,
-                       help='pairs of pixels are closer than this, in positions of the features')
+                       help='pairs of pixels are closer than this, in pixels of the feature maps')
     group.add_argument('--seed-dir', type=Path, metavar='DIR',
                        help='CRF seeds; the default is exp/<run>/labels/<train split>/seeds').affects = NOTHING
     group.add_argument('--unpickle', action='store_true',

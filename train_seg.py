@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
                        help='weight of a new batch in the running statistics of batch norm')
     group.add_argument('--match-areas', action=argparse.BooleanOptionalAction, default=False,
                        help='after the last step, shift the logits of the classes so that each covers as much of the '
-                       'training images as its pseudo-labels do; short training shrinks classes')
+                       'training images as its pseudo-labels do; for short trainings, which predict classes too small')
     return parser
 
 

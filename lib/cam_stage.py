@@ -35,15 +35,15 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     add_epoch_flags(parser)
     group = parser.add_argument_group('CAM objective')
     group.add_argument('--empty-classes', choices=('refuse', 'allow'), default='refuse',
-                       help='what to do if a class is in no training image')
+                       help='whether to stop (refuse) or continue (allow) if a class is in no training image')
     group.add_argument('--long-side', type=integer(8, 8192), action=LowHigh, default=(448, 768),
                        metavar=('LOW', 'HIGH'),
                        help='range of the random long side of training images, pixels')
     group.add_argument('--view2-scale', type=number(0.05, 2), default=0.3,
                        help='size of the second view relative to the first')
     group.add_argument('--isl-weight', type=number(0, 1), default=0.2, metavar='LAMBDA',
-                       help='weight of the importance-sampling loss against the plain classification loss of the first '
-                       'view, whose weight is 1 - LAMBDA; 0 turns it off')
+                       help='weight of the importance-sampling loss; the classification loss of the first view gets '
+                       '1 - LAMBDA; 0 turns it off')
     group.add_argument('--isl-samples', type=integer(1, 100_000), default=10,
                        help='pixels sampled per image and class')
     group.add_argument('--loss-weight', dest='isl_weight', type=one_weight, default=argparse.SUPPRESS,
@@ -54,8 +54,8 @@ def make_parser(doc: str, dataset: str) -> argparse.ArgumentParser:
     group.add_argument('--fsl-mu', type=number(0, 1000), default=2.5,
                        help='the larger, the smaller the colour difference at which two pixels count as different')
     group.add_argument('--fsl-sigma', type=sigma, default=5.0,
-                       help='width of the Gaussian window of the feature-similarity loss, in positions of the logits; '
-                       'none for no window')
+                       help='width of the Gaussian window of the feature-similarity loss, in pixels of the class '
+                       'maps; none for no window')
     return parser
 
 

@@ -51,12 +51,12 @@ def fsl_loss_plain(cam: Tensor, images: Tensor, mu: float = 2.5, sigma: float | 
     colours = images.detach().clamp(0, 1).flatten(2).transpose(1, 2)                        # [N,hw,3]
     values = cam.flatten(2).transpose(1, 2)                                                 # [N,hw,C]
     delta = torch.cdist(colours, colours, p=1) / channels                                   # [N,hw,hw]
-    similarity = torch.tanh(mu + torch.log((delta + EPS) / (1 - delta + EPS)))
+    difference = torch.tanh(mu + torch.log((delta + EPS) / (1 - delta + EPS)))              # -1 alike, 1 different
     near = 1 / (height * width)
     if sigma is not None:
         near = torch.exp(-torch.cdist(positions, positions) ** 2 / (2 * sigma ** 2)) / (2 * math.pi * sigma ** 2)
-    difference = torch.cdist(values, values) ** 2
-    return -(near * similarity * difference / 2).sum() / (count * height * width)
+    distance = torch.cdist(values, values) ** 2
+    return -(near * difference * distance / 2).sum() / (count * height * width)
 
 
 def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indices: Tensor | None = None,
@@ -70,7 +70,7 @@ def isl_loss(logits: Tensor, image_labels: Tensor, num_samples: int = 10, indice
         indices: pixels to use instead of sampling, int64 [N,K,S].
 
     Returns the mean over images, classes and draws, in at least float32; NaN if any logit is not finite. ValueError for
-    other shapes and for labels outside [0, 1]; for such labels NaN on a GPU, to avoid synchronisation.
+    other shapes and for labels outside [0, 1]; on a GPU such labels give NaN, as raising would need a synchronisation.
     """
     _check_labels('isl_loss', logits, image_labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -91,13 +91,13 @@ def draw_pixels(probs: Tensor, num_samples: int = 10, generator: torch.Generator
         probs: [N,K,h,w], not negative; the maps are independent and need not sum to 1. Invalid values (negative,
             infinite, NaN) count as 0: on CUDA torch.multinomial would abort the process.
         num_samples, generator: pixels S per map; random generator on the device of probs, or None.
-        batch_rows: if several processes share a batch and a random state: the number of samples in the whole batch,
+        batch_rows: if several processes share a batch and a random state: the number of images in the whole batch,
             and which of them these N are. Each process draws for all, so the result equals that of one process.
     Returns pixel numbers y * w + x, int64 [N,K,S].
     """
     weights = probs.detach().float().flatten(2).nan_to_num(0.0, 0.0, 0.0).clamp(min=0)
     count, own = batch_rows or (len(weights), slice(None))
-    rows = weights.new_ones(count, *weights.shape[1:])      # samples of other processes: only their number matters
+    rows = weights.new_ones(count, *weights.shape[1:])      # images of other processes: only their number matters
     rows[own] = weights + EPS
     drawn = torch.multinomial(rows.flatten(0, 1), num_samples, replacement=True, generator=generator)
     return drawn.view(count, -1, num_samples)[own]

@@ -36,6 +36,7 @@ class SplitSet(Dataset):
         check_images(self.split, self.paths, self.left_out)
 
     def read(self, sample: Sample) -> np.ndarray:
+        """The image of a sample, uint8 [H, W, 3]."""
         return read_image(sample.image, **self.spec.reading)
 
 
