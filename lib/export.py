@@ -14,6 +14,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class PhotoToProbs(nn.Module):
 def write_onnx(path: Path, module: nn.Module, image: torch.Tensor, facts: Mapping[str, Any]) -> None:
     """Write ONNX for images of any size, with the facts in its metadata."""
     import onnx
+    import_module('onnxruntime')        # needed below: missing, it is named before any work
     if getattr(module.network.backbone, 'interpolates', False):
         raise ValueError('--onnx: the backbone interpolates its position embeddings, for which ONNX has no operation; '
                          'use --torchscript')

@@ -12,11 +12,11 @@ import torch
 import eval as evaluation
 import infer_aff
 import infer_cam
-from lib import choose, recommend
+from lib import choose, evidence, recommend
 from lib.data.datasets import InferSet
 from lib.data.labelio import read_seeds
 from lib.data.registry import get_spec
-from lib.evidence import POWER, Gain, draw_pairs, measure, summary
+from lib.evidence import POWER, Gain, draw_pairs, judge, measure, summary
 from lib.run.chosen import FILE, RECOMMENDED, alpha_of, fill_in
 from lib.run.origin import Digests
 from tests.running import LOADED_HERE, NETWORK, SCALES, error_line, place
@@ -69,6 +69,30 @@ def test_classes_count_alike_and_unknown_ones_are_left_out():
     found = summary({0: [seen] * 5, 1: [other], 2: [unseen]})
     assert found.evidence[0] == pytest.approx((0.5 + 1) / 2) and found.area[0] == pytest.approx(0.375)
     assert summary({2: [unseen]}) is None
+
+
+def test_each_image_is_labelled_once_and_pasted_into_an_image_of_its_size_without_the_class(monkeypatch):
+    class Photos(list):
+        labels, names = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]], np.uint8), 'abcd'
+
+    photos = Photos({'image': np.full((8 + 4 * index, 20, 3), index, np.uint8)} for index in range(4))
+    labelled, measured = [], []
+
+    def labels_of(index, image):
+        labelled.append(index)
+        return None if index == 2 else np.stack([image[..., 0] * 0 + 1, image[..., 0] * 0 + 2])
+
+    def noted(_, name, key, image, background, masks):
+        index, other = 'abcd'.index(name), background[0, 0, 0]
+        assert image.shape == background.shape == (8 + 4 * index, 20, 3) and (image == index).all()
+        assert photos.labels[index, key] == 1 and photos.labels[other, key] == 0
+        assert masks.all((1, 2)).tolist() == [key == 0, key == 1]
+        measured.append(index)
+        return Gain(1.0, np.array([1.0, 0.5]), np.array([0.5, 0.5]))
+
+    monkeypatch.setattr(evidence, 'measure', noted)
+    assert judge(photos, None, labels_of).evidence.tolist() == [1.0, 0.5]
+    assert len(labelled) == len(set(labelled)) and set(measured) == {0, 1} and 2 in labelled
 
 
 def test_pairs_take_all_classes_in_turn_and_the_background_lacks_the_class(toy):

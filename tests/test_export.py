@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -119,6 +120,16 @@ def test_wrong_words_are_named_and_nothing_is_written(model, photo, words, probl
     with pytest.raises((ValueError, OSError), match=problem):
         export.main([str(model), *(word.format(model=model, photo=photo) for word in words)])
     assert (model.read_bytes(), photo.read_bytes()) == before and not Path('new.pt').exists()
+
+
+@pytest.mark.parametrize('missing', ['onnx', 'onnxruntime'])
+def test_a_missing_package_is_named_before_anything_is_traced(model, tmp_path, monkeypatch, missing):
+    for name in ('onnx', 'onnxruntime'):
+        monkeypatch.setitem(sys.modules, name, None if name == missing else ModuleType(name))
+    monkeypatch.setattr(torch.onnx, 'export', lambda *_, **__: pytest.fail('traced'))
+    with pytest.raises(ImportError, match=rf'--onnx needs a package .*{missing}.*; pip install -r requirements-export'):
+        export.main([str(model), '--onnx', str(tmp_path / 'model.onnx')])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_labels_otherwise_is_not_kept(model, tmp_path, monkeypatch):

@@ -327,13 +327,13 @@ def test_pickled_maps_of_a_class_too_many_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('text, problem', [
-    ('{', 'Expecting'), ('9' * 6000, 'limit'), ('[' * 100_000, 'recursion'),
+    ('{', 'Expecting'), ('9' * 6000, 'limit'), ('[' * 100_000, 'nested too deeply'),
     ('{"a": 1, "b": 2, "a": 3}', 'repeats a key'), ('', 'Expecting')])
 def test_json_that_is_none_says_why_and_which_file(tmp_path, text, problem):
     (tmp_path / 'a.json').write_text(text)
     with pytest.raises(ValueError, match=f'a.json is not valid JSON .*{problem}.*; restore it, or remove it'):
         read_json(tmp_path / 'a.json')
-    with pytest.raises((ValueError, RecursionError), match=problem):
+    with pytest.raises(ValueError, match=problem):
         parse_json(text)
 
 

@@ -100,6 +100,12 @@ def test_a_flipped_byte_in_a_zip_is_noticed_and_leaves_no_file(tmp_path):
     assert everything(tmp_path / 'root') == {}
 
 
+def test_an_archive_that_cannot_be_read_is_not_called_corrupt(tmp_path):
+    for kind in ('tar', 'zip'):
+        with pytest.raises(FileNotFoundError):
+            unpack(tmp_path / f'a.{kind}', tmp_path, '(.*)')
+
+
 def test_another_archive_is_recognised(tmp_path):
     archive = write(tmp_path / 'a.zip', [('readme', b'')])
     with pytest.raises(ValueError, match='contains none of the expected files'):

@@ -25,8 +25,11 @@ def read_json_lines(path: Path, shape: Any = object, remedy: str = RESTORE) -> l
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError if it is not valid or an object repeats a key."""
-    return json.loads(text, object_pairs_hook=_unique)
+    """The value of a JSON text; ValueError if it is not valid, an object repeats a key, or it is nested too deeply."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -73,7 +76,7 @@ def _description(shape: Any) -> str:
 def _checked(text: bytes, shape: Any, source: str, remedy: str) -> Any:
     try:
         value = parse_json(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f'{source} is not valid JSON ({error}); {remedy}') from None
     if problem := misfit(value, shape):
         raise ValueError(f'{source}: {problem}; {remedy}')

@@ -44,7 +44,7 @@ def read_json(path: Path, separator: str | None, log: Log) -> list[Row]:
             value = parse_json(text)
         except ValueError:
             value = [parse_json(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f'{path} is not valid JSON ({error}); export it again') from None
     if isinstance(value, dict) and {'images', 'categories'} <= value.keys():
         return read_coco(_checked(value, COCO, path), path, log)

@@ -1,6 +1,8 @@
 """Archives: downloaded over HTTP, resumed, retried and checked; unpacked to paths that the archive cannot choose."""
+import gzip
 import hashlib
 import http.client
+import lzma
 import re
 import shutil
 import ssl
@@ -9,14 +11,17 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.files.fileio import CannotWrite, replacing
+from lib.files.fileio import replacing
 from lib.process.cli import bar_style, progress
 
+CORRUPT = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
+           NotImplementedError)
 BLOCK = 1024 * 1024
 TIMEOUT = 60            # seconds without a byte
 LONGEST_PAUSE = 10      # seconds between two attempts
@@ -98,9 +103,7 @@ def unpack(archive: Path, root: Path, pattern: str, target: str = r'\1') -> list
                         with (replacing(path) as temporary, open(temporary, 'wb') as unpacked,
                               file.open(info) if zipped else file.extractfile(info) as source):
                             shutil.copyfileobj(source, unpacked)
-    except CannotWrite:
-        raise
-    except Exception as error:          # a corrupt archive can end in any error
+    except CORRUPT as error:
         raise ValueError(f'{archive} is corrupt ({type(error).__name__}: {error}); move it away, then run the same '
                          'command again') from error
     if not folders:
