@@ -10,7 +10,6 @@ import eval as evaluation
 import infer_aff
 import infer_cam
 import infer_seg
-import pretrain_toy
 import train_aff
 import train_seg
 from lib import cam_stage
@@ -160,7 +159,7 @@ def test_every_setting_of_the_table_is_a_flag_of_its_stage():
     parsers = {'train_cam': cam_stage.make_parser('', 'voc12'), 'infer_cam': infer_cam.make_parser(),
                'train_aff': train_aff.make_parser(), 'infer_aff': infer_aff.make_parser(),
                'train_seg': train_seg.make_parser(), 'infer_seg': infer_seg.make_parser(),
-               'pretrain_toy': pretrain_toy.make_parser(), 'eval': evaluation.make_parser()}
+               'eval': evaluation.make_parser()}
     assert parsers.keys() == SETTINGS.keys()
     flags = {stage: {action.dest for action in parser._actions} for stage, parser in parsers.items()}
     assert [(stage, key) for stage, rows in SETTINGS.items() for row in rows.values() for key in row

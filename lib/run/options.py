@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lib.process.cli import COUNT, LARGEST_SEED, Parser, integer, number
-from lib.run.settings import COMMON, SETTINGS, row_of
+from lib.run.settings import COMMON, row_of
 
 # A flag affects the results in every file of its stage, unless its definition sets .affects: to NOTHING for flags that
 # only control how or where to run, and for paths, as files are compared by content; or to the kinds of output that it
@@ -146,10 +146,9 @@ def resolve(parser: argparse.ArgumentParser, argv: list[str] | None, stage: str,
     words = [plain_flag(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parser.parse_args(words)
     spec = replace(get_spec(args.dataset, args.data_root, args.lists), on_corrupt=args.on_corrupt)
-    presets = SETTINGS[stage] if stage else COMMON
-    if spec.preset not in presets:
+    if spec.preset not in COMMON:
         raise ValueError(f'--dataset {args.dataset} asks for preset {spec.preset!r}, but {parser.prog} knows '
-                         f'{", ".join(presets)}; name one of them as "preset" in a dataset.json')
+                         f'{", ".join(COMMON)}; name one of them as "preset" in a dataset.json')
     parser.set_defaults(**{key: value(spec) if callable(value) else value
                            for key, value in row_of(stage, spec.preset).items() if key in vars(args)})
     args = parser.parse_args(words)

@@ -13,7 +13,6 @@ COMMON = {
     'own': {'amp': 'auto'},
 }
 SETTINGS = {
-    'pretrain_toy': {'toy': {}},
     'train_cam': {
         'voc12': {'fsl_weight': 1.0},
         'coco': {'fsl_weight': 0.2},
@@ -23,20 +22,14 @@ SETTINGS = {
                 'view2_scale': lambda spec: min(0.6, 0.3 * spec.enlargement)},
     },
     'infer_cam': {
-        'voc12': {},
-        'coco': {},
         'toy': {'scales': (0.75, 1.25), 'seed_alphas': (1.0, 5.0)},
         'own': {'seed_alphas': 'auto', 'background_score': 'auto'},      # chosen by lib/choose.py
     },
     'train_aff': {
-        'voc12': {},
-        'coco': {},
         'toy': {'crop_size': 96, 'epochs': 5, 'lr': 0.03, 'momentum': 0.9, 'dropout': False},
         'own': {'min_steps': 300, 'momentum': 0.9, 'lr': 0.002, 'crop_size': lambda spec: spec.scaled(448)},
     },
     'infer_aff': {
-        'voc12': {},
-        'coco': {},
         'toy': {'scale': 1.5, 'alpha': 0.8, 'walk_log2_steps': 0},
         # Tuned on photos. A walk of t steps reaches as far as t ** 0.5: at half the size a quarter of the steps does.
         'own': {'alpha': 'auto', 'beta': 16.0,
@@ -52,25 +45,11 @@ SETTINGS = {
                 'dilation': lambda spec: max(2, round(12 / spec.enlargement)),
                 'crop_size': lambda spec: spec.scaled(448)},
     },
-    'eval': {
-        'voc12': {},
-        'coco': {},
-        'toy': {},
-        'own': {'background_score': 'auto'},
-    },
-    'infer_seg': {
-        'voc12': {},
-        'coco': {},
-        'toy': {'scales': (0.75, 1.25)},
-        'own': {},
-    },
+    'infer_seg': {'toy': {'scales': (0.75, 1.25)}},
+    'eval': {'own': {'background_score': 'auto'}},
 }
 
 
 def row_of(stage: str, preset: str) -> dict:
-    """The settings of a stage for a preset; '' for a stage without any.
-
-    Raises:
-        KeyError: if the stage knows no such preset.
-    """
-    return {**COMMON[preset], **(SETTINGS[stage][preset] if stage else {})}
+    """The settings of a stage for a preset of COMMON; '' for a script that is no stage."""
+    return {**COMMON[preset], **SETTINGS.get(stage, {}).get(preset, {})}

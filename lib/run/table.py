@@ -2,11 +2,11 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lib.files.dataspec import shortened
 from tool.evalutils import PUBLISHED, THRESHOLDS
 
 PROTOCOL_RULE = {'reference': 'void is ignored in IoU and counts as background in contours; absent classes stay in the '
                  'mean', 'strict': 'void is ignored everywhere; absent classes are left out of the mean'}
-NAMES_SHOWN = 10
 STAGE_NAMES = {'cam': 'CAM', 'cam-crf': 'CAM with CRF', 'cam-pred': 'CAM labels', 'walk': 'random walk',
                'seg': 'segmentation'}
 END = float(THRESHOLDS[-1])
@@ -92,11 +92,11 @@ def _warnings(record: dict) -> list[str]:
     """Lines on images without a score, classes that the ground truth lacks, a best threshold that may not be the best.
     """
     names = record.get('left_out', ())
-    shown = ', '.join(names[:NAMES_SHOWN]) + (f' and {len(names) - NAMES_SHOWN} more' if names[NAMES_SHOWN:] else '')
     absent, highest = len(record.get('absent', [])), max([0, *(result['miou'] or 0 for result in record['results'])])
     rule = ('each counts 0 in mIoU, and 100 in contour F unless it is predicted; strict leaves them out'
             if record['protocol'] == 'reference' else 'they are left out')
-    lines = [f'skipped {len(names)} of {record["images"] + len(names)} images as corrupt: {shown}'] if names else []
+    lines = [f'skipped {len(names)} of {record["images"] + len(names)} images as corrupt: {shortened(names)}'
+             ] if names else []
     lines += [f'the ground truth lacks {absent} of {len(record["classes"])} classes: {rule}'] if absent else []
     return lines + [f'the best threshold may lie beyond those of the curve, 0.00 to {END:.2f}'
                     for best in record['results'] if best.get('best') == 'curve'
