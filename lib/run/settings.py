@@ -51,5 +51,5 @@ SETTINGS = {
 
 
 def row_of(stage: str, preset: str) -> dict:
-    """The settings of a stage for a preset of COMMON; '' for a script that is no stage."""
+    """The settings of a stage for a preset of COMMON; '' for a script that is not a stage."""
     return {**COMMON[preset], **SETTINGS.get(stage, {}).get(preset, {})}
