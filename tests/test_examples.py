@@ -57,16 +57,18 @@ def test_images_are_evenly_spaced_over_the_list():
     assert rows.evenly_spaced(samples, 12) == rows.evenly_spaced(samples, 99) == samples
 
 
-def test_threshold_is_the_newest_best_of_the_split_else_what_the_run_chose(tmp_path):
-    def record(split, best, what='cam'):
-        return {'what': what, 'split': split, 'results': [{'threshold': 0.25}, {'threshold': best, 'best': True}]}
+def test_threshold_is_the_chosen_score_else_the_newest_best_of_the_split_else_what_the_run_chose(tmp_path):
+    def record(split, best, what='cam', **first):
+        return {'what': what, 'split': split,
+                'results': [{'threshold': 0.25, **first}, {'threshold': best, 'best': True}]}
     scores = [record('val', 0.31), record('val', 0.33), record('train', 0.4)]
-    assert rows.best_threshold(scores, 'val', tmp_path) == 0.33
-    assert rows.best_threshold(scores, 'train', tmp_path) == 0.4
-    assert rows.best_threshold(scores, 'test', tmp_path) == rows.best_threshold([], 'val', tmp_path) == 0.25
+    assert rows.shown_threshold(scores, 'val', tmp_path) == 0.33
+    assert rows.shown_threshold(scores, 'train', tmp_path) == 0.4
+    assert rows.shown_threshold([*scores, record('val', 0.5, chosen=True)], 'val', tmp_path) == 0.25
+    assert rows.shown_threshold(scores, 'test', tmp_path) == rows.shown_threshold([], 'val', tmp_path) == 0.25
     write_json(tmp_path / 'cam/background.json', {'origin': {'network': ''}, 'background_score': 0.6, 'alpha': 0.557,
                                                   'seed_alphas': [0.41, 3.376]})
-    assert rows.best_threshold(scores, 'val', tmp_path) == 0.33 and rows.best_threshold([], 'val', tmp_path) == 0.6
+    assert rows.shown_threshold(scores, 'val', tmp_path) == 0.33 and rows.shown_threshold([], 'val', tmp_path) == 0.6
 
 
 def test_seeds_show_what_both_strengths_are_sure_of(tmp_path):

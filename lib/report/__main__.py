@@ -25,7 +25,7 @@ from lib.files.imageio import voc_palette
 from lib.files.jsonfile import read_json, read_json_lines
 from lib.process.cli import integer, number
 from lib.process.ending import run_script
-from lib.report.examples import best_threshold, image_groups
+from lib.report.examples import image_groups, shown_threshold
 from lib.report.plots import loss_plot, threshold_plot
 from lib.report.suspects import FILE as SUSPECTS
 from lib.report.suspects import suspect_images
@@ -96,8 +96,8 @@ def make_parser() -> argparse.ArgumentParser:
                        'exp/report.html of several runs')
     group.add_argument('--count', type=integer(1, 1000), default=6, help='number of images to show')
     group.add_argument('--background-score', type=number(0, 1, above=True), metavar='SCORE',
-                       help='threshold above which CAMs are labelled; the default is the best that eval.py found, else '
-                       'the one chosen by python -m lib.choose, else 0.25')
+                       help='threshold above which CAMs are labelled; the default is the one chosen by python -m '
+                       'lib.choose, else the best that eval.py found, else 0.25')
     return parser
 
 
@@ -130,12 +130,13 @@ def main(argv: list[str] | None = None) -> None:
         write_text(out, page)
 
 
-def score_sections(scores: list[dict], shown: str) -> list[dict]:
-    """The newest scores for each protocol: their 'table', and the scores of each class on the split `shown`."""
+def score_sections(scores: list[dict], split: str) -> list[dict]:
+    """The newest scores for each protocol: their 'table', and the scores of each class on a split."""
     sections = []
     for table in score_tables(scores):
-        last = [record for record in table.records if record['split'] == shown]
-        results = {f', {row_name(record, result)}': result for record in last for result in record['results'][:2][-1:]}
+        last = [record for record in table.records if record['split'] == split]
+        shown = [(record, record['results'][:1 if record['results'][0].get('chosen') else 2][-1]) for record in last]
+        results = {f', {row_name(record, result)}': result for record, result in shown}
         sections.append({'table': table, 'classes': class_grid(last[0]['classes'], results) if last else []})
     return sections
 
@@ -148,7 +149,7 @@ def page_of_one(args: argparse.Namespace, spec: DatasetSpec) -> str:
         raise FileNotFoundError(f'{args.folder} has no outputs of a run on {spec.name}; give --run and --exp')
     if stages[0].environment.get('classes', list(spec.classes)) != list(spec.classes):
         raise ValueError(f'{args.folder} is not a run on {spec.name}: its classes differ; give its --dataset')
-    threshold = args.background_score or best_threshold(scores, split, args.folder)
+    threshold = args.background_score or shown_threshold(scores, split, args.folder)
     trained = next((stage for stage in stages if stage.metrics), stages[0])
     facts = {'data set': spec.name, 'classes': spec.num_fg,
              **{f'{name} images': len(spec.samples(name)) for name in (spec.train_split, spec.val_split)},

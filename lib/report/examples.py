@@ -28,12 +28,12 @@ def evenly_spaced(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[(2 * number + 1) * len(samples) // (2 * count)] for number in range(count)]
 
 
-def best_threshold(scores: Sequence[Mapping], split: str, folder: Path) -> float:
-    """Best threshold in the newest evaluation of the split's CAMs; if there is none, the background score chosen for
-    the run in the folder, or FALLBACK."""
-    best = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
-            for result in record['results'] if result.get('best')]
-    return best[0] if best else chosen_score(folder)
+def shown_threshold(scores: Sequence[Mapping], split: str, folder: Path) -> float:
+    """Threshold of the CAM labels to show: in the newest evaluation of the split's CAMs the chosen score, else the best
+    one; if there is none, the background score chosen for the run in the folder, or FALLBACK."""
+    scored = [result['threshold'] for record in reversed(scores) if (record['what'], record['split']) == ('cam', split)
+              for result in record['results'] if result.get('chosen') or result.get('best')]
+    return scored[0] if scored else chosen_score(folder)
 
 
 def seeds_label(path: Path, num_fg: int) -> np.ndarray:
