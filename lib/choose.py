@@ -3,9 +3,9 @@
     python -m lib.choose --dataset data/my.json --run my
 
 A pixel is labelled where the CAM of a class exceeds the background score. For scores from 0.1 to 0.9, the labelled
-pixels of some training images are pasted into images without the class and judged by the CAM network: the chosen score
-is the lowest one whose labels, nearly as well as any, preserve the class on a small area (the localisation of
-lib/evidence.py).
+pixels of some training images are pasted into images without the class and judged by the CAM network: good labels
+preserve the class on a small area (the localisation of lib/evidence.py). The chosen score is the middle of the range in
+which they do so at least half as well as at the best score.
 
 Reads exp/<run>/cam/model.pth and the training images; writes exp/<run>/cam/background.json, the values of
 --background-score, --alpha and --seed-alphas of the other stages where these are `auto`.
@@ -32,7 +32,6 @@ from lib.run.table import aligned
 from tool.camutils import cam_label
 
 SCORES = np.arange(0.1, 0.91, 0.1).round(2)
-CLOSE = 0.98            # fraction of the highest localisation
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,13 +52,17 @@ def labels_at_scores(dataset: InferSet, inference: Inference, scales: Sequence[f
 
 
 def best_score(localisation: np.ndarray) -> float:
-    """The lowest score, interpolated between SCORES, whose localisation is close to the highest one.
+    """The middle of the range of scores around the highest localisation in which it is at least half of that.
 
-    The curve is flat at its top, and labels that are a little too large mostly cost less than some that are too small.
+    Localisation is given at SCORES and interpolated between them. Its curve is flat at the top and steep at the sides,
+    so the middle of the sides is known better than the position of the top.
     """
     scores = np.linspace(SCORES[0], SCORES[-1], 161)
     curve = np.interp(scores, SCORES, localisation)
-    return round(float(scores[(curve >= CLOSE * curve.max()).argmax()]), 2)
+    top, outside = curve.argmax(), np.flatnonzero(curve < curve.max() / 2)
+    low = outside[outside < top].max(initial=-1) + 1
+    high = outside[outside > top].min(initial=len(scores)) - 1
+    return round(float(scores[low] + scores[high]) / 2, 2)
 
 
 def seed_alphas(score: float) -> tuple[float, float]:

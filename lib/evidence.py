@@ -21,7 +21,6 @@ from lib.process.cli import progress
 from tool.imutils import resize_bicubic
 
 PAIRS, PAIRS_PER_CLASS = 40, 4          # minimum number of pairs of an image and a class
-POWER = 1.5             # between that of parts lost (2) and of labels that spill (1); see docs/own_data.md
 
 
 def draw_pairs(labels: np.ndarray, seed: int = 0) -> list[tuple[int, int, int]]:
@@ -96,8 +95,8 @@ class Measured(NamedTuple):
 def summary(gains: Mapping[int, Sequence[Gain]]) -> Measured | None:
     """Summary over the pairs of each class.
 
-    The localisation is evidence ** POWER * log2(1 / area): how much of a class is labelled, times the information about
-    its location. The result is None if no class scores higher in images that show it than in others.
+    The localisation is evidence * log2(1 / area): how much of a class is labelled, times the information about its
+    location. The result is None if no class scores higher in images that show it than in others.
     """
     rows = []
     for of_class in gains.values():
@@ -105,5 +104,5 @@ def summary(gains: Mapping[int, Sequence[Gain]]) -> Measured | None:
         if whole > 0:
             found = (sum(gain.kept for gain in of_class) / whole).clip(0, 1)
             area = np.mean([gain.area for gain in of_class], 0)
-            rows.append((found, area, found ** POWER * -np.log2(area.clip(1e-6, 1))))
+            rows.append((found, area, found * -np.log2(area.clip(1e-6, 1))))
     return Measured(*np.mean(rows, 0)) if rows else None
