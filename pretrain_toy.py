@@ -126,6 +126,9 @@ def train_parts(args: argparse.Namespace, network: Classifier, whole: CamTrainSe
 def main(argv=None):
     """Train on close-ups, then on whole images."""
     args, spec = resolve(make_parser(), argv, 'pretrain_toy', get_spec)
+    if spec.preset != 'toy':
+        raise ValueError(f'--dataset {args.dataset} is not a synthetic set like the close-ups; make one with python -m '
+                         'lib.data.toy')
     device = devices.pick_device(args.device)
     args.amp = devices.resolve_amp(args.amp, device)
 

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # Choose.
     found = judge(dataset, inference, partial(labels_at_scores, dataset, inference, args.scales))
-    if found is None:
+    if found is None or not found.localisation.any():
         print('warning: no score can be chosen, as every image shows each class or the network recognises none; add '
               f'images without the class, or train longer; using {FALLBACK}')
         score, curve = FALLBACK, {}

@@ -211,6 +211,14 @@ def test_labels_that_flood_an_image_or_lose_the_object_localise_worse(red):
     assert recommend.recommended(stages) == 'cam'
 
 
+def test_labels_that_show_nothing_at_any_score_choose_none(toy, run_folder, tmp_path, capsys, monkeypatch):
+    shutil.copytree(run_folder, tmp_path / 'toy')
+    monkeypatch.setattr(choose, 'judge', lambda *_: evidence.Measured(*np.zeros((3, len(choose.SCORES)))))
+    choose.main([*place(toy, tmp_path), *LOADED_HERE, *NETWORK, *SCALES])
+    assert 'warning: no score can be chosen' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'toy' / FILE).read_text())['background_score'] == choose.FALLBACK
+
+
 def test_a_set_whose_images_all_show_the_class_goes_on_with_a_warning(toy, run_folder, tmp_path, capsys):
     exp, lists = tmp_path / 'exp', tmp_path / 'lists'
     shutil.copytree(run_folder, exp / 'toy')

@@ -1,4 +1,5 @@
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,10 +7,12 @@ import pytest
 
 import infer_aff
 import infer_cam
+import pretrain_toy
 from lib import cam_stage
 from lib.files.dataspec import DatasetSpec
 from lib.run.options import add_device_flags, add_training_flags, base_parser, plain_flag, resolve, settings
 from lib.run.settings import COMMON, SETTINGS
+from tests.running import error_line, place
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +105,17 @@ def test_the_run_is_named_after_the_data_set_or_as_told():
 
 
 def test_a_preset_that_the_script_lacks_is_refused_with_those_it_has():
-    with pytest.raises(ValueError, match="asks for preset 'third', but .* knows .*, one, other; name one"):
+    problem = "--dataset third asks for preset 'third', but .* knows voc12, coco, toy, own, one, other; name one"
+    with pytest.raises(ValueError, match=problem):
         resolved('--dataset', 'third')
+
+
+def test_toy_pretraining_takes_synthetic_sets_alone(toy, tmp_path, capsys):
+    (tmp_path / 'own.json').write_text(json.dumps({**json.loads(toy.read_text()), 'root': str(toy.parent),
+                                                   'lists': str(toy.parent / 'lists'), 'preset': 'own'}))
+    line = error_line(pretrain_toy.main, place(tmp_path / 'own.json', tmp_path / 'exp'), capsys)
+    assert 'own.json is not a synthetic set like the close-ups; make one with python -m lib.data.toy' in line
+    assert not (tmp_path / 'exp').exists()
 
 
 def test_settings_leave_out_places_and_hold_plain_values_only():

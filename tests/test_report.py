@@ -98,6 +98,20 @@ def test_names_with_html_in_them_are_shown_as_they_are(run_folder, toy, tmp_path
     assert '&lt;b&gt;star' in text and '<b>star' not in text
 
 
+def test_classes_are_scored_at_the_chosen_score_if_there_is_one_else_at_the_best():
+    def titles(*results):
+        record = {'what': 'cam', 'split': 'val', 'protocol': 'strict', 'images': 1, 'classes': ['background', 'nut'],
+                  'results': [{'miou': 50.0, 'contour_f': 50.0, 'iou': [50.0, 50.0], 'f': [50.0], **result}
+                              for result in results]}
+        (section,) = report.score_sections([record], 'val')
+        return section['classes'][0][1:]
+    best = {'threshold': 0.5, 'best': 'curve'}
+    assert titles({'threshold': 0.4, 'chosen': True}, best)[0] == 'IoU, CAM at the chosen score'
+    assert titles({'threshold': 0.25}, best)[0] == 'IoU, CAM, best of 0.00 to 0.95'
+    assert titles({'threshold': 0.25})[0] == 'IoU, CAM at 0.25'
+    assert titles() == []
+
+
 def test_best_median_and_worst_are_those_by_iou(run_folder, toy):
     spec = report.get_spec(str(toy))
     reasons = list(choose(spec, 'val', run_folder, 3).values())

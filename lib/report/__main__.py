@@ -135,8 +135,8 @@ def score_sections(scores: list[dict], split: str) -> list[dict]:
     sections = []
     for table in score_tables(scores):
         last = [record for record in table.records if record['split'] == split]
-        shown = [(record, record['results'][:1 if record['results'][0].get('chosen') else 2][-1]) for record in last]
-        results = {f', {row_name(record, result)}': result for record, result in shown}
+        results = {f', {row_name(record, result)}': result for record in last for result in
+                   ([one for one in record['results'] if one.get('chosen')] or record['results'][:2])[-1:]}
         sections.append({'table': table, 'classes': class_grid(last[0]['classes'], results) if last else []})
     return sections
 
